@@ -1,0 +1,77 @@
+"""Every error we raise: whose fault it is, and how a client is told.
+
+A server's own error is never translated: `ServerRefused` carries its fields as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class AmbassadorError(Exception):
+    """The root. `message` is one sentence that names the cause; `hint` names the remedy."""
+
+    sqlstate = "XX000"
+    severity = "FATAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        detail: str | None = None,
+        sqlstate: str | None = None,
+        severity: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+        if sqlstate is not None:
+            self.sqlstate = sqlstate
+        if severity is not None:
+            self.severity = severity
+
+    def sentence(self) -> str:
+        """The message with its detail and hint, for a terminal or a log."""
+        return " ".join(part for part in (self.message, self.detail, self.hint) if part)
+
+
+class ProtocolViolation(AmbassadorError):
+    """A peer broke the protocol."""
+
+    sqlstate = "08P01"
+
+
+class Refused(AmbassadorError):
+    """We turn a client away: authentication, limits, shutting down."""
+
+    sqlstate = "28000"
+
+
+class Unreachable(AmbassadorError):
+    """No usable connection to a server: network, TLS, timeouts."""
+
+    sqlstate = "08001"
+
+
+class ConfigError(AmbassadorError):
+    """What the user wrote cannot be used. Fatal at start, harmless at reload."""
+
+    sqlstate = "F0000"
+
+
+class ServerRefused(AmbassadorError):
+    """The server answered a login with its own ErrorResponse; its fields pass on unchanged."""
+
+    sqlstate = "08004"
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        super().__init__(
+            fields.get("M", "the server refused the connection without saying why"),
+            hint=fields.get("H"),
+            detail=fields.get("D"),
+            sqlstate=fields.get("C"),
+            severity="FATAL",
+        )
+        self.fields = dict(fields)

@@ -1,0 +1,1 @@
+"""Bytes: the frames of the protocol, cut, built and read."""

@@ -1,0 +1,196 @@
+"""The messages we read: first packets, login messages, the fields of errors.
+
+1. A payload is everything after the length. Whatever a peer can get wrong is a ProtocolViolation that names
+   the message; nothing else is raised.
+2. Text is decoded as UTF-8 with surrogateescape, the inverse of `build`.
+3. Errors and notices of a server are never refused, only read as far as they make sense.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from struct import unpack_from
+from typing import Final
+
+from pgambassador.errors import ProtocolViolation
+from pgambassador.wire.build import CANCEL_REQUEST_CODE
+
+# Errors have 18 fields today; more than this is noise.
+MAX_ERROR_FIELDS: Final = 64
+
+# "CancelRequest": the key is 4 bytes in protocol 3.0 and up to 256 in 3.2.
+MIN_CANCEL_KEY: Final = 4
+MAX_CANCEL_KEY: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class StartupPacket:
+    """What a client asked for. `extensions` holds the `_pq_.` options, under their full names."""
+
+    version: int
+    params: dict[str, str]
+    extensions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def major(self) -> int:
+        return self.version >> 16
+
+    @property
+    def minor(self) -> int:
+        return self.version & 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    pid: int
+    key: bytes = field(repr=False)
+
+
+def decode(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def cstring(payload: bytes, start: int, what: str) -> tuple[bytes, int]:
+    """The string at `start`, and the position behind its NUL."""
+    end = payload.find(b"\0", start)
+    if end < 0:
+        raise _malformed(what)
+    return payload[start:end], end + 1
+
+
+def _malformed(what: str) -> ProtocolViolation:
+    return ProtocolViolation(f"malformed {what} message")
+
+
+# --- first packets ------------------------------------------------------------------------------------------
+
+
+def startup(payload: bytes) -> StartupPacket:
+    """StartupMessage: version, pairs of strings, one terminator, and nothing behind it."""
+    what = "StartupMessage"
+    if len(payload) < 5:
+        raise _malformed(what)
+    (version,) = unpack_from("!I", payload)
+    params: dict[str, str] = {}
+    extensions: dict[str, str] = {}
+    position = 4
+    while True:
+        raw, position = cstring(payload, position, what)
+        if not raw:
+            break
+        value, position = cstring(payload, position, what)
+        name = decode(raw)
+        (extensions if name.startswith("_pq_.") else params)[name] = decode(value)
+    if position != len(payload):
+        raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
+    return StartupPacket(version, params, extensions)
+
+
+def cancel_request(payload: bytes) -> CancelRequest:
+    if not 8 + MIN_CANCEL_KEY <= len(payload) <= 8 + MAX_CANCEL_KEY:
+        raise _malformed("CancelRequest")
+    code, pid = unpack_from("!II", payload)
+    if code != CANCEL_REQUEST_CODE:
+        raise _malformed("CancelRequest")
+    return CancelRequest(pid, payload[8:])
+
+
+# --- from a client ------------------------------------------------------------------------------------------
+
+
+def password(payload: bytes) -> bytes:
+    secret, end = cstring(payload, 0, "PasswordMessage")
+    if end != len(payload):
+        raise _malformed("PasswordMessage")
+    return secret
+
+
+def sasl_initial_response(payload: bytes) -> tuple[str, bytes | None]:
+    """The chosen mechanism, and the client's first message if it is there (length -1: it is not)."""
+    what = "SASLInitialResponse"
+    mechanism, position = cstring(payload, 0, what)
+    if len(payload) < position + 4:
+        raise _malformed(what)
+    (length,) = unpack_from("!i", payload, position)
+    data = payload[position + 4 :]
+    if length == -1 and not data:
+        return decode(mechanism), None
+    if length != len(data):
+        raise _malformed(what)
+    return decode(mechanism), data
+
+
+# --- from a server ------------------------------------------------------------------------------------------
+
+
+def authentication(payload: bytes) -> tuple[int, bytes]:
+    """The kind of AuthenticationXXX, and what follows it."""
+    if len(payload) < 4:
+        raise _malformed("Authentication")
+    (kind,) = unpack_from("!i", payload)
+    return kind, payload[4:]
+
+
+def sasl_mechanisms(data: bytes) -> list[str]:
+    """The names in AuthenticationSASL (`data` is what `authentication` returned)."""
+    names: list[str] = []
+    position = 0
+    while True:
+        name, position = cstring(data, position, "AuthenticationSASL")
+        if not name:
+            return names
+        names.append(decode(name))
+
+
+def parameter_status(payload: bytes) -> tuple[str, str]:
+    what = "ParameterStatus"
+    name, position = cstring(payload, 0, what)
+    value, position = cstring(payload, position, what)
+    if not name or position != len(payload):
+        raise _malformed(what)
+    return decode(name), decode(value)
+
+
+def backend_key_data(payload: bytes) -> tuple[int, bytes]:
+    if not 4 + MIN_CANCEL_KEY <= len(payload) <= 4 + MAX_CANCEL_KEY:
+        raise _malformed("BackendKeyData")
+    (pid,) = unpack_from("!I", payload)
+    return pid, payload[4:]
+
+
+def negotiate_protocol_version(payload: bytes) -> tuple[int, list[str]]:
+    """The version the server wants, and the `_pq_.` options it does not know."""
+    what = "NegotiateProtocolVersion"
+    if len(payload) < 8:
+        raise _malformed(what)
+    version, count = unpack_from("!II", payload)
+    names: list[str] = []
+    position = 8
+    while position < len(payload):
+        name, position = cstring(payload, position, what)
+        names.append(decode(name))
+    if len(names) != count:
+        raise _malformed(what)
+    return version, names
+
+
+def ready_for_query(payload: bytes) -> int:
+    """The transaction status, one of I, T, E."""
+    if len(payload) != 1 or payload not in (b"I", b"T", b"E"):
+        raise _malformed("ReadyForQuery")
+    return payload[0]
+
+
+def fields(payload: bytes) -> dict[str, str]:
+    """The fields of an ErrorResponse or NoticeResponse by their letter; any may be missing, even C."""
+    found: dict[str, str] = {}
+    position = 0
+    while position < len(payload) and payload[position] and len(found) < MAX_ERROR_FIELDS:
+        end = payload.find(b"\0", position)
+        if end < 0:
+            end = len(payload)
+        code = chr(payload[position])
+        if code.isascii() and code.isalpha():
+            found.setdefault(code, decode(payload[position + 1 : end]))
+        position = end + 1
+    return found

@@ -1,0 +1,141 @@
+"""The command line: arguments in, one call out.
+
+1. Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
+2. Every error is one sentence (and a remedy) on standard error, without a traceback and without a secret.
+3. Nothing heavy is imported before it is known what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pgambassador import __version__
+from pgambassador.errors import AmbassadorError, ConfigError
+
+if TYPE_CHECKING:
+    from pgambassador.config import Config
+
+OK, FAILED, USAGE = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}.", hint=f"See {self.prog} --help.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        arguments = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except KeyboardInterrupt:
+        return 130  # what a shell reports for SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes at exit
+        return FAILED
+    except Exception as error:  # noqa: BLE001  the last resort
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """One sentence on standard error, and the exit code."""
+    debug = os.environ.get("PGAMBASSADOR_DEBUG", "") not in ("", "0")
+    if debug:
+        traceback.print_exception(error)
+    match error:
+        case ConfigError():
+            sentence, code = error.sentence(), USAGE
+        case AmbassadorError():
+            sentence, code = error.sentence(), FAILED
+        case OSError() if error.strerror:
+            name = f"{error.filename}: " if error.filename else ""
+            sentence, code = f"{name}{error.strerror}.", FAILED
+        case _:
+            what = f"{type(error).__name__}: {error}".rstrip(": ").replace("\n", " ")
+            sentence, code = f"This should not have happened ({what}).", FAILED
+            if not debug:
+                sentence += " Set PGAMBASSADOR_DEBUG=1 to see where."
+    _complain(sentence)
+    return code
+
+
+def _complain(sentence: str) -> None:
+    from pgambassador.config.secret import redact
+
+    print(f"pgambassador: {redact(sentence)}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="pgambassador", description="A PostgreSQL proxy.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"pgambassador {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run the proxy", allow_abbrev=False)
+    run.set_defaults(command=_run)
+    check = commands.add_parser("check", help="test the configuration and the connection", allow_abbrev=False)
+    check.set_defaults(command=_check)
+    for each in (run, check):
+        _options(each)
+    demo = commands.add_parser(
+        "demo", help="run a primary, a replica and the proxy to try", allow_abbrev=False
+    )
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "url", metavar="URL", nargs="?", help="postgresql://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=…"
+    )
+    parser.add_argument("--config", metavar="FILE", help="configuration file")
+    parser.add_argument(
+        "--listen",
+        metavar="ADDR",
+        action="append",
+        help="HOST:PORT or unix:/directory, may be repeated (127.0.0.1:5432)",
+    )
+    parser.add_argument(
+        "--http", metavar="ADDR", help="HOST:PORT of metrics and health checks, or off (127.0.0.1:9187)"
+    )
+    parser.add_argument("--pool-size", metavar="N", help="server connections for each database and user (20)")
+    parser.add_argument("--pool-mode", metavar="MODE", help="transaction or session (transaction)")
+
+
+def _load(arguments: argparse.Namespace) -> Config:
+    from pgambassador.config import load
+    from pgambassador.config.build import Given
+
+    flags: dict[str, Any] = {}
+    for option, flag in (("http", "--http"), ("pool.size", "--pool-size"), ("pool.mode", "--pool-mode")):
+        value = getattr(arguments, option.replace(".", "_"))
+        if value is not None:
+            flags[option] = Given(value, flag)
+    if arguments.listen:
+        flags["listen"] = [Given(value, "--listen") for value in arguments.listen]
+    return load(path=arguments.config, url=arguments.url, flags=flags, environ=os.environ)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)
+    import uvloop
+
+    from pgambassador.process.service import serve
+
+    return uvloop.run(serve(config))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)
+    from pgambassador.check import check
+
+    return check(config)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from pgambassador.demo import main as demo
+
+    return demo()

@@ -1,0 +1,42 @@
+"""The configuration: typed structs, and all sources into them."""
+
+from pgambassador.config.address import Address
+from pgambassador.config.load import load
+from pgambassador.config.secret import Secret, redact
+from pgambassador.config.structs import (
+    Auth,
+    Clients,
+    Cluster,
+    Config,
+    Credentials,
+    Database,
+    ExecCredentials,
+    Log,
+    Pool,
+    PoolOverrides,
+    QueryLog,
+    StaticCredentials,
+    Target,
+)
+from pgambassador.config.users import read_users
+
+__all__ = [
+    "Address",
+    "Auth",
+    "Clients",
+    "Cluster",
+    "Config",
+    "Credentials",
+    "Database",
+    "ExecCredentials",
+    "Log",
+    "Pool",
+    "PoolOverrides",
+    "QueryLog",
+    "Secret",
+    "StaticCredentials",
+    "Target",
+    "load",
+    "read_users",
+    "redact",
+]

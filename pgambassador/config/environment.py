@@ -1,0 +1,62 @@
+"""Options from environment variables: `PGAMBASSADOR_` and the path in capitals, `__` between its levels."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec.inspect as mi
+
+from pgambassador.config.build import Given, paths
+from pgambassador.config.structs import Config
+from pgambassador.errors import ConfigError
+
+PREFIX = "PGAMBASSADOR_"
+_NOT_OPTIONS = {"PGAMBASSADOR_CONFIG", "PGAMBASSADOR_DEBUG", "PGAMBASSADOR_PG_BIN"}
+# What Kubernetes sets in every container beside a Service named "pgambassador".
+_SERVICE = re.compile(r"PGAMBASSADOR_(?:SERVICE_(?:HOST|PORT)\w*|PORT(?:_\d+_(?:TCP|UDP)\w*)?)")
+
+
+def overlay(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """The tree with the variables written over it."""
+    known = [tuple(path.split(".")) for path in paths(mi.type_info(Config))]
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable in _NOT_OPTIONS or _SERVICE.fullmatch(variable):
+            continue
+        levels = variable.removeprefix(PREFIX).lower().split("__")
+        if not any(_fits(levels, path) for path in known):
+            raise ConfigError(
+                f"The environment variable {variable} is not an option.", hint=_suggestion(variable, known)
+            )
+        tree = _put(tree, levels, Given(environ[variable], variable))
+    return tree
+
+
+def _fits(levels: list[str], path: tuple[str, ...]) -> bool:
+    return (
+        len(levels) == len(path)
+        and all(p in ("*", level) for level, p in zip(levels, path, strict=True))
+        and all(levels)
+    )
+
+
+def _put(tree: object, levels: list[str], value: Given) -> dict[str, Any]:
+    if tree is not None and not isinstance(tree, dict):
+        return tree  # type: ignore[return-value]  # a wrong type in the file, which `build` will report
+    copy = dict(tree or {})
+    # A name the user chose keeps its spelling: CLUSTERS__DB_1 is the cluster written "DB-1", if there is one.
+    name = next((k for k in copy if isinstance(k, str) and _variable(k) == levels[0]), levels[0])
+    copy[name] = value if len(levels) == 1 else _put(copy.get(name), levels[1:], value)
+    return copy
+
+
+def _variable(name: str) -> str:
+    return re.sub(r"[^0-9a-z]", "_", name.lower())
+
+
+def _suggestion(variable: str, known: list[tuple[str, ...]]) -> str | None:
+    names = [PREFIX + "__".join(path).upper() for path in known]
+    close = difflib.get_close_matches(variable, names, n=1, cutoff=0.7)
+    return f"Did you mean {close[0].replace('*', 'NAME')}?" if close else None

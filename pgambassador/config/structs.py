@@ -1,0 +1,225 @@
+"""The configuration as frozen structs: the one description from which loading, schema and documents follow.
+
+1. A struct holds what was written or its default, nothing derived; methods derive.
+2. Durations are seconds, sizes are bytes; None is what is written `off` or left out.
+3. Whatever may hold a password is a `Secret`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from pgambassador.config.address import Address, parse_listen, parse_tcp
+from pgambassador.config.secret import Secret
+from pgambassador.config.values import Duration, DurationOrZero, Size
+
+if TYPE_CHECKING:
+    from pgambassador.cluster.upstream import Upstream
+
+PoolMode = Literal["transaction", "session"]
+AuthMethod = Literal["trust", "scram-sha-256", "md5"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The base of every section."""
+
+
+class Pool(Struct, frozen=True):
+    """The connections to one cluster, for one database and user."""
+
+    mode: Annotated[PoolMode, Meta(description="When a server connection goes back to the pool.")] = (
+        "transaction"
+    )
+    size: Annotated[int, Meta(ge=1, le=10_000, description="Server connections at most.")] = 20
+    min_size: Annotated[int, Meta(ge=0, le=10_000, description="Server connections kept open.")] = 0
+    wait_timeout: Annotated[
+        Duration | None,
+        Meta(description="How long a client waits for a server connection before it gets an error."),
+    ] = 120.0
+    wait_notice: Annotated[
+        Duration | None, Meta(description="After this much waiting the client is told by a NOTICE.")
+    ] = 5.0
+    idle_timeout: Annotated[
+        Duration | None, Meta(description="An unused server connection above min_size is closed after this.")
+    ] = 600.0
+    lifetime: Annotated[
+        Duration | None, Meta(description="A server connection older than this is replaced.")
+    ] = 3600.0
+    statements: Annotated[
+        int,
+        Meta(
+            ge=0, le=100_000, description="Prepared statements kept on a server connection; 0 turns them off."
+        ),
+    ] = 200
+
+
+class PoolOverrides(Struct, frozen=True, omit_defaults=True):
+    """The same keys as `pool`; what is left out is inherited."""
+
+    mode: PoolMode | UnsetType = UNSET
+    size: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
+    min_size: Annotated[int, Meta(ge=0, le=10_000)] | UnsetType = UNSET
+    wait_timeout: Duration | UnsetType | None = UNSET
+    wait_notice: Duration | UnsetType | None = UNSET
+    idle_timeout: Duration | UnsetType | None = UNSET
+    lifetime: Duration | UnsetType | None = UNSET
+    statements: Annotated[int, Meta(ge=0, le=100_000)] | UnsetType = UNSET
+
+    def over(self, base: Pool) -> Pool:
+        written = {name: getattr(self, name) for name in self.__struct_fields__}
+        return msgspec.structs.replace(base, **{k: v for k, v in written.items() if v is not UNSET})
+
+
+class StaticCredentials(Struct, frozen=True, tag_field="provider", tag="static"):
+    """A password written down; it takes precedence over one in the URL."""
+
+    password: Annotated[Secret, Meta(description="The password for the server.")]
+
+
+class ExecCredentials(Struct, frozen=True, tag_field="provider", tag="exec"):
+    """A command that prints the secret, or JSON with user, password and expires_at."""
+
+    command: Annotated[
+        tuple[str, ...], Meta(min_length=1, description="The program and its arguments; no shell.")
+    ]
+    timeout: Annotated[Duration, Meta(description="The command is ended after this.")] = 10.0
+
+
+Credentials = StaticCredentials | ExecCredentials
+
+
+class Cluster(Struct, frozen=True):
+    """One PostgreSQL: its servers and how to log in to them."""
+
+    url: Annotated[
+        Secret, Meta(description="postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full&sslrootcert=FILE")
+    ]
+    pool: Annotated[PoolOverrides, Meta(description="Keys of `pool` that differ for this cluster.")] = (
+        PoolOverrides()
+    )
+    credentials: Annotated[
+        Credentials | None, Meta(description="Where the password comes from, if not from the URL.")
+    ] = None
+
+    def upstream(self) -> Upstream:
+        from pgambassador.cluster.upstream import parse_url
+
+        return parse_url(self.url.reveal())
+
+
+class Database(Struct, frozen=True):
+    """A database name that clients may ask for."""
+
+    cluster: Annotated[
+        str | None, Meta(description="Which cluster; may be left out if there is only one.")
+    ] = None
+    database: Annotated[str | None, Meta(description="Its name on the server, if it differs.")] = None
+    pool: Annotated[PoolOverrides, Meta(description="Keys of `pool` that differ for this database.")] = (
+        PoolOverrides()
+    )
+
+
+class Clients(Struct, frozen=True):
+    """Limits for client connections."""
+
+    max: Annotated[int, Meta(ge=1, le=1_000_000, description="Client connections at most.")] = 10_000
+    login_timeout: Annotated[Duration, Meta(description="A client must have logged in after this.")] = 60.0
+    buffer: Annotated[Size, Meta(description="Bytes held for a client that reads slowly.")] = 262_144
+
+
+class Auth(Struct, frozen=True):
+    """Who may connect."""
+
+    method: Annotated[
+        AuthMethod | None,
+        Meta(
+            description="trust, scram-sha-256 or md5; left out: scram-sha-256 where there are users, else trust"
+            " (loopback and Unix sockets only)."
+        ),
+    ] = None
+    users: Annotated[
+        dict[str, Secret], Meta(description="User names and their passwords, SCRAM verifiers or md5 hashes.")
+    ] = {}
+    users_file: Annotated[
+        str | None, Meta(description='A file of lines "user" "secret", as in PgBouncer\'s userlist.txt.')
+    ] = None
+
+    @property
+    def effective_method(self) -> AuthMethod:
+        if self.method is not None:
+            return self.method
+        return "scram-sha-256" if self.users or self.users_file else "trust"
+
+
+class QueryLog(Struct, frozen=True):
+    """Which statements are logged, and how."""
+
+    slow: Annotated[
+        DurationOrZero | None, Meta(description="Statements that take this long; 0 logs all.")
+    ] = 0.25
+    sample: Annotated[
+        float, Meta(ge=0, le=1, description="The share of all statements that is logged as well.")
+    ] = 0.0
+    errors: Annotated[bool, Meta(description="Statements that the server refused.")] = True
+    literals: Annotated[bool, Meta(description="Log statements as written, with their values.")] = False
+    file: Annotated[str, Meta(description="A path, or stderr.", min_length=1)] = "stderr"
+
+
+class Log(Struct, frozen=True):
+    """The log on standard error."""
+
+    level: Annotated[LogLevel, Meta(description="The least severe level that is written.")] = "info"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where a database name leads."""
+
+    cluster: str
+    database: str
+    pool: Pool
+
+
+class Config(Struct, frozen=True):
+    """Everything that can be set."""
+
+    listen: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="HOST:PORT, [IPv6]:PORT or unix:/directory, one or several."),
+    ] = ("127.0.0.1:5432",)
+    http: Annotated[str, Meta(description="HOST:PORT of metrics and health checks, or off.")] = (
+        "127.0.0.1:9187"
+    )
+    pool: Annotated[Pool, Meta(description="Every pool, unless its cluster or database differs.")] = Pool()
+    clusters: Annotated[dict[str, Cluster], Meta(description="The PostgreSQL clusters by name.")] = {}
+    databases: Annotated[
+        dict[str, Database],
+        Meta(description="The databases by name; left out: every name goes to the only cluster."),
+    ] = {}
+    clients: Annotated[Clients, Meta(description="Limits for client connections.")] = Clients()
+    auth: Annotated[Auth, Meta(description="Who may connect.")] = Auth()
+    query_log: Annotated[QueryLog, Meta(description="Which statements are logged.")] = QueryLog()
+    log: Annotated[Log, Meta(description="The log on standard error.")] = Log()
+    drain_timeout: Annotated[
+        DurationOrZero, Meta(description="How long open transactions may go on after SIGTERM.")
+    ] = 25.0
+
+    def addresses(self) -> tuple[Address, ...]:
+        return parse_listen(self.listen)
+
+    def http_address(self) -> Address | None:
+        return None if self.http == "off" else parse_tcp(self.http, "http")
+
+    def target(self, database: str) -> Target | None:
+        """None for a name that the configuration does not serve."""
+        entry = self.databases.get(database)
+        if entry is None:
+            if self.databases or len(self.clusters) != 1:
+                return None
+            entry = Database()
+        name = entry.cluster or next(iter(self.clusters))
+        pool = entry.pool.over(self.clusters[name].pool.over(self.pool))
+        return Target(cluster=name, database=entry.database or database, pool=pool)

@@ -1,0 +1,40 @@
+cdef struct Store:
+    char *base
+    Py_ssize_t start
+    Py_ssize_t used
+    Py_ssize_t room
+
+cdef class Channel:
+    cdef readonly int fd
+    cdef readonly object sock
+    cdef readonly object tls
+    cdef readonly bint closed
+    cdef readonly bint broken
+    cdef readonly bint reading
+    cdef readonly bint writing
+    cdef readonly unsigned long long received
+    cdef readonly unsigned long long sent
+    cdef public object on_readable
+    cdef public object on_drained
+    cdef object loop
+    cdef object incoming
+    cdef object outgoing
+    cdef object decrypt
+    cdef object encrypt
+    cdef bint more
+    cdef bint ended
+    cdef Store held
+    cdef Store rest
+
+    cdef Py_ssize_t fill(self, char *into, Py_ssize_t room) except -3
+    cdef Py_ssize_t fill_tls(self, char *into, Py_ssize_t room) except -3
+    cdef int stage(self, const char *data, Py_ssize_t n) except -1
+    cdef int send(self, const char *data, Py_ssize_t n) except -1
+    cdef int flush(self) except -1
+    cdef int push_out(self, const char *data, Py_ssize_t n) except -1
+    cdef int seal(self, const char *data, Py_ssize_t n) except -1
+    cdef Py_ssize_t backlog(self) noexcept
+    cdef bint quiet(self) noexcept
+    cdef int start_reading(self) except -1
+    cdef int stop_reading(self) except -1
+    cdef int fail(self) except -1

@@ -1,0 +1,312 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+"""One non-blocking socket, in plain text or TLS: reads into the caller's buffer, writes through, keeps the rest.
+
+1. A write goes to the kernel at once; only what the kernel does not take is kept, and `backlog` counts it. Whoever
+   feeds the channel stops feeding it above a bound, and is called through `on_drained` when it is empty again.
+2. `stage` holds bytes back, so that they leave in one system call with the next `send`.
+3. TLS runs over memory: one recv takes all records that are there (a socket-bound SSL_read takes two system
+   calls for each record), and what is decrypted but not yet delivered is announced by `more`, since no event of
+   the socket will.
+4. A broken socket is noticed in one place: `fail` calls `on_readable` once more, whose `fill` then reports it.
+"""
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memmove
+
+import ssl
+
+cdef extern from "sys/socket.h" nogil:
+    ssize_t c_recv "recv"(int fd, void *buf, size_t n, int flags)
+    ssize_t c_send "send"(int fd, const void *buf, size_t n, int flags)
+    int MSG_PEEK
+    int MSG_DONTWAIT
+
+cdef object WantRead = ssl.SSLWantReadError
+cdef object SSLError = ssl.SSLError
+
+cdef enum:
+    CIPHER_SIZE = 128 * 1024
+    KEEP = 16 * 1024
+
+cdef char cipher[CIPHER_SIZE]
+
+
+cdef int store_add(Store *store, const char *data, Py_ssize_t n) except -1:
+    cdef Py_ssize_t room
+    cdef char *base
+    if store.start and store.start + store.used + n > store.room:
+        memmove(store.base, store.base + store.start, store.used)
+        store.start = 0
+    if store.used + n > store.room:
+        room = store.room * 2
+        if room < store.used + n:
+            room = store.used + n
+        if room < 512:
+            room = 512
+        base = <char *>realloc(store.base, room)
+        if base == NULL:
+            raise MemoryError
+        store.base = base
+        store.room = room
+    memcpy(store.base + store.start + store.used, data, n)
+    store.used += n
+    return 0
+
+
+cdef void store_clear(Store *store) noexcept:
+    store.start = store.used = 0
+    if store.room > KEEP:
+        free(store.base)
+        store.base = NULL
+        store.room = 0
+
+
+cdef class Channel:
+    """`tls`, if given, is an SSLObject over `incoming` and `outgoing`, its handshake done."""
+
+    def __cinit__(self, loop, sock, tls=None, incoming=None, outgoing=None):
+        self.loop = loop
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.tls = tls
+        if tls is not None:
+            self.incoming = incoming
+            self.outgoing = outgoing
+            self.decrypt = tls.read
+            self.encrypt = tls.write
+            # The handshake's last read may have brought the first records of the server along.
+            self.more = incoming.pending > 0
+
+    def __dealloc__(self):
+        free(self.held.base)
+        free(self.rest.base)
+
+    # Reading.
+
+    cdef Py_ssize_t fill(self, char *into, Py_ssize_t room) except -3:
+        """Read what is there: bytes read, 0 at the end, -1 if nothing is there yet, -2 if the socket is broken."""
+        cdef Py_ssize_t n
+        if self.closed or self.broken:
+            return -2
+        if self.tls is not None:
+            return self.fill_tls(into, room)
+        n = c_recv(self.fd, into, room, 0)
+        if n > 0:
+            self.received += n
+            return n
+        if n == 0:
+            return 0
+        if errno == EAGAIN or errno == EINTR:
+            return -1
+        return -2
+
+    cdef Py_ssize_t fill_tls(self, char *into, Py_ssize_t room) except -3:
+        cdef Py_ssize_t n, total = 0
+        if not self.more:
+            n = c_recv(self.fd, cipher, CIPHER_SIZE, 0)
+            if n > 0:
+                self.incoming.write(PyMemoryView_FromMemory(cipher, n, PyBUF_READ))
+            elif n == 0:
+                self.incoming.write_eof()
+                self.ended = True
+            elif errno == EAGAIN or errno == EINTR:
+                return -1
+            else:
+                return -2
+        self.more = False
+        while total < room:
+            try:
+                n = self.decrypt(room - total, PyMemoryView_FromMemory(into + total, room - total, PyBUF_WRITE))
+            except WantRead:
+                break
+            except SSLError:
+                # A close without notice, a broken record: either way nothing more can be believed.
+                self.ended = True
+                break
+            if n == 0:
+                self.ended = True
+                break
+            total += n
+            if total == room:
+                self.more = True
+            elif self.incoming.pending == 0:
+                break
+        self.received += total
+        if total:
+            if self.ended:
+                self.more = True
+            return total
+        return 0 if self.ended else -1
+
+    cdef bint quiet(self) noexcept:
+        """Whether the peer has sent nothing since the last read, not even its end: one system call."""
+        cdef char probe
+        if self.closed or self.broken or self.more:
+            return False
+        return c_recv(self.fd, &probe, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
+
+    cdef int start_reading(self) except -1:
+        if not self.reading and not self.closed:
+            self.reading = True
+            self.loop.add_reader(self.fd, self.on_readable)
+            if self.more:
+                self.loop.call_soon(self.on_readable)
+        return 0
+
+    cdef int stop_reading(self) except -1:
+        if self.reading and not self.closed:
+            self.reading = False
+            self.loop.remove_reader(self.fd)
+        return 0
+
+    # Writing.
+
+    cdef int stage(self, const char *data, Py_ssize_t n) except -1:
+        return store_add(&self.held, data, n)
+
+    cdef int send(self, const char *data, Py_ssize_t n) except -1:
+        """Write behind what is staged; nothing is lost, nothing waits."""
+        if self.closed or self.broken:
+            store_clear(&self.held)
+            return 0
+        if self.held.used:
+            store_add(&self.held, data, n)
+            return self.flush()
+        if n == 0:
+            return 0
+        self.sent += n
+        if self.tls is None:
+            return self.push_out(data, n)
+        return self.seal(data, n)
+
+    cdef int flush(self) except -1:
+        """Write what is staged."""
+        if self.held.used == 0:
+            return 0
+        if not self.closed and not self.broken:
+            self.sent += self.held.used
+            if self.tls is None:
+                self.push_out(self.held.base + self.held.start, self.held.used)
+            else:
+                self.seal(self.held.base + self.held.start, self.held.used)
+        store_clear(&self.held)
+        return 0
+
+    cdef int seal(self, const char *data, Py_ssize_t n) except -1:
+        cdef bytes records
+        cdef Py_ssize_t done = 0
+        try:
+            while done < n:
+                done += <Py_ssize_t>self.encrypt(PyMemoryView_FromMemory(<char *>data + done, n - done, PyBUF_READ))
+        except SSLError:
+            return self.fail()
+        records = self.outgoing.read()
+        return self.push_out(PyBytes_AS_STRING(records), PyBytes_GET_SIZE(records))
+
+    cdef int push_out(self, const char *data, Py_ssize_t n) except -1:
+        cdef Py_ssize_t taken
+        if self.rest.used == 0:
+            taken = c_send(self.fd, data, n, 0)
+            if taken == n:
+                return 0
+            if taken < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    return self.fail()
+                taken = 0
+            data += taken
+            n -= taken
+        store_add(&self.rest, data, n)
+        if not self.writing:
+            self.writing = True
+            self.loop.add_writer(self.fd, self.on_writable)
+        return 0
+
+    def on_writable(self):
+        """The kernel takes bytes again."""
+        cdef Py_ssize_t taken
+        if self.closed or self.broken:
+            return
+        taken = c_send(self.fd, self.rest.base + self.rest.start, self.rest.used, 0)
+        if taken < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self.fail()
+            return
+        self.rest.start += taken
+        self.rest.used -= taken
+        if self.rest.used == 0:
+            store_clear(&self.rest)
+            self.writing = False
+            self.loop.remove_writer(self.fd)
+            if self.on_drained is not None:
+                self.on_drained()
+
+    cdef int fail(self) except -1:
+        if not self.broken:
+            self.broken = True
+            if self.writing:
+                self.writing = False
+                self.loop.remove_writer(self.fd)
+            store_clear(&self.rest)
+            if self.on_readable is not None:
+                self.loop.call_soon(self.on_readable)
+        return 0
+
+    cdef Py_ssize_t backlog(self) noexcept:
+        return self.rest.used + self.held.used
+
+    @property
+    def pending(self):
+        """Bytes accepted from us and not yet by the kernel."""
+        return self.backlog()
+
+    def read(self, Py_ssize_t most=65536):
+        """What is there, b"" at the end, None if nothing is there yet; ConnectionError if the socket is broken."""
+        cdef bytearray into = bytearray(most)
+        cdef Py_ssize_t n = self.fill(into, most)
+        if n == -1:
+            return None
+        if n == -2:
+            raise ConnectionError("the socket is broken")
+        return bytes(into[:n])
+
+    def write(self, bytes data not None):
+        """Write at once, behind what is staged."""
+        self.send(data, len(data))
+
+    def hold(self, bytes data not None):
+        """Stage bytes for the next write."""
+        self.stage(data, len(data))
+
+    def resume_reading(self):
+        self.start_reading()
+
+    def pause_reading(self):
+        self.stop_reading()
+
+    def close(self):
+        """Close now; over TLS with a close_notify if the kernel takes it."""
+        if self.closed:
+            return
+        self.stop_reading()
+        if self.writing:
+            self.writing = False
+            self.loop.remove_writer(self.fd)
+        if self.tls is not None and not self.broken and self.rest.used == 0:
+            try:
+                self.tls.unwrap()
+            except SSLError:
+                pass  # The peer's own notice is not waited for.
+            notice = self.outgoing.read()
+            c_send(self.fd, <const char *>notice, len(notice), 0)
+        self.closed = True
+        self.on_readable = self.on_drained = None
+        store_clear(&self.rest)
+        store_clear(&self.held)
+        self.sock.close()
+
+    def __repr__(self):
+        state = "closed" if self.closed else "broken" if self.broken else "open"
+        return f"<Channel fd={self.fd} {'tls ' if self.tls is not None else ''}{state} pending={self.backlog()}>"

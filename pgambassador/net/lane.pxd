@@ -1,0 +1,33 @@
+from pgambassador.net.backend cimport Backend, Client, Home
+
+cdef class Waiter(Client):
+    cdef readonly bint waiting
+    cdef readonly double waiting_since
+
+    cdef int granted(self, Backend backend, double now) except -1
+
+cdef class Lane(Home):
+    cdef readonly list idle
+    cdef readonly object waiters
+    cdef readonly Py_ssize_t total
+    cdef readonly Py_ssize_t waiting
+    cdef readonly Py_ssize_t sessions
+    cdef public Py_ssize_t limit
+    cdef public double slow
+    cdef public double sample
+    cdef public object sink
+    cdef readonly unsigned long long queries
+    cdef readonly unsigned long long errors
+    cdef readonly unsigned long long bytes_received
+    cdef readonly double query_seconds
+    cdef readonly double wait_seconds
+    cdef Py_ssize_t bounds
+    cdef double bound[32]
+    cdef unsigned long long query_counts[33]
+    cdef unsigned long long wait_counts[33]
+
+    cdef Backend take(self, double now)
+    cdef int queue(self, Waiter waiter, double now) except -1
+    cdef int unqueue(self, Waiter waiter) except -1
+    cdef int count_query(self, double seconds, bint failed) except -1
+    cdef int count_wait(self, double seconds) except -1

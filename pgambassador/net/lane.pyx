@@ -1,0 +1,180 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+"""The fast part of a pool: idle server connections, clients waiting for one, and what both add up to.
+
+1. A connection is idle, or somebody's, or parked behind a cancel; never two of these.
+2. Clients are served in the order in which they began to wait; one that gave up is skipped.
+3. Nobody waits while a connection is idle, and `policy.wanted()` is told whenever somebody must wait although
+   the limit allows one more connection.
+4. The connection used last is used next, so that those above the need grow old and are closed. One that has
+   been idle for more than a moment is looked at before it is handed out: its server may have hung up.
+"""
+from collections import deque
+
+from pgambassador.net.backend cimport Backend, Client, Home, clock
+
+# An idle connection's end is seen by the event loop; only what came since its last turn could be missed.
+cdef double MOMENT = 0.0005
+
+
+cdef class Waiter(Client):
+    """A client that can be given a server connection."""
+
+    cdef int granted(self, Backend backend, double now) except -1:
+        return 0
+
+
+cdef class Borrower(Waiter):
+    """Waits in the queue for the policy: `granted_to(backend)` is called with the connection."""
+
+    cdef object granted_to
+
+    def __init__(self, granted_to):
+        self.granted_to = granted_to
+
+    cdef int granted(self, Backend backend, double now) except -1:
+        self.granted_to(backend)
+        return 0
+
+
+cdef class Lane(Home):
+    """`bounds`: upper edges of the histograms' buckets in seconds; at most 32."""
+
+    def __init__(self, policy, tuple bounds not None, Py_ssize_t limit, bint sticky, Py_ssize_t statement_limit):
+        cdef Py_ssize_t i
+        if len(bounds) > 32:
+            raise ValueError("at most 32 buckets")
+        self.policy = policy
+        self.idle = []
+        self.waiters = deque()
+        self.limit = limit
+        self.sticky = sticky
+        self.statement_limit = statement_limit
+        self.slow = 1e300
+        self.bounds = len(bounds)
+        for i in range(self.bounds):
+            self.bound[i] = bounds[i]
+
+    cdef Backend take(self, double now):
+        """An idle connection that lives, or None."""
+        cdef Backend backend
+        while self.idle:
+            backend = <Backend>self.idle.pop()
+            if backend.closed:
+                continue
+            if now - backend.freed_at > MOMENT and not backend.channel.quiet():
+                self.idle.append(backend)
+                backend.on_readable()
+                if not backend.closed and self.idle and self.idle[len(self.idle) - 1] is backend:
+                    # It said something harmless, such as a ParameterStatus.
+                    self.idle.pop()
+                    return backend
+                continue
+            return backend
+        return None
+
+    cdef int queue(self, Waiter waiter, double now) except -1:
+        waiter.waiting = True
+        waiter.waiting_since = now
+        self.waiters.append(waiter)
+        self.waiting += 1
+        if self.total < self.limit:
+            self.policy.wanted()
+        return 0
+
+    cdef int unqueue(self, Waiter waiter) except -1:
+        """A waiter gives up; its place in the queue is skipped when its turn comes."""
+        if waiter.waiting:
+            waiter.waiting = False
+            self.waiting -= 1
+        return 0
+
+    cdef int freed(self, Backend backend) except -1:
+        cdef Waiter waiter
+        cdef double now
+        if backend.retiring:
+            backend.close("retired")
+            return 0
+        while self.waiters:
+            waiter = <Waiter>self.waiters.popleft()
+            if not waiter.waiting:
+                continue
+            waiter.waiting = False
+            self.waiting -= 1
+            now = clock()
+            self.count_wait(now - waiter.waiting_since)
+            waiter.granted(backend, now)
+            return 0
+        self.idle.append(backend)
+        return 0
+
+    cdef int gone(self, Backend backend, str reason) except -1:
+        self.total -= 1
+        if backend in self.idle:
+            self.idle.remove(backend)
+        self.policy.lost(backend, reason)
+        return 0
+
+    cdef int count_query(self, double seconds, bint failed) except -1:
+        cdef Py_ssize_t i = 0
+        self.queries += 1
+        self.errors += failed
+        self.query_seconds += seconds
+        while i < self.bounds and seconds > self.bound[i]:
+            i += 1
+        self.query_counts[i] += 1
+        return 0
+
+    cdef int count_wait(self, double seconds) except -1:
+        cdef Py_ssize_t i = 0
+        self.wait_seconds += seconds
+        while i < self.bounds and seconds > self.bound[i]:
+            i += 1
+        self.wait_counts[i] += 1
+        return 0
+
+    def add(self, Backend backend not None):
+        """A connection has been opened for this lane."""
+        self.total += 1
+        self.freed(backend)
+
+    def enters(self):
+        self.sessions += 1
+
+    def leaves(self):
+        self.sessions -= 1
+
+    def borrow(self, Borrower borrower not None):
+        """Give the borrower a connection, now or in its turn; `Backend.ask` gives it back."""
+        cdef double now = clock()
+        cdef Backend backend = self.take(now)
+        if backend is None:
+            self.queue(borrower, now)
+        else:
+            borrower.granted(backend, now)
+
+    def forgo(self, Waiter waiter not None):
+        """A waiter gives up."""
+        self.unqueue(waiter)
+
+    def first_waiting(self):
+        """The waiter whose turn is next, or None."""
+        while self.waiters:
+            if (<Waiter>self.waiters[0]).waiting:
+                return self.waiters[0]
+            self.waiters.popleft()
+        return None
+
+    @property
+    def query_histogram(self):
+        return tuple([self.query_counts[i] for i in range(self.bounds + 1)])
+
+    @property
+    def wait_histogram(self):
+        return tuple([self.wait_counts[i] for i in range(self.bounds + 1)])
+
+    @property
+    def active(self):
+        return self.total - len(self.idle)
+
+    def __repr__(self):
+        return f"<Lane {self.active} active, {len(self.idle)} idle | {self.waiting} waiting>"

@@ -32,12 +32,18 @@ class StartupPacket:
     extensions: dict[str, str] = field(default_factory=dict)
 
     @property
-    def major(self) -> int:
-        return self.version >> 16
-
-    @property
     def minor(self) -> int:
         return self.version & 0xFFFF
+
+    @property
+    def user(self) -> str:
+        """Empty if the client named none, which is an error."""
+        return self.params.get("user", "")
+
+    @property
+    def database(self) -> str:
+        """The user's name where the client named no database."""
+        return self.params.get("database") or self.user
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Who is it: SCRAM, md5 and trust, towards clients and towards servers."""

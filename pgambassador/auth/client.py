@@ -1,0 +1,115 @@
+"""Verifying a client: one dialogue for each method.
+
+1. A dialogue returns the bytes that tell the client of its success; nothing further is expected from it.
+   A failure is `Refused` with PostgreSQL's own sentence and SQLSTATE.
+2. An unknown user, one whose credential does not suit the method, and a wrong password look the same: the
+   same messages, the same error. Why it failed is in the exception's notes, which stay on our side.
+3. The first SCRAM login of a user with a plain password derives its keys; after that they are in the cache.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+from pgambassador.auth import scram as mechanism
+from pgambassador.auth.credential import Credential, Md5Hash, Plain, md5_digest, md5_response
+from pgambassador.auth.verifier import Derive, KeyCache, Verifier, make_verifier, mock_verifier, own_salt
+from pgambassador.errors import ProtocolViolation, Refused
+from pgambassador.wire import build, parse
+from pgambassador.wire.frames import Dialogue, Frontend, letter
+
+# PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH: generous for passwords, and a bound for everybody else.
+MAX_RESPONSE: Final = 65535
+
+_PROCESS_KEY: Final = secrets.token_bytes(32)
+_KEYS: Final = KeyCache()
+
+
+def trust() -> Dialogue[bytes]:
+    return build.authentication_ok()
+    yield  # what makes this a dialogue, though it has nothing to ask
+
+
+def md5(user: str, credential: Credential | None, *, salt: bytes | None = None) -> Dialogue[bytes]:
+    """AuthenticationMD5Password; like PostgreSQL, SCRAM where the user has a SCRAM verifier."""
+    if isinstance(credential, Verifier):
+        return (yield from scram(user, credential))
+    salt = salt or secrets.token_bytes(4)
+    response = parse.password((yield from _response(build.authentication_md5(salt))))
+    match credential:
+        case Plain(password):
+            digest = md5_digest(password, user)
+        case Md5Hash(digest):
+            pass
+        case None:
+            digest = secrets.token_hex(16).encode("ascii")
+    matches = hmac.compare_digest(response, md5_response(digest, salt))
+    if credential is None or not matches:
+        raise _failed(user, "the user is not in the list" if credential is None else "the password is wrong")
+    return build.authentication_ok()
+
+
+def scram(
+    user: str,
+    credential: Credential | None,
+    *,
+    binding: bytes | None = None,
+    process_key: bytes = _PROCESS_KEY,
+    derive: Derive = _KEYS,
+) -> Dialogue[bytes]:
+    """SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where `binding` says what the client's channel is bound to."""
+    offered = [mechanism.SCRAM_SHA_256]
+    if binding is not None:
+        offered.insert(0, mechanism.SCRAM_SHA_256_PLUS)
+    response = yield from _response(build.authentication_sasl(offered))
+    chosen, first = parse.sasl_initial_response(response)
+    if chosen not in offered:
+        raise ProtocolViolation("client selected an invalid SASL authentication mechanism")
+    if first is None:
+        # "SASL Authentication": without an initial response the exchange begins with an empty challenge.
+        first = yield from _response(build.authentication_sasl_continue(b""))
+
+    match credential:
+        case Verifier():
+            verifier, doubt = credential, None
+        case Plain(password):
+            verifier, doubt = make_verifier(password, own_salt(user, process_key), derive=derive), None
+        case Md5Hash():
+            verifier, doubt = mock_verifier(user, process_key), "the user has only an md5 hash in the list"
+        case None:
+            verifier, doubt = mock_verifier(user, process_key), "the user is not in the list"
+
+    exchange = mechanism.server(first, verifier, mechanism=chosen, binding=binding)
+    response = yield from _response(build.authentication_sasl_continue(next(exchange)))
+    final = mechanism.finish(exchange, response)
+    if doubt is not None or final is None:
+        raise _failed(user, doubt or "the password is wrong")
+    return build.authentication_sasl_final(final) + build.authentication_ok()
+
+
+METHODS: Final[dict[str, Callable[[str, Credential | None], Dialogue[bytes]]]] = {
+    "trust": lambda user, credential: trust(),
+    "scram-sha-256": scram,
+    "md5": md5,
+}
+
+
+def _response(request: bytes) -> Dialogue[bytes]:
+    """Ask, and return the payload of the PasswordMessage or SASL response."""
+    kind, payload = yield request
+    if kind != Frontend.PASSWORD:
+        raise ProtocolViolation(f"expected a password or SASL response, got a message of type {letter(kind)}")
+    if len(payload) > MAX_RESPONSE:
+        raise ProtocolViolation(
+            f"a password or SASL response of {len(payload)} bytes; at most {MAX_RESPONSE} are allowed"
+        )
+    return payload
+
+
+def _failed(user: str, why: str) -> Refused:
+    error = Refused(f'password authentication failed for user "{user[:64]}"', sqlstate="28P01")
+    error.add_note(why)
+    return error

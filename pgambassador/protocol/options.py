@@ -1,0 +1,51 @@
+"""The `options` of a startup message: command-line switches for a server process, read as settings.
+
+`-c name=value`, `-cname=value` and `--name=value` are settings; a dash in the name stands for an underscore.
+Words are divided by blanks, and a backslash takes the character behind it literally.
+"""
+
+from __future__ import annotations
+
+# What isspace() says in the C locale.
+_BLANKS = frozenset(" \t\n\v\f\r")
+
+
+def read_options(options: str) -> tuple[dict[str, str], list[str]]:
+    """The settings, of which a later one wins, and the words that are none, for the caller to judge."""
+    settings: dict[str, str] = {}
+    unparsed: list[str] = []
+    words = iter(split_words(options))
+    for word in words:
+        if word == "-c":
+            switch, assignment = [word], next(words, None)
+            if assignment is not None:
+                switch.append(assignment)
+        else:
+            switch = [word]
+            assignment = word[2:] if word.startswith(("-c", "--")) else None
+        name, equals, value = (assignment or "").partition("=")
+        if name and equals:
+            settings[name.replace("-", "_")] = value
+        else:
+            unparsed.extend(switch)
+    return settings, unparsed
+
+
+def split_words(options: str) -> list[str]:
+    """As PostgreSQL's pg_split_opts does it."""
+    words: list[str] = []
+    word: list[str] | None = None
+    characters = iter(options)
+    for character in characters:
+        if character in _BLANKS:
+            if word is not None:
+                words.append("".join(word))
+                word = None
+            continue
+        if character == "\\":
+            character = next(characters, "")
+        word = word or []
+        word.append(character)
+    if word is not None:
+        words.append("".join(word))
+    return words

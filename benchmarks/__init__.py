@@ -1,0 +1,1 @@
+"""Side-by-side load tests: no proxy, PgBouncer and pgambassador, in turn, in one run."""

@@ -1,0 +1,67 @@
+"""The numbers of one run, by load, target and metric, and what is derived from them: medians and ratios."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.scenarios import Numbers
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of medians, and the smallest and largest ratio that single rounds gave."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if self.low == self.high:
+            return f"**{self.value:.2f}**"
+        return f"**{self.value:.2f}** ({self.low:.2f}–{self.high:.2f})"
+
+
+class Results:
+    def __init__(self) -> None:
+        self._samples: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+
+    def __repr__(self) -> str:
+        return f"<Results: {len(self._samples)} series>"
+
+    def add(self, load: str, target: str, numbers: Numbers) -> None:
+        for metric, value in numbers.items():
+            self._samples[load, target, metric].append(value)
+
+    def loads(self, metric: str) -> list[str]:
+        """Those that have this metric, in the order in which they were measured."""
+        return list(dict.fromkeys(load for load, _, name in self._samples if name == metric))
+
+    def median(self, load: str, target: str, metric: str) -> float | None:
+        samples = self._samples.get((load, target, metric))
+        return median(samples) if samples else None
+
+    def ratio(self, load: str, target: str, to: str, metric: str) -> Ratio | None:
+        return self._ratio(load, target, to, metric, None)
+
+    def added(self, load: str, target: str, to: str, over: str, metric: str) -> Ratio | None:
+        """The ratio of what two targets add to a third one's figure."""
+        return self._ratio(load, target, to, metric, over)
+
+    def _ratio(self, load: str, target: str, to: str, metric: str, over: str | None) -> Ratio | None:
+        names = [target, to, *([over] if over else [])]
+        series = [self._samples.get((load, name, metric)) for name in names]
+        if not all(series):
+            return None
+        rounds = list(zip(*(samples for samples in series if samples), strict=True))
+        medians = [median(samples) for samples in series if samples]
+        value = _divide(medians)
+        single = [_divide(list(row)) for row in rounds]
+        return Ratio(value, min(single), max(single))
+
+
+def _divide(values: list[float]) -> float:
+    top, bottom = values[0], values[1]
+    base = values[2] if len(values) > 2 else 0.0
+    return (top - base) / (bottom - base) if bottom != base else float("inf")

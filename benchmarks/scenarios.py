@@ -1,0 +1,157 @@
+"""The measurements: each runs one load against one started target and returns plain numbers."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import procfs
+from benchmarks.idle import IdleClients
+from benchmarks.local import BenchmarkError
+from benchmarks.postgres import Postgres
+from benchmarks.servers import DEFAULT, LOGIN, POOL_SIZE, SESSION, Flavour, Running
+
+CLIENTS = (1, 16, 64)
+COPY_ROWS = 1_048_576
+COPY_SQL = f"COPY (SELECT repeat('x', 1023) FROM generate_series(1, {COPY_ROWS})) TO STDOUT"
+COPY_BYTES = COPY_ROWS * 1024
+IDLE_CLIENTS = 2000
+
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every measurement needs: the server, a folder for files, and how long to load."""
+
+    postgres: Postgres
+    folder: Path
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One load.  `fresh`: against a process of its own, so that nothing earlier is in its memory."""
+
+    name: str
+    measure: Callable[[Bench, Running], Numbers]
+    flavour: Flavour = DEFAULT
+    fresh: bool = False
+    proxies_only: bool = False
+
+
+@contextmanager
+def _watched(running: Running) -> Iterator[Callable[[], float]]:
+    """CPU seconds that the target used inside the block, for after it."""
+    pids = procfs.tree(running.pid) if running.pid else []
+    before = procfs.cpu_seconds(pids)
+    spent = 0.0
+    yield lambda: spent
+    spent = procfs.cpu_seconds(pids) - before
+
+
+def select(mode: str, clients: int, flavour: Flavour = DEFAULT) -> Scenario:
+    """pgbench's SELECT by primary key."""
+
+    def measure(bench: Bench, running: Running) -> Numbers:
+        return _pgbench(bench, running, clients, f"-M{mode}")
+
+    return Scenario(f"{mode} {clients}", measure, flavour)
+
+
+def _pgbench(bench: Bench, running: Running, clients: int, *options: str) -> Numbers:
+    prefix = bench.folder / "latency"
+    for old in bench.folder.glob("latency.*"):
+        old.unlink()
+    # One client has few transactions, so all are kept; with more, every fourth is plenty for a p99.
+    rate = "1" if clients == 1 else "0.25"
+    threads = min(clients, 2)
+    with _watched(running) as cpu:
+        output = bench.postgres.client(
+            *("pgbench", running.port, "-n", "-S", "-c", str(clients), "-j", str(threads)),
+            *(
+                "-T",
+                f"{bench.seconds:g}",
+                "-l",
+                f"--log-prefix={prefix}",
+                f"--sampling-rate={rate}",
+                *options,
+            ),
+        )
+    done = re.search(r"transactions actually processed: (\d+)", output)
+    speed = re.search(r"tps = ([\d.]+) \((?:without|including)", output)
+    failed = re.search(r"number of failed transactions: (\d+)", output)
+    if not done or not speed or int(done[1]) == 0 or (failed and int(failed[1])):
+        raise BenchmarkError(f"pgbench on port {running.port} did not succeed:\n{output}")
+    latencies = sorted(
+        int(line.split(b" ", 3)[2])
+        for log in bench.folder.glob("latency.*")
+        for line in log.read_bytes().splitlines()
+    )
+    numbers = {
+        "tps": float(speed[1]),
+        "p50": statistics.median(latencies),
+        "p99": latencies[int(len(latencies) * 0.99)],
+    }
+    if running.pid:
+        numbers["cpu"] = cpu() / int(done[1]) * 1e6
+        numbers["rss"] = procfs.rss(procfs.tree(running.pid)) / 1e6
+    return numbers
+
+
+def warm_up(bench: Bench, running: Running) -> None:
+    """Open the whole pool, and let caches fill."""
+    _pgbench(Bench(bench.postgres, bench.folder, 1), running, POOL_SIZE)
+
+
+def login(bench: Bench, running: Running) -> Numbers:
+    """A new connection for every statement; clients log in with SCRAM."""
+    numbers = _pgbench(bench, running, 8, "-C")
+    return {key: numbers[key] for key in ("tps", "cpu") if key in numbers}
+
+
+def copy(bench: Bench, running: Running) -> Numbers:
+    """1 GiB in rows of 1 KiB to one psql."""
+    pids = procfs.tree(running.pid) if running.pid else []
+    procfs.reset_peak(pids)
+    before = procfs.rss(pids)
+    started = time.monotonic()
+    with _watched(running) as cpu:
+        bench.postgres.client("psql", running.port, "-qc", COPY_SQL, discard=True)
+    numbers = {"speed": COPY_BYTES / 1e6 / (time.monotonic() - started)}
+    if pids:
+        numbers["cpu"] = cpu()
+        numbers["growth"] = (procfs.peak_rss(pids) - before) / 1e6
+    return numbers
+
+
+def idle(bench: Bench, running: Running) -> Numbers:
+    """16 active clients alone, then beside 2,000 that have run a statement and gone quiet."""
+    alone = _pgbench(bench, running, 16)
+    pids = procfs.tree(running.pid)
+    before = procfs.rss(pids)
+    with IdleClients(running.port, IDLE_CLIENTS):
+        per_client = (procfs.rss(pids) - before) / IDLE_CLIENTS / 1000
+        beside = _pgbench(bench, running, 16)
+    return {"rss": before / 1e6, "per_client": per_client, "slowdown": alone["tps"] / beside["tps"]}
+
+
+def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
+    """All of them; prepared statements in session mode, if a proxy cannot keep them in transaction mode."""
+    found = [select(mode, clients) for mode in ("simple", "extended") for clients in CLIENTS]
+    if prepared_in_transactions:
+        found += [select("prepared", clients) for clients in CLIENTS]
+    else:
+        # In session mode more clients than server connections would wait for each other forever.
+        found += [select("prepared", clients, SESSION) for clients in CLIENTS if clients <= POOL_SIZE]
+    return [
+        *found,
+        Scenario("login", login, LOGIN),
+        Scenario("copy", copy, fresh=True),
+        Scenario("idle", idle, fresh=True, proxies_only=True),
+    ]

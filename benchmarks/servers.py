@@ -1,0 +1,178 @@
+"""What is compared: no proxy, PgBouncer, pgambassador; each knows how to start and what it is called.
+
+1. Both proxies speak verified TLS to PostgreSQL, with the same CA and the same pool size, and plain
+   text to the clients.
+2. Both run as one process with everything on that they would have on in production: statistics and
+   logging in PgBouncer, metrics and the query log (slow threshold) in pgambassador.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.local import BenchmarkError, Program, free_port, give
+from benchmarks.postgres import DATABASE, PASSWORD, USER, Postgres
+
+DIRECT = "direct"
+POOL_SIZE = 20
+MAX_CLIENTS = 10_000
+_PREPARED_SINCE = (1, 21)
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """How a target is started for one measurement."""
+
+    auth: str = "trust"
+    pool_mode: str = "transaction"
+
+
+DEFAULT = Flavour()
+LOGIN = Flavour(auth="scram-sha-256")
+SESSION = Flavour(pool_mode="session")
+
+
+class Running(Protocol):
+    """A started target: where clients connect, and which process to watch (0: none)."""
+
+    port: int
+    pid: int
+
+    def stop(self) -> None: ...
+
+
+class Target(Protocol):
+    name: str
+    version: str
+    prepared_in_transactions: bool
+
+    def start(self, postgres: Postgres, folder: Path, flavour: Flavour) -> Running: ...
+
+
+class Direct:
+    """The clients talk to PostgreSQL itself, in plain text."""
+
+    name = DIRECT
+    version = "no proxy, plain text"
+    prepared_in_transactions = True
+
+    def start(self, postgres: Postgres, folder: Path, flavour: Flavour) -> Running:
+        return _Nothing(postgres.port)
+
+
+@dataclass
+class _Nothing:
+    port: int
+    pid: int = 0
+
+    def stop(self) -> None:
+        pass
+
+
+class _Proxy:
+    def __init__(self, program: Program, port: int) -> None:
+        self.port = port
+        self.pid = program.pid
+        self._program = program
+        program.wait_for_port(port)
+
+    def stop(self) -> None:
+        self._program.stop()
+
+
+class PgBouncer:
+    def __init__(self, binary: str) -> None:
+        self._binary = binary
+        output = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout
+        found = re.search(r"PgBouncer (\d+)\.(\d+)\S*", output)
+        if not found:
+            raise BenchmarkError(f"{binary} is not PgBouncer: it answered {output[:80]!r} to --version.")
+        self.name = found.group()
+        self.version = ", ".join(
+            line for line in output.splitlines() if "adns" not in line and "systemd" not in line
+        )
+        self.prepared_in_transactions = (int(found[1]), int(found[2])) >= _PREPARED_SINCE
+
+    def start(self, postgres: Postgres, folder: Path, flavour: Flavour) -> Running:
+        port = free_port()
+        users = folder / f"pgbouncer-{port}.users"
+        users.write_text(f'"{USER}" "{PASSWORD}"\n')
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": port,
+            "unix_socket_dir": "",
+            "auth_type": flavour.auth,
+            "auth_file": users,
+            "pool_mode": flavour.pool_mode,
+            "default_pool_size": POOL_SIZE,
+            "max_client_conn": MAX_CLIENTS,
+            "server_tls_sslmode": "verify-full",
+            "server_tls_ca_file": postgres.ca,
+        }
+        if self.prepared_in_transactions:
+            settings["max_prepared_statements"] = 200
+        config = folder / f"pgbouncer-{port}.ini"
+        lines = [f"{key} = {value}" for key, value in settings.items()]
+        database = f"{DATABASE} = host=127.0.0.1 port={postgres.port}"
+        config.write_text("\n".join(["[databases]", database, "[pgbouncer]", *lines, ""]))
+        give(users)
+        log = folder / f"pgbouncer-{port}.log"
+        return _Proxy(Program([self._binary, str(config)], log, drop=True), port)
+
+
+class Ambassador:
+    name = "pgambassador"
+    prepared_in_transactions = True
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "pgambassador", "--version"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise BenchmarkError(f"pgambassador does not start: {result.stderr.strip()[-300:]}")
+        self.version = result.stdout.strip()
+
+    def start(self, postgres: Postgres, folder: Path, flavour: Flavour) -> Running:
+        port, http = free_port(), free_port()
+        url = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{postgres.port}/{DATABASE}"
+        settings: dict[str, object] = {
+            "listen": [f"127.0.0.1:{port}"],
+            "http": f"127.0.0.1:{http}",
+            "pool": {"mode": flavour.pool_mode, "size": POOL_SIZE},
+            "clusters": {"main": {"url": f"{url}?sslmode=verify-full&sslrootcert={postgres.ca}"}},
+            "auth": {"method": flavour.auth, "users": {USER: PASSWORD}},
+            "query_log": {"slow": "250ms"},
+        }
+        config = folder / f"pgambassador-{port}.yaml"
+        config.write_text(json.dumps(settings))  # every JSON document is a YAML document
+        config.chmod(0o600)
+        command = [sys.executable, "-m", "pgambassador", "run", "--config", str(config)]
+        return _Proxy(Program(command, folder / f"pgambassador-{port}.log"), port)
+
+
+def find_targets() -> tuple[list[Target], list[str]]:
+    """Every target that can run here (`direct` first), and a sentence for each that cannot."""
+    targets: list[Target] = [Direct()]
+    missing = []
+    named = os.environ.get("PGBOUNCER")
+    for binary in named.split(os.pathsep) if named else ["pgbouncer"]:
+        path = shutil.which(binary, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if path:
+            targets.append(PgBouncer(path))
+        else:
+            missing.append(
+                f"{binary} was not found: install Debian's package (apt-get install pgbouncer), "
+                "or fetch the newest with benchmarks/get-pgbouncer.sh and name it in PGBOUNCER."
+            )
+    try:
+        targets.append(Ambassador())
+    except BenchmarkError as error:
+        missing.append(str(error))
+    return targets, missing

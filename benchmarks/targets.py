@@ -1,0 +1,62 @@
+"""What the project wants to reach, in numbers, and whether a run reached it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.results import Ratio, Results
+from benchmarks.servers import DIRECT
+
+OURS = "pgambassador"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    what: str
+    wanted: str
+    measured: str
+    reached: bool
+
+
+def verdicts(results: Results, bouncer: str) -> Iterator[Verdict]:
+    """Those that this run has the numbers for."""
+    for load in results.loads("cpu"):
+        if load.endswith(" 16"):
+            ratio = results.ratio(load, OURS, bouncer, "cpu")
+            yield from _at_most(f"CPU per query, {load} clients, of PgBouncer's", ratio, 1.0)
+    for load in results.loads("tps"):
+        if load.endswith((" 16", " 64")):
+            ratio = results.ratio(load, OURS, bouncer, "tps")
+            yield from _at_least(f"throughput, {load} clients, of PgBouncer's", ratio, 1.0)
+    for load in results.loads("p50"):
+        if load.endswith(" 1"):
+            added = results.added(load, OURS, bouncer, DIRECT, "p50")
+            yield from _at_most(f"added latency p50, {load} client, of what PgBouncer adds", added, 1.3)
+    yield from _at_least(
+        "1 GiB COPY, speed, of PgBouncer's", results.ratio("copy", OURS, bouncer, "speed"), 0.9
+    )
+    yield from _at_least(
+        "login rate, SCRAM, of PgBouncer's", results.ratio("login", OURS, bouncer, "tps"), 1.0
+    )
+    yield from _below("RSS growth during the COPY, MB", results.median("copy", OURS, "growth"), 20)
+    yield from _below("RSS without clients, MB", results.median("idle", OURS, "rss"), 60)
+    yield from _below("RSS for each idle client, kB", results.median("idle", OURS, "per_client"), 10)
+    yield from _below(
+        "slow-down of active clients beside 2,000 idle ones", results.median("idle", OURS, "slowdown"), 1.1
+    )
+
+
+def _at_most(what: str, ratio: Ratio | None, limit: float) -> Iterator[Verdict]:
+    if ratio:
+        yield Verdict(what, f"≤ {limit:g} ×", str(ratio), ratio.value <= limit)
+
+
+def _at_least(what: str, ratio: Ratio | None, limit: float) -> Iterator[Verdict]:
+    if ratio:
+        yield Verdict(what, f"≥ {limit:g} ×", str(ratio), ratio.value >= limit)
+
+
+def _below(what: str, value: float | None, limit: float) -> Iterator[Verdict]:
+    if value is not None:
+        yield Verdict(what, f"≤ {limit:g}", f"**{value:.2f}**", value <= limit)

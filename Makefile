@@ -1,0 +1,68 @@
+# `make demo` and `make test` set up what they need in $(VENV) and do the rest.
+# A Python of your choice: make PYTHON=/path/to/python3
+
+VENV ?= .venv
+PYTHON ?=
+ARGS ?=
+
+RUN := $(VENV)/bin/python
+COMPILED := $(shell find pgambassador -name '*.pyx' -o -name '*.pxd')
+MODULES = $(subst /,.,$(basename $(filter %.pyx,$(COMPILED))))
+PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test check format bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    a primary, a replica and the ambassador, to try"
+	@echo "make test    all tests (ARGS='-k name' for some)"
+	@echo "make check   format, lint, types, stubs"
+	@echo "make format  write the format that check wants"
+	@echo "make bench   side by side with PgBouncer"
+	@echo "make clean   remove what was built"
+
+demo: $(VENV)/installed-demo
+	@exec $(RUN) -m pgambassador demo $(ARGS)
+
+test: $(VENV)/installed-dev
+	$(RUN) -m pytest $(ARGS)
+
+check: $(VENV)/installed-dev
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m mypy.stubtest --allowlist tests/stubtest.txt $(MODULES)
+	$(VENV)/bin/cython-lint pgambassador
+
+format: $(VENV)/installed-dev
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+bench: $(VENV)/installed-bench
+	$(RUN) -m benchmarks $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	find pgambassador \( -name '*.so' -o -name '*.c' -o -name __pycache__ \) -exec rm -rf {} +
+	rm -f $(VENV)/installed-*
+
+# An editable install per set of extras, again whenever something compiled or the project file changed.
+# Every set contains `demo`, so that one is done with any of them.
+$(VENV)/installed-%: pyproject.toml $(COMPILED) | $(RUN)
+	@command -v $${CC:-cc} >/dev/null || \
+		{ echo "No C compiler was found: install one (Debian: apt-get install build-essential)." >&2; exit 1; }
+	@test -f "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+		{ echo "Python.h was not found: install Python's headers (Debian: apt-get install python3-dev)." >&2; exit 1; }
+	@echo "Building pgambassador in $(VENV) ..."
+	@$(PIP) install --editable '.[$*]'
+	@touch $(VENV)/installed-demo $@
+
+$(RUN):
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			exec "$$python" -m venv $(VENV); \
+		fi; \
+	done; \
+	echo "No Python 3.11 or newer with its venv module was found: install one" \
+		"(Debian: apt-get install python3-venv python3-dev) or name it: make PYTHON=/path/to/python3" >&2; \
+	exit 1

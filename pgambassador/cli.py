@@ -11,13 +11,14 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pgambassador import __version__
 from pgambassador.errors import AmbassadorError, ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from pgambassador.config import Config
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes at exit
         return FAILED
-    except Exception as error:  # noqa: BLE001  the last resort
+    except Exception as error:
         return _explain(error)
 
 

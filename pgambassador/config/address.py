@@ -9,7 +9,7 @@ import msgspec
 
 from pgambassador.errors import ConfigError
 
-_TCP = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:\[\]/*]+)):(?P<port>\d{1,5})")
+_TCP = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:\[\]/*]+)):(?P<port>[0-9]{1,5})")
 _SOCKET_PATH_LIMIT = 103  # sun_path holds 104 bytes on macOS and 108 on Linux, the NUL included
 
 DEFAULT_PORT = 5432
@@ -49,14 +49,12 @@ class Address(msgspec.Struct, frozen=True):
 def parse_tcp(text: str, where: str) -> Address:
     match = _TCP.fullmatch(text.strip())
     if match is None or int(match["port"]) > 65535:
-        raise ConfigError(
-            f"{where} must be HOST:PORT, not {text!r}.",
-            hint="For every interface write 0.0.0.0:5432 or [::]:5432."
-            if text.strip()[:1] in ("*", ":")
-            else "An IPv6 address goes into brackets: [::1]:5432."
-            if text.count(":") > 1
-            else None,
-        )
+        hint = None
+        if text.strip().startswith("*") or (text.strip().startswith(":") and text.count(":") == 1):
+            hint = "For every interface write 0.0.0.0:5432 or [::]:5432."
+        elif text.count(":") > 1:
+            hint = "An IPv6 address goes into brackets: [::1]:5432."
+        raise ConfigError(f"{where} must be HOST:PORT, not {text!r}.", hint=hint)
     return Address(match["v6"] or match["host"], int(match["port"]))
 
 

@@ -1,7 +1,7 @@
 """Plain data into structs, with a sentence for every mistake.
 
-msgspec would do the conversion too, but its messages hide the names of mapping keys and speak in Python's types.
-Here every error names the full path (or the variable or flag), and no message ever shows a secret.
+msgspec would do the conversion too, but its messages hide the names of mapping keys and speak in Python's
+types. Here every error names the full path (or the variable or flag), and no message ever shows a secret.
 """
 
 from __future__ import annotations

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from typing import TYPE_CHECKING
 
-from pgambassador.config.structs import AuthMethod, Config
 from pgambassador.config.users import read_users
 from pgambassador.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pgambassador.config.structs import AuthMethod, Config
 
 
 def check(config: Config) -> None:
@@ -25,7 +28,7 @@ def _clusters(config: Config) -> None:
     if not config.clusters:
         raise ConfigError(
             "There is no PostgreSQL to connect to.",
-            hint="Give a URL (pgambassador run 'postgresql://user@host/database'), a file (--config) or UPSTREAM_HOST.",
+            hint="Give a URL (pgambassador run postgresql://user@host/database), --config or UPSTREAM_HOST.",
         )
     if len(config.clusters) > 1 and not config.databases:
         raise ConfigError(
@@ -90,7 +93,7 @@ def _auth(config: Config) -> None:
     for address in config.addresses():
         if not address.is_local:
             raise ConfigError(
-                f"{address} can be reached from other machines, and nobody would have to give a password there.",
+                f"{address} can be reached from other machines, where nobody would have to give a password.",
                 hint="Set auth.users (and auth.method), or listen on 127.0.0.1 or a Unix socket.",
             )
 
@@ -104,12 +107,14 @@ def _unusable(method: AuthMethod, secret: str) -> str | None:
 
 
 def _loops(config: Config) -> None:
-    ours = {address.port for address in config.addresses() if not address.is_unix and address.port}
-    local = {"localhost", "127.0.0.1", "::1"}
+    """A proxy in front of itself would eat every connection it has."""
+    sockets = {address.path for address in config.addresses() if address.is_unix}
+    ports = {address.port for address in config.addresses() if not address.is_unix}
     for name, cluster in config.clusters.items():
         for endpoint in cluster.upstream().endpoints:
-            if endpoint.host in local and endpoint.port in ours:
+            ours = endpoint.host in ("localhost", "127.0.0.1", "::1") and endpoint.port in ports
+            if ours or (endpoint.is_unix and endpoint.socket_path in sockets):
                 raise ConfigError(
-                    f"clusters.{name}.url leads to {endpoint.host}:{endpoint.port}, where pgambassador itself listens.",
-                    hint="Choose another port with --listen 127.0.0.1:PORT.",
+                    f"clusters.{name}.url leads to {endpoint}, where pgambassador itself listens.",
+                    hint="Listen on another port, such as --listen 127.0.0.1:6432.",
                 )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec.inspect as mi
 
 from pgambassador.config.build import Given, paths
 from pgambassador.config.structs import Config
 from pgambassador.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PREFIX = "PGAMBASSADOR_"
 _NOT_OPTIONS = {"PGAMBASSADOR_CONFIG", "PGAMBASSADOR_DEBUG", "PGAMBASSADOR_PG_BIN"}

@@ -1,12 +1,13 @@
 """The configuration file: YAML, read strictly.
 
-PyYAML follows YAML 1.1, in which `off`, `no`, `0777` and `12:30` are not what they look like. Here only true and
-false are truth values and only decimal digits are numbers; a name given twice is an error, not the last one wins.
+PyYAML follows YAML 1.1, in which `off`, `no`, `0777` and `12:30` are not what they look like. Here only true
+and false are truth values and only decimal digits are numbers, and a name may not be given twice.
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -39,7 +40,7 @@ _resolve("bool", "true|false|True|False|TRUE|FALSE", "tTfF")
 _resolve("null", "~|null|Null|NULL|", "~nN")
 _Loader.yaml_implicit_resolvers.setdefault("", []).append(("tag:yaml.org,2002:null", re.compile("$")))
 _resolve("int", "[-+]?(?:0|[1-9][0-9]*)", "-+0123456789")
-_resolve("float", r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", "-+.0123456789")
+_resolve("float", r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", "-+.0123456789")
 
 
 def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
@@ -52,7 +53,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 def read_file(path: str) -> dict[str, Any]:
     """The mapping in the file; an empty file is an empty mapping."""
     try:
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             text = stream.read(FILE_LIMIT + 1)
     except OSError as error:
         raise ConfigError(f"The configuration file {path} cannot be read: {error.strerror}.") from None
@@ -63,7 +64,7 @@ def read_file(path: str) -> dict[str, Any]:
 
 def read_text(text: bytes | str, path: str) -> dict[str, Any]:
     try:
-        found = yaml.load(text, _Loader)
+        found = yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""

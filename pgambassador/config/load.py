@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec.inspect as mi
 
@@ -14,6 +13,9 @@ from pgambassador.config.environment import overlay
 from pgambassador.config.file import read_file
 from pgambassador.config.structs import Config
 from pgambassador.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAIN = "main"  # the name of the cluster that a URL alone makes
 _URL = re.compile(r"(?P<scheme>[a-z]+)://(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#]*)(?P<rest>.*)", re.DOTALL)

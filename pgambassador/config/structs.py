@@ -5,6 +5,8 @@
 3. Whatever may hold a password is a `Secret`.
 """
 
+# ruff: noqa: TC001  msgspec looks the annotations up at run time
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -137,8 +139,8 @@ class Auth(Struct, frozen=True):
     method: Annotated[
         AuthMethod | None,
         Meta(
-            description="trust, scram-sha-256 or md5; left out: scram-sha-256 where there are users, else trust"
-            " (loopback and Unix sockets only)."
+            description="trust, scram-sha-256 or md5; left out: scram-sha-256 where there are users, else"
+            " trust, which is for loopback and Unix sockets only."
         ),
     ] = None
     users: Annotated[

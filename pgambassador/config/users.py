@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pgambassador.config.secret import Secret
-from pgambassador.config.structs import Auth
 from pgambassador.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pgambassador.config.structs import Auth
 
 FILE_LIMIT = 16 << 20
 _LINE = re.compile(r'\s*"((?:[^"]|"")+)"\s+"((?:[^"]|"")*)"(?:\s.*)?')
@@ -20,7 +24,7 @@ def read_users(auth: Auth) -> dict[str, Secret]:
 
 def _read(path: str) -> dict[str, Secret]:
     try:
-        with open(path, encoding="utf-8") as stream:
+        with Path(path).open(encoding="utf-8") as stream:
             text = stream.read(FILE_LIMIT + 1)
     except OSError as error:
         raise ConfigError(f"auth.users_file {path} cannot be read: {error.strerror}.") from None

@@ -34,7 +34,7 @@ Size = Annotated[
 ]
 """Bytes, above zero."""
 
-_NUMBER = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-zµ]*)")
+_NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-zµ]*)")
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "sec": 1.0}
 _SECONDS |= {"min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}

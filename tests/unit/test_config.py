@@ -1,0 +1,476 @@
+"""The configuration: every source, every mistake, and the files in config/ that must stay true."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+from pathlib import Path
+
+import msgspec.inspect as mi
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgambassador.config import Config, ExecCredentials, Pool, Secret, StaticCredentials, load, redact, schema
+from pgambassador.config.address import Address, parse_listen
+from pgambassador.config.build import paths
+from pgambassador.config.file import read_text
+from pgambassador.config.values import octets, seconds
+from pgambassador.errors import ConfigError
+
+CONFIG = Path(__file__).parents[2] / "config"
+HIDDEN = "hunter2"
+URL = f"postgresql://app:{HIDDEN}@db.example/shop"
+MAIN = f"clusters: {{main: {{url: '{URL}'}}}}\n"
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text="", **sources) -> Config:
+        file = tmp_path / "pgambassador.yaml"
+        file.write_text(text, "utf-8")
+        return load(path=str(file), **sources)
+
+    return read
+
+
+def complaint(read, text="", **sources) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read(text, **sources)
+    said = caught.value.sentence()
+    assert HIDDEN not in said
+    assert caught.value.__cause__ is None  # or a traceback would show the value
+    assert "\n" not in said
+    return said
+
+
+def test_a_url_alone_is_enough():
+    config = load(url=URL)
+    assert config.clusters["main"].url.reveal() == URL
+    assert config.pool == Pool()
+    assert config.addresses() == (Address("127.0.0.1", 5432),)
+    assert config.http_address() == Address("127.0.0.1", 9187)
+
+
+def test_nothing_at_all_says_what_to_give():
+    with pytest.raises(ConfigError, match="There is no PostgreSQL to connect to"):
+        load()
+
+
+def test_empty_sections_are_defaults(read):
+    assert read(MAIN + "pool:\nauth:\nquery_log:\n") == load(url=URL)
+
+
+def test_flag_over_environment_over_file_over_default(read):
+    text = MAIN + "pool: {size: 2, min_size: 1, statements: 7}"
+    environ = {"PGAMBASSADOR_POOL__SIZE": "3", "PGAMBASSADOR_POOL__STATEMENTS": "8"}
+    pool = read(text, environ=environ, flags={"pool.size": 4}).pool
+    assert (pool.size, pool.statements, pool.min_size, pool.mode) == (4, 8, 1, "transaction")
+
+
+def test_the_url_of_the_command_line_replaces_that_of_the_file(read):
+    text = "clusters: {shop: {url: postgresql://other/x, pool: {size: 3}}}"
+    config = read(text, url=URL, environ={"UPSTREAM_HOST": "ignored"})
+    assert config.clusters["shop"].url.reveal() == URL
+    assert config.target("any").pool.size == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pool: {siez: 3}", "pool.siez is not an option. Did you mean pool.size?"),
+        ("size: 3", "size is not an option. Did you mean pool.size?"),
+        ("zzz: 3", "zzz is not an option. Known here: auth, clients, clusters,"),
+        (
+            "databases: {a: {clusster: main}}",
+            "databases.a.clusster is not an option. Did you mean databases.a.cluster?",
+        ),
+        ("pool: {size: twenty}", "pool.size must be a whole number from 1 to 10000, not 'twenty'."),
+        ("pool: {size: 0}", "pool.size must be a whole number from 1 to 10000, not 0."),
+        ("pool: {size: '5'}", "pool.size must be a whole number from 1 to 10000, not '5'."),
+        ("pool: {size: true}", "pool.size must be a whole number from 1 to 10000, not true."),
+        ("pool: {mode: statement}", "pool.mode must be one of session, transaction, not 'statement'."),
+        ("pool: {wait_timeout: 0}", "pool.wait_timeout must be a duration such as 250ms"),
+        ("pool: {wait_timeout: 5 parsecs}", "above zero or off, not '5 parsecs'."),
+        ("pool: [1]", "pool must be a mapping (name: value), not a list."),
+        ("pool: {min_size: 21}", "pool.min_size is 21, more than pool.size, which is 20."),
+        ("databases: {a: {pool: {min_size: 21}}}", "databases.a.pool.min_size is 21"),
+        ("query_log: {sample: 2}", "query_log.sample must be a number from 0 to 1, not 2."),
+        ("query_log: {sample: .nan}", "query_log.sample must be a number from 0 to 1, not '.nan'."),
+        ("query_log: {literals: maybe}", "query_log.literals must be true or false, not 'maybe'."),
+        (
+            "clients: {buffer: 5 apples}",
+            "clients.buffer must be a size such as 64KiB or 1MiB, not '5 apples'.",
+        ),
+        ("http: '9187'", "http must be HOST:PORT, not '9187'."),
+        ("listen: []", "listen must not be empty."),
+        ("listen: {a: b}", "listen must be a list, not a mapping."),
+        ("listen: ['*:5432']", "For every interface write 0.0.0.0:5432"),
+        ("listen: ['::1:5432']", "An IPv6 address goes into brackets"),
+        ("listen: ['127.0.0.1:99999']", "listen must be HOST:PORT"),
+        ("listen: ['unix:run']", "listen must be unix: and an absolute directory"),
+        (f"listen: ['unix:/{'x' * 120}']", "too long for the operating system"),
+        ("listen: ['[::1]:5', '[::1]:5']", "listen names [::1]:5 twice"),
+        ("http: 127.0.0.1:5432", "http and listen both name 127.0.0.1:5432"),
+        ("databases: {a: {cluster: mian}}", "names 'mian', which is not a cluster. Did you mean main?"),
+        ("databases: {7: {}}", "databases has a name that is not text: 7."),
+        ("auth: {users: {a: 12345}}", "auth.users.a must be text, not a number (put it into quotes)."),
+        ("auth: {users: hunter2}", "auth.users must be a mapping (name: value), not text."),
+        ("auth: {users: [hunter2]}", "auth.users must be a mapping (name: value), not a list."),
+        ("auth: {method: md5}", "auth.method is md5, but there are no users."),
+        ("auth: {users: {a: ''}}", "The secret of user 'a' is empty"),
+        (f"auth: {{users: {{a: md5{'0' * 32}}}}}", "is an md5 hash, which scram-sha-256 cannot use"),
+        ("auth: {method: md5, users: {a: SCRAM-SHA-256$x}}", "is a SCRAM verifier, which md5 cannot use"),
+        ("auth: {users_file: /nonexistent}", "auth.users_file /nonexistent cannot be read: No such file"),
+        ("listen: ['0.0.0.0:5432']", "0.0.0.0:5432 can be reached from other machines"),
+        ("listen: ['[::]:5432']", "[::]:5432 can be reached from other machines"),
+        (
+            "listen: ['db:5432']\nauth: {method: trust, users: {a: b}}",
+            "db:5432 can be reached from other machines",
+        ),
+        ("x: *hunter2", "is not valid YAML in line 2, column 4: found undefined alias."),
+        ("x: !hunter2 y", "is not valid YAML in line 2, column 4"),
+        ("pool: {size: 1, size: 2}", "line 2, column 17: a name stands here twice."),
+        ("? [a]\n: b", "a name must be text"),
+        ("pool: {size: 1", "is not valid YAML"),
+        ("\x00", "is not valid YAML"),
+        ("- a", "is not valid YAML"),
+    ],
+)
+def test_mistakes_are_one_sentence_with_their_path(read, text, said):
+    assert said in complaint(read, MAIN + text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"clusters: {{main: '{URL}'}}", "clusters.main must be a mapping (name: value), not text."),
+        (f"clusters: {{main: {{url: ['{URL}']}}}}", "clusters.main.url must be text, not a list."),
+        ("clusters: {main: {}}", "clusters.main.url is missing."),
+        (f"clusters: {{main: {{url: 'http://a:{HIDDEN}@h'}}}}", "clusters.main.url: "),
+        (f"clusters: {{main: {{url: 'postgresql://a:{HIDDEN}@h:port/'}}}}", "clusters.main.url: "),
+        (
+            "clusters: {main: {url: x, credentials: {provider: exce}}}",
+            "provider must be one of static, exec, not 'exce'",
+        ),
+        (
+            "clusters: {main: {url: x, credentials: {provider: exec}}}",
+            "clusters.main.credentials.command is missing.",
+        ),
+        (
+            "clusters: {main: {url: x, credentials: {provider: exec, command: []}}}",
+            "command must not be empty",
+        ),
+        (
+            "clusters: {main: {url: x, credentials: {passwrod: hunter2}}}",
+            "Did you mean clusters.main.credentials.password?",
+        ),
+        (f"clusters: {{a: {{url: '{URL}'}}, b: {{url: '{URL}'}}}}", "There are 2 clusters but no databases"),
+        (
+            f"clusters: {{a: {{url: '{URL}'}}, b: {{url: '{URL}'}}}}\ndatabases: {{x: {{}}}}",
+            "databases.x.cluster is missing",
+        ),
+        ("clusters: {main: {url: 'postgresql://u@localhost/x'}}", "where pgambassador itself listens"),
+        (
+            "listen: ['unix:/run']\nclusters: {main: {url: 'postgresql:///x?host=/run'}}",
+            "where pgambassador itself listens",
+        ),
+        ("just text", "must hold names and values"),
+    ],
+)
+def test_mistakes_about_clusters(read, text, said):
+    assert said in complaint(read, text)
+
+
+def test_a_missing_file_is_fatal():
+    with pytest.raises(ConfigError, match=r"/nonexistent\.yaml cannot be read: No such file or directory"):
+        load(path="/nonexistent.yaml")
+
+
+def test_yaml_is_read_by_its_newer_rules():
+    text = (
+        "{a: off, b: no, c: 0777, d: 12:30, e: 2020-01-01, f: 1e-2, g: true, h: ~, i: -5, j: 1.5, k: y, l: }"
+    )
+    words = {"a": "off", "b": "no", "c": "0777", "d": "12:30", "e": "2020-01-01", "k": "y"}
+    assert read_text(text, "f") == words | {"f": 0.01, "g": True, "h": None, "i": -5, "j": 1.5, "l": None}
+
+
+def test_off(read):
+    config = read(MAIN + "http: off\npool: {wait_timeout: off, idle_timeout: false}\nquery_log: {slow: off}")
+    assert config.http_address() is None
+    assert (config.pool.wait_timeout, config.pool.idle_timeout, config.query_log.slow) == (None, None, None)
+    assert read(MAIN + "query_log: {slow: 0}").query_log.slow == 0.0
+
+
+def test_environment_reaches_every_kind_of_option(read):
+    environ = {
+        "PGAMBASSADOR_LISTEN": "127.0.0.1:7000, unix:/run/x",
+        "PGAMBASSADOR_CLUSTERS__DB_1__CREDENTIALS__PROVIDER": "exec",
+        "PGAMBASSADOR_CLUSTERS__DB_1__CREDENTIALS__COMMAND": "/bin/token --for 'a b'",
+        "PGAMBASSADOR_CLUSTERS__DB_1__POOL__WAIT_NOTICE": "off",
+        "PGAMBASSADOR_AUTH__USERS__ALICE": "12345",
+        "PGAMBASSADOR_QUERY_LOG__SAMPLE": "1e-2",
+        "PGAMBASSADOR_QUERY_LOG__ERRORS": "false",
+        "PGAMBASSADOR_CLIENTS__BUFFER": "1MiB",
+        "PGAMBASSADOR_HTTP": "off",
+    }
+    config = read(f"clusters: {{DB-1: {{url: '{URL}'}}}}", environ=environ)
+    assert config.addresses() == (Address("127.0.0.1", 7000), Address("/run/x", 7000))
+    assert config.clusters["DB-1"].credentials == ExecCredentials(command=("/bin/token", "--for", "a b"))
+    assert config.target("any").pool.wait_notice is None
+    assert config.auth.users == {"alice": Secret("12345")}
+    assert (config.query_log.sample, config.query_log.errors) == (0.01, False)
+    assert config.clients.buffer == 1 << 20
+
+
+def test_static_is_the_provider_that_need_not_be_named():
+    environ = {"UPSTREAM_HOST": "db", "PGAMBASSADOR_CLUSTERS__MAIN__CREDENTIALS__PASSWORD": "007"}
+    assert load(environ=environ).clusters["main"].credentials == StaticCredentials(password=Secret("007"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "PGAMBASSADOR_POOL_SIZE",
+            "5",
+            "PGAMBASSADOR_POOL_SIZE is not an option. Did you mean PGAMBASSADOR_POOL__SIZE?",
+        ),
+        (
+            "PGAMBASSADOR_POOL__SIZE",
+            "many",
+            "PGAMBASSADOR_POOL__SIZE must be a whole number from 1 to 10000, not 'many'.",
+        ),
+        (
+            "PGAMBASSADOR_POOL__SIZE",
+            "",
+            "PGAMBASSADOR_POOL__SIZE must be a whole number from 1 to 10000, not empty.",
+        ),
+        (
+            "PGAMBASSADOR_POOL__MODE",
+            "x",
+            "PGAMBASSADOR_POOL__MODE must be one of session, transaction, not 'x'.",
+        ),
+        ("PGAMBASSADOR_LISTEN", "127.0.0.1", "listen must be HOST:PORT"),
+        ("PGAMBASSADOR_CLUSTERS____URL", HIDDEN, "PGAMBASSADOR_CLUSTERS____URL is not an option"),
+        ("PGAMBASSADOR_CLUSTERS__MAIN__CREDENTIALS__COMMAND", "'", "has a quotation mark that is not closed"),
+        ("UPSTREAM_PORT", HIDDEN[:3], "UPSTREAM_PORT must be a port number from 1 to 65535, not 'hun'."),
+    ],
+)
+def test_mistakes_in_the_environment_name_the_variable(read, variable, value, said):
+    environ = {variable: value, "PGAMBASSADOR_CLUSTERS__MAIN__CREDENTIALS__PROVIDER": "exec"}
+    environ.setdefault("PGAMBASSADOR_CLUSTERS__MAIN__CREDENTIALS__COMMAND", "x")
+    assert said in complaint(read, MAIN, environ=environ)
+
+
+def test_what_kubernetes_and_others_set_is_left_alone():
+    environ = dict.fromkeys(
+        [
+            "PGAMBASSADOR_PORT",
+            "PGAMBASSADOR_SERVICE_HOST",
+            "PGAMBASSADOR_SERVICE_PORT_PG",
+            "PGAMBASSADOR_DEBUG",
+        ],
+        "x",
+    )
+    environ |= {"PGAMBASSADOR_PORT_5432_TCP_ADDR": "10.0.0.1", "PGAMBASSADOR_PG_BIN": "/usr", "POOL": "x"}
+    assert load(url=URL, environ=environ) == load(url=URL)
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "result"),
+    [
+        (None, {"UPSTREAM_HOST": "h"}, "postgresql://h/"),
+        (None, {"UPSTREAM_HOST": "h:7,g"}, "postgresql://h:7,g/"),
+        (None, {"UPSTREAM_HOST": "fe80::1", "UPSTREAM_PORT": "7"}, "postgresql://[fe80::1]:7/"),
+        (None, {"UPSTREAM_HOST": "[::2]:8"}, "postgresql://[::2]:8/"),
+        (None, {"UPSTREAM_HOST": "/run/pg"}, "postgresql://%2Frun%2Fpg/"),
+        (
+            "postgresql://a:p@h:1,g:2/d?host=x&sslmode=require",
+            {"UPSTREAM_HOST": "n"},
+            "postgresql://a:p@n/d?sslmode=require",
+        ),
+        ("postgresql://a:p@h:1,g:2/d", {"UPSTREAM_PORT": "9"}, "postgresql://a:p@h:9,g:9/d"),
+        ("postgresql://h/d?port=3", {"UPSTREAM_HOST": "n"}, "postgresql://n/d"),
+    ],
+)
+def test_short_names_give_the_address(read, url, environ, result):
+    config = read(f"clusters: {{main: {{url: '{url}'}}}}" if url else "", environ=environ)
+    assert config.clusters["main"].url.reveal() == result
+
+
+def test_short_names_need_one_cluster(read):
+    two = f"clusters: {{a: {{url: '{URL}'}}, b: {{url: '{URL}'}}}}\ndatabases: {{x: {{cluster: a}}}}"
+    assert "cannot be told to one of 2 clusters" in complaint(read, two, environ={"UPSTREAM_HOST": "h"})
+    assert "cannot be told to one of 2 clusters" in complaint(read, two, url=URL)
+    assert "no host" in complaint(read, "", environ={"UPSTREAM_PORT": "5"})
+
+
+def test_where_a_database_name_leads(read):
+    two = f"""
+pool: {{size: 5, min_size: 1}}
+clusters: {{a: {{url: '{URL}', pool: {{size: 6, wait_timeout: off}}}}, b: {{url: '{URL}'}}}}
+databases: {{x: {{cluster: a, database: y, pool: {{min_size: 2}}}}, z: {{cluster: b}}}}"""
+    config = read(two)
+    target = config.target("x")
+    assert (target.cluster, target.database) == ("a", "y")
+    assert (target.pool.size, target.pool.min_size, target.pool.wait_timeout) == (6, 2, None)
+    assert config.target("z").pool == config.pool
+    assert config.target("other") is None
+    assert load(url=URL).target("any").database == "any"
+
+
+def test_unix_sockets_share_the_port_of_the_first_tcp_address():
+    assert parse_listen(("unix:/run/a/", "[::1]:6000", "127.0.0.1:7000"))[0].path == "/run/a/.s.PGSQL.6000"
+    assert parse_listen(("unix:/run",))[0].path == "/run/.s.PGSQL.5432"
+    local = [
+        address.is_local
+        for address in parse_listen(("127.8.8.8:1", "localhost:1", "unix:/x", "[::1]:1", "10.0.0.1:1"))
+    ]
+    assert local == [True, True, True, True, False]
+
+
+def test_users_of_the_file_and_of_the_configuration(read, tmp_path):
+    file = tmp_path / "users.txt"
+    file.write_text('; comment\n\n"alice" "one"\n"b""ob" "tw""o" ignored\n"carol" "SCRAM-SHA-256$x"\n')
+    config = read(MAIN + f"listen: ['0.0.0.0:5432']\nauth: {{users_file: {file}, users: {{alice: two}}}}")
+    from pgambassador.config import read_users
+
+    assert {n: s.reveal() for n, s in read_users(config.auth).items()} == {
+        "alice": "two",
+        'b"ob': 'tw"o',
+        "carol": "SCRAM-SHA-256$x",
+    }
+    assert config.auth.effective_method == "scram-sha-256"
+    file.write_text(f'"alice" "one"\nbob {HIDDEN}\n')
+    assert 'users.txt line 2 is not of the form "user" "secret"' in complaint(
+        read, MAIN + f"auth: {{users_file: {file}}}"
+    )
+
+
+def test_secrets_are_never_shown(read):
+    text = f"""
+clusters:
+  main: {{url: '{URL}', credentials: {{password: {HIDDEN}}}}}
+auth: {{users: {{alice: {HIDDEN}}}}}"""
+    config = read(text)
+    for shown in (repr(config), str(config), f"{config.clusters} {config.auth.users['alice']!s:>20}"):
+        assert HIDDEN not in shown
+    with pytest.raises(TypeError):
+        json.dumps(config.clusters["main"].url)
+    with pytest.raises(TypeError):
+        pickle.dumps(config)
+    assert config == read(text)
+    assert config != read(text.replace(f"alice: {HIDDEN}", "alice: other"))
+    assert copy.copy(config) == config
+
+
+@given(st.text(alphabet="ab:/@?&=%'*!#{}[] \n-", max_size=40))
+def test_no_mistake_shows_the_value_of_a_secret(noise):
+    """Whatever stands around a secret, wrongly quoted or cut, it does not get into the error."""
+    for text in (f"a: {noise}{HIDDEN}{noise}", f"clusters: {{main: {{url: {noise}{HIDDEN}}}}}"):
+        try:
+            tree = read_text(text, "f.yaml")
+        except ConfigError as error:
+            assert HIDDEN not in error.sentence()
+        else:
+            assert isinstance(tree, dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"bad postgresql://a:{HIDDEN}@h/x?y", "bad postgresql://a:***@h/x?y"),
+        (f"postgresql://a:{HIDDEN}/{HIDDEN}@h:5/x", "postgresql://a:***@h:5/x"),
+        (f"postgresql://h/x?password={HIDDEN}&sslmode=a", "postgresql://h/x?password=***&sslmode=a"),
+        (f"host=a PASSWORD = {HIDDEN} user=b", "host=a PASSWORD = *** user=b"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_redact(text, shown):
+    assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("250ms", 0.25),
+        ("5s", 5),
+        ("10min", 600),
+        ("1.5 h", 5400),
+        ("1d", 86400),
+        (3, 3),
+        (0.5, 0.5),
+        ("7", 7),
+        ("3us", 3e-6),
+    ],
+)
+def test_durations(text, value):
+    assert seconds(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("64KiB", 65536), ("1.5MiB", 1572864), (17, 17), ("2 gb", 2 << 30), ("9", 9)]
+)
+def test_sizes(text, value):
+    assert octets(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", -1, "s", "1e9", "٣s", None, True, [], "1 fortnight", float("nan"), "9" * 400, "1.s"]
+)
+def test_what_is_neither(text):
+    assert seconds(text) is None
+    assert octets(text) is None
+
+
+def test_the_schema_is_current():
+    assert (CONFIG / "schema.json").read_text("utf-8") == schema.text(), (
+        "run: python -m pgambassador.config.schema"
+    )
+
+
+def test_the_minimal_file_loads():
+    config = load(path=str(CONFIG / "minimal.yaml"))
+    assert load(url="postgresql://x/").pool == config.pool
+
+
+def test_the_reference_holds_every_default():
+    config = load(path=str(CONFIG / "reference.yaml"))
+    default = load(url=config.clusters["main"].url.reveal())
+    assert config == default
+    written = read_text((CONFIG / "reference.yaml").read_text("utf-8"), "reference.yaml")
+    shown = _leaves(written)
+    for path in paths(mi.type_info(Config)):
+        plain = "*" not in path and path not in ("auth.method", "auth.users_file")
+        assert not plain or path in shown, f"{path} is missing from config/reference.yaml"
+
+
+def test_the_examples_in_the_reference_are_valid(read):
+    text = (CONFIG / "reference.yaml").read_text("utf-8")
+    text = re.sub(r"pool: \{\}|databases: \{\}", lambda found: found[0].removesuffix(" {}"), text)
+    first, second = (re.sub(r"(?m)^(\s*)#: ", r"\1", _without(text, n)) for n in (1, 0))
+    for each, kind in ((first, StaticCredentials), (second, ExecCredentials)):
+        config = read(re.sub(r"(?m)^\s*users_file:.*$", "", each).replace("users: {}", "users: {a: b}"))
+        assert isinstance(config.clusters["main"].credentials, kind)
+        assert config.target("shop").database == "shop_production"
+    shown = _leaves(read_text(re.sub(r"(?m)^(\s*)#: ", r"\1", _without(text, 0)), "f"))
+    shown |= _leaves(read_text(re.sub(r"(?m)^(\s*)#: ", r"\1", _without(text, 1)), "f"))
+    for path in paths(mi.type_info(Config)):
+        wanted = path.replace("clusters.*", "clusters.main").replace("databases.*", "databases.shop")
+        assert wanted in shown or path == "auth.users.*", f"{path} is missing from config/reference.yaml"
+
+
+def _without(text: str, number: int) -> str:
+    """The reference without one of the two alternatives for `credentials`."""
+    blocks = list(re.finditer(r"    #: credentials:\n(?:    #:   .*\n)+?(?=    #: credentials|\n)", text))
+    assert len(blocks) == 2
+    return text[: blocks[number].start()] + text[blocks[number].end() :]
+
+
+def _leaves(tree: object, path: str = "") -> set[str]:
+    if not isinstance(tree, dict) or not tree:
+        return {path}
+    return {leaf for name, value in tree.items() for leaf in _leaves(value, f"{path}.{name}".lstrip("."))}

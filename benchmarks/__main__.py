@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import machine
 from benchmarks.local import BenchmarkError, allow_many_files
 from benchmarks.picture import draw
 from benchmarks.postgres import Postgres
 from benchmarks.report import Report
-from benchmarks.results import Results
 from benchmarks.rounds import Rounds
 from benchmarks.scenarios import Bench, scenarios
 from benchmarks.servers import DIRECT, POOL_SIZE, Target, find_targets
 from benchmarks.targets import OURS
+
+if TYPE_CHECKING:
+    from benchmarks.results import Results
 
 RESULTS = Path(__file__).parent / "results"
 SCALE = 10  # a million rows of pgbench_accounts, 150 MB
@@ -75,7 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
     loads = scenarios(prepared_in_transactions=all(target.prepared_in_transactions for target in targets))
     if arguments.only:
         loads = [load for load in loads if load.name.startswith(tuple(arguments.only))]
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=memory) as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o711)
@@ -89,25 +91,23 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace, results: Results, targets: list[Target], server: str) -> None:
-    today = datetime.date.today().isoformat()
+    today = datetime.datetime.now().astimezone().date().isoformat()
     names = [target.name for target in targets]
     bouncer = next((name for name in names if name not in (DIRECT, OURS)), None)
     facts = [*machine.describe(), server, *(f"{target.name}: {target.version}" for target in targets)]
-    intro = [
-        f"# Side by side, {today}",
+    how = (
         f"{arguments.rounds} rounds, {arguments.seconds:g} s for each load; medians. {POOL_SIZE} server "
         "connections, verified TLS to PostgreSQL, plain text to the clients, everything on one machine. "
         "**Read ratios**: they hold within this run; absolute numbers belong to this machine and this hour. "
-        "In brackets: the smallest and largest ratio of single rounds.",
-        "\n".join(f"- {fact}" for fact in facts),
-    ]
+        "In brackets: the smallest and largest ratio of single rounds."
+    )
+    title = f"Side by side, {today}"
+    intro = [f"# {title}", how, "\n".join(f"- {fact}" for fact in facts)]
     sections = list(Report(results, names).sections())
     if arguments.output and bouncer:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        bars = [name for name in (OURS, DIRECT, *names) if name in names and name != bouncer]
-        (arguments.output / f"{today}.svg").write_text(
-            draw(results, list(dict.fromkeys(bars))[:3], bouncer, intro[0][2:])
-        )
+        bars = sorted((name for name in names if name != bouncer), key=lambda name: name != OURS)
+        (arguments.output / f"{today}.svg").write_text(draw(results, bars, bouncer, title))
         intro.append(f"![Ratios to {bouncer}]({today}.svg)")
     text = "\n\n".join([*intro, *sections, ""])
     print(text)

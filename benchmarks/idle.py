@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from benchmarks.local import BenchmarkError
 from benchmarks.postgres import DATABASE, USER
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _AT_ONCE = 50
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
-from benchmarks.results import Results
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.results import Results
 
 PANELS = (
     ("tps", "Throughput", "longer is better"),
@@ -15,6 +18,8 @@ PANELS = (
 COLOURS = ("#2f6fde", "#b9c0ca", "#e0a458")
 _LABELS, _PANEL, _GAP, _BAR, _TOP, _MARGIN = 110, 270, 30, 11, 76, 16
 _LINE = 'stroke="#c2410c" stroke-width="1.5" stroke-dasharray="4 3"'
+_FONT = 'font-family="system-ui, sans-serif" font-size="12" fill="#1f2733"'
+_HALO = 'stroke="#ffffff" stroke-width="3" paint-order="stroke"'
 _LIMIT = 3.0  # longer bars are cut, and carry their number all the same
 
 
@@ -25,8 +30,7 @@ def draw(results: Results, names: Sequence[str], bouncer: str, title: str) -> st
     height = _TOP + step * len(loads) + 44
     width = _MARGIN * 2 + _LABELS + (_PANEL + _GAP) * len(PANELS)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="system-ui, sans-serif" font-size="12" fill="#1f2733">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {_FONT}>',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         _text(_MARGIN, 24, title, 'font-size="15" font-weight="600"'),
         *_legend(names, bouncer, height - 16),
@@ -40,23 +44,27 @@ def draw(results: Results, names: Sequence[str], bouncer: str, title: str) -> st
         ratios = [[results.ratio(load, name, bouncer, metric) for name in names] for load in loads]
         largest = min(_LIMIT, max([1.3, *(r.value for row in ratios for r in row if r)]))
         scale = (_PANEL - 34) / largest
+        x, bottom = left + scale, _TOP + step * len(loads)
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 6}" y2="{bottom}" {_LINE}/>')
         for row, pair in enumerate(ratios):
             for bar, ratio in enumerate(pair):
                 if ratio:
                     y = _TOP + step * row + _BAR * bar
                     parts.extend(
-                        _draw_bar(left, y, min(ratio.value, largest) * scale, ratio.value, COLOURS[bar])
+                        _draw_bar(
+                            left,
+                            y,
+                            min(ratio.value, largest) * scale,
+                            ratio.value,
+                            COLOURS[bar % len(COLOURS)],
+                        )
                     )
-        x = left + scale
-        parts.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 6}" y2="{_TOP + step * len(loads)}" {_LINE}/>'
-        )
     return "\n".join([*parts, "</svg>\n"])
 
 
 def _draw_bar(left: float, y: float, length: float, value: float, colour: str) -> Iterator[str]:
     yield f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{_BAR - 1}" rx="1.5" fill="{colour}"/>'
-    yield _text(left + length + 4, y + _BAR - 2, f"{value:.2f}", 'font-size="10" fill="#4a5462"')
+    yield _text(left + length + 4, y + _BAR - 2, f"{value:.2f}", f'font-size="10" fill="#4a5462" {_HALO}')
 
 
 def _legend(names: Sequence[str], bouncer: str, y: float) -> Iterator[str]:

@@ -91,8 +91,10 @@ class Postgres:
         password = folder / "password"
         password.write_text(PASSWORD)
         subprocess.run(
-            [str(self.bin / "initdb"), "-D", str(self._data), "-U", USER, "--auth=scram-sha-256", "--no-sync"]
-            + ["--encoding=UTF8", "--locale=C", f"--pwfile={password}"],
+            [
+                *(str(self.bin / "initdb"), "-D", str(self._data), "-U", USER, f"--pwfile={password}"),
+                *("--auth=scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"),
+            ],
             check=True,
             stdout=subprocess.DEVNULL,
             user=unprivileged_user(),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from benchmarks.results import Results
 from benchmarks.servers import DIRECT
 from benchmarks.targets import OURS, verdicts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from benchmarks.results import Results
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
-from benchmarks.scenarios import Numbers
+if TYPE_CHECKING:
+    from benchmarks.scenarios import Numbers
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from benchmarks.results import Results
 from benchmarks.scenarios import Bench, Scenario, warm_up
 from benchmarks.servers import DIRECT, Flavour, Running, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Rounds:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import procfs
 from benchmarks.idle import IdleClients
 from benchmarks.local import BenchmarkError
-from benchmarks.postgres import Postgres
 from benchmarks.servers import DEFAULT, LOGIN, POOL_SIZE, SESSION, Flavour, Running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from benchmarks.postgres import Postgres
 
 CLIENTS = (1, 16, 64)
 COPY_ROWS = 1_048_576

@@ -15,11 +15,13 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from benchmarks.local import BenchmarkError, Program, free_port, give
 from benchmarks.postgres import DATABASE, PASSWORD, USER, Postgres
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DIRECT = "direct"
 POOL_SIZE = 20

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from benchmarks.results import Ratio, Results
 from benchmarks.servers import DIRECT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.results import Ratio, Results
 
 OURS = "pgambassador"
 

@@ -1,0 +1,78 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgambassador.protocol.options import read_options, split_words
+
+
+@pytest.mark.parametrize(
+    "options, settings",
+    [
+        ("", {}),
+        ("   ", {}),
+        ("-c statement_timeout=1234", {"statement_timeout": "1234"}),
+        ("-cstatement_timeout=1234", {"statement_timeout": "1234"}),
+        ("--statement_timeout=1234", {"statement_timeout": "1234"}),
+        ("--statement-timeout=1234", {"statement_timeout": "1234"}),
+        ("-c statement-timeout=1-2", {"statement_timeout": "1-2"}),
+        (
+            r"-c statement_timeout=1234 -c search_path=a\ b",
+            {"statement_timeout": "1234", "search_path": "a b"},
+        ),
+        (r"-c search_path=\"a\",\ b\\c", {"search_path": '"a", b\\c'}),
+        ("-c a=1 -c a=2", {"a": "2"}),
+        ("-c a=b=c", {"a": "b=c"}),
+        ("-c a=", {"a": ""}),
+        ("\t-c\n a=1\v--b=2\f\r", {"a": "1", "b": "2"}),
+        ("-c my.setting=x", {"my.setting": "x"}),
+        ("-c a=ä", {"a": "ä"}),
+    ],
+)
+def test_settings(options: str, settings: dict[str, str]) -> None:
+    assert read_options(options) == (settings, [])
+
+
+@pytest.mark.parametrize(
+    "options, settings, unparsed",
+    [
+        ("-f s -c a=1", {"a": "1"}, ["-f", "s"]),
+        ("-c", {}, ["-c"]),
+        ("-c a", {}, ["-c", "a"]),
+        ("-c =1", {}, ["-c", "=1"]),
+        ("-ca", {}, ["-ca"]),
+        ("--a", {}, ["--a"]),
+        ("--", {}, ["--"]),
+        ("--=1", {}, ["--=1"]),
+        ("a=1", {}, ["a=1"]),
+        ("-e -S 512", {}, ["-e", "-S", "512"]),
+    ],
+)
+def test_the_rest_is_for_the_caller(options: str, settings: dict[str, str], unparsed: list[str]) -> None:
+    assert read_options(options) == (settings, unparsed)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (r"a\ b c", ["a b", "c"]),
+        (r"\\", ["\\"]),
+        ("\\", [""]),
+        (r"\a\b", ["ab"]),
+        (r"a\ ", ["a "]),
+        ("a\u00a0b", ["a\u00a0b"]),
+    ],
+)
+def test_words(options: str, words: list[str]) -> None:
+    assert split_words(options) == words
+
+
+@given(st.lists(st.text(min_size=1, max_size=10), max_size=5))
+def test_escaped_words_come_out_again(words: list[str]) -> None:
+    escaped = ["".join("\\" + each if each in " \t\n\v\f\r\\" else each for each in word) for word in words]
+    assert split_words("  ".join(escaped)) == words
+
+
+@given(st.text(alphabet="-c =a\\ \n", max_size=40))
+def test_nothing_is_lost(options: str) -> None:
+    settings, unparsed = read_options(options)
+    assert all(settings) and len(settings) + len(unparsed) <= len(split_words(options))

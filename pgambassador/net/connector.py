@@ -1,0 +1,299 @@
+"""Opening a connection to a cluster: the first of its servers that lets us in and is what was asked for.
+
+1. Hosts are tried in the order of the URL, the addresses of each in the resolver's order. Each has an equal
+   share of the time that is left, so that a silent one does not cost the others their turn.
+2. As in libpq, a server that refuses a login ends the search, unless it only says that it cannot serve now.
+   Its error is raised as it came. Everything else is collected into one Unreachable.
+3. A connection that is not handed out is closed, whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+from pgambassador.auth import binding
+from pgambassador.cluster.role import mismatch
+from pgambassador.cluster.upstream import Endpoint, Upstream
+from pgambassador.errors import AmbassadorError, ProtocolViolation, ServerRefused, Unreachable
+from pgambassador.net import tls
+from pgambassador.net.conversation import Conversation
+from pgambassador.net.transport import Address, Transport, open_transport, resolve
+from pgambassador.protocol.startup import Channel, upstream_login
+from pgambassador.wire import build
+
+# admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections: another host may do better.
+_NOT_NOW = frozenset(("57P01", "57P02", "57P03", "53300"))
+# What a server answers if its pg_hba.conf has no line for a connection with TLS, or for one without.
+_NO_ENTRY = "28000"
+# Seconds for asking a server whose certificate has the wrong names which names it has.
+_NAMES_TIMEOUT = 2.0
+
+
+@dataclass(slots=True)
+class Link:
+    """A connection that is logged in; its socket and its TLS are the relay's from here on."""
+
+    sock: socket.socket
+    tls: ssl.SSLObject | None
+    incoming: ssl.MemoryBIO | None
+    outgoing: ssl.MemoryBIO | None
+    peer: Address
+    pid: int
+    key: bytes = field(repr=False)
+    parameters: dict[str, str] = field(repr=False)
+    leftover: bytes = field(default=b"", repr=False)
+    """What the server has sent after the login's ReadyForQuery, decrypted; nearly always empty."""
+
+    @property
+    def address(self) -> str:
+        """As in "10.0.0.1:5432", for logs."""
+        return str(self.peer)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.peer.endpoint
+
+    @property
+    def tls_version(self) -> str | None:
+        return self.tls.version() if self.tls is not None else None
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+async def connect(
+    upstream: Upstream,
+    secret: bytes | None,
+    *,
+    database: str,
+    user: str,
+    params: Mapping[str, str] | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109  the search divides it
+) -> Link:
+    """A new connection, or Unreachable, or the server's own refusal. `params` win over those of the URL."""
+    search = _Search(upstream, secret, user, {**upstream.params, **(params or {}), "database": database})
+    return await search.run(timeout if timeout is not None else upstream.connect_timeout)
+
+
+async def send_cancel(
+    upstream: Upstream,
+    link: Link,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109  the default is the upstream's
+) -> None:
+    """Ask the server to cancel what a connection is doing, at the same address and over TLS if it had TLS.
+
+    Returns once the server has taken note, which it says by closing ("Canceling Requests in Progress").
+    """
+    if not link.key:
+        raise Unreachable(f"{link.address} gave no key to cancel with", hint="Wait for the query to end.")
+    seconds = timeout if timeout is not None else upstream.connect_timeout
+    try:
+        async with asyncio.timeout(seconds):
+            transport = await open_transport(upstream, link.peer)
+            try:
+                if link.tls is not None:
+                    await _secure(upstream, transport)
+                await transport.send(build.cancel_request(link.pid, link.key))
+                with contextlib.suppress(Unreachable, ssl.SSLError):
+                    await transport.receive()
+            finally:
+                transport.close()
+    except TimeoutError:
+        error = Unreachable(f"no answer within {seconds:.3g} s", hint="Check the network on the way there.")
+        raise _sum_up("send a cancel request to", [(link.address, error)]) from None
+    except Unreachable as error:
+        raise _sum_up("send a cancel request to", [(link.address, error)]) from None
+
+
+class _NoTls(Unreachable):
+    """TLS did not come about, which `prefer` puts up with."""
+
+
+class _Search:
+    """One walk through the hosts of an upstream."""
+
+    def __init__(self, upstream: Upstream, secret: bytes | None, user: str, params: dict[str, str]) -> None:
+        self._upstream = upstream
+        self._secret = secret
+        self._user = user
+        self._params = params
+        self._failures: list[tuple[str, AmbassadorError]] = []
+        self._second_choice: Link | None = None
+        self._step = ""
+
+    async def run(self, seconds: float) -> Link:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        endpoints = self._upstream.endpoints
+        with contextlib.ExitStack() as unwanted:
+            for index, endpoint in enumerate(endpoints):
+                share = (end - loop.time()) / (len(endpoints) - index)
+                link = await self._try_host(endpoint, loop.time() + share)
+                if link is None:
+                    continue
+                if link is not self._second_choice:
+                    return link
+                unwanted.callback(link.close)
+            if self._second_choice is not None:
+                unwanted.pop_all()
+                return self._second_choice
+        if len(self._failures) == 1 and isinstance(self._failures[0][1], ServerRefused):
+            raise self._failures[0][1]
+        raise _sum_up("connect to", self._failures)
+
+    async def _try_host(self, endpoint: Endpoint, end: float) -> Link | None:
+        loop = asyncio.get_running_loop()
+        addresses: list[Address] = []
+        self._step = "to the question for its address"
+        async with self._attempt(str(endpoint), end - loop.time()):
+            addresses = await resolve(endpoint)
+        for index, address in enumerate(addresses):
+            link = None
+            async with self._attempt(address.named, (end - loop.time()) / (len(addresses) - index)):
+                link = await self._try_address(address)
+            if link is not None:
+                return link
+        return None
+
+    @contextlib.asynccontextmanager
+    async def _attempt(self, where: str, seconds: float) -> AsyncIterator[None]:
+        """Something that may fail or take too long without ending the search."""
+        seconds = max(seconds, 0.0)
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            error = Unreachable(
+                f"no answer {self._step} within {seconds:.3g} s",
+                hint="Check the network and its firewalls, or raise connect_timeout.",
+            )
+            self._failures.append((where, error))
+        except (ProtocolViolation, Unreachable) as failure:
+            self._failures.append((where, failure))
+        except ServerRefused as refusal:
+            if refusal.sqlstate not in _NOT_NOW:
+                raise
+            self._failures.append((where, refusal))
+
+    async def _try_address(self, address: Address) -> Link:
+        first, *second = self._ways(address)
+        try:
+            return await self._open(address, encrypted=first)
+        except _NoTls:
+            if not second:
+                raise
+        except ServerRefused as refusal:
+            if not second or refusal.sqlstate != _NO_ENTRY:
+                raise
+        return await self._open(address, encrypted=second[0])
+
+    def _ways(self, address: Address) -> tuple[bool, ...]:
+        """With TLS or without, in the order to try ("SSL Mode Descriptions")."""
+        if address.family == socket.AF_UNIX:
+            return (False,)
+        return {"disable": (False,), "allow": (False, True), "prefer": (True, False)}.get(
+            self._upstream.sslmode, (True,)
+        )
+
+    async def _open(self, address: Address, *, encrypted: bool) -> Link:
+        self._step = "to the connection attempt"
+        transport = await open_transport(self._upstream, address)
+        try:
+            if encrypted:
+                self._step = "to the request for TLS"
+                await _secure(self._upstream, transport)
+            self._step = "to the login"
+            try:
+                return await self._log_in(transport)
+            except ssl.SSLError as error:
+                # With TLS 1.3 a server judges the client's certificate only now.
+                raise tls.explain(error, self._upstream, address.endpoint) from None
+        except BaseException:
+            transport.close()
+            raise
+
+    async def _log_in(self, transport: Transport) -> Link:
+        conversation = Conversation(transport)
+        dialogue = upstream_login(
+            self._params, self._secret, user=self._user, channel=self._channel(transport)
+        )
+        if self._upstream.channel_binding == "require" and transport.address.family != socket.AF_UNIX:
+            dialogue = binding.insist(dialogue)
+        login = await conversation.hold(dialogue)
+        wanted = self._upstream.target_session_attrs
+        objection = await conversation.hold(mismatch(wanted, login.parameters))
+        link = Link(
+            sock=transport.sock,
+            tls=transport.tls,
+            incoming=transport.incoming,
+            outgoing=transport.outgoing,
+            peer=transport.address,
+            pid=login.pid,
+            key=login.key,
+            parameters=login.parameters,
+            leftover=conversation.remainder(),
+        )
+        if objection is None:
+            return link
+        if wanted == "prefer-standby" and self._second_choice is None:
+            self._second_choice = link
+            return link
+        await transport.send(build.TERMINATE)
+        raise Unreachable(objection, hint=f"The URL asks for target_session_attrs={wanted}.")
+
+    def _channel(self, transport: Transport) -> Channel:
+        if transport.tls is None:
+            return Channel(local=transport.address.family == socket.AF_UNIX)
+        certificate = transport.tls.getpeercert(binary_form=True)
+        binds = certificate is not None and self._upstream.channel_binding != "disable"
+        return Channel(
+            encrypted=True,
+            verified=self._upstream.checks_certificate,
+            binding=binding.server_end_point(certificate) if binds and certificate else None,
+        )
+
+
+async def _secure(upstream: Upstream, transport: Transport) -> None:
+    """TLS on a fresh connection, or _NoTls with the reason why not."""
+    endpoint = transport.address.endpoint
+    try:
+        if upstream.sslnegotiation == "postgres" and not await transport.request_tls():
+            raise Unreachable(
+                "it does not offer TLS",
+                hint="Turn on ssl in its postgresql.conf; sslmode=disable only if the network is trusted.",
+            )
+        await transport.start_tls(upstream)
+    except ssl.SSLError as error:
+        names = await _names(upstream, transport.address) if tls.is_about_name(error) else []
+        failure = tls.explain(error, upstream, endpoint, names)
+        raise _NoTls(failure.message, hint=failure.hint) from None
+    except Unreachable as failure:
+        raise _NoTls(failure.message, hint=failure.hint) from None
+
+
+async def _names(upstream: Upstream, address: Address) -> list[str]:
+    """The names in a server's certificate: after a failed handshake they are gone, so this takes another."""
+    with contextlib.suppress(Unreachable, ssl.SSLError, TimeoutError):
+        async with asyncio.timeout(_NAMES_TIMEOUT):
+            transport = await open_transport(upstream, address)
+            with contextlib.closing(transport):
+                if upstream.sslnegotiation == "direct" or await transport.request_tls():
+                    await transport.start_tls(upstream, check_name=False)
+                    return tls.names((transport.tls and transport.tls.getpeercert()) or {})
+    return []
+
+
+def _sum_up(what: str, failures: list[tuple[str, AmbassadorError]]) -> Unreachable:
+    """One sentence about all that was tried; those that failed alike are named together."""
+    alike: dict[str, list[str]] = {}
+    for where, error in failures:
+        alike.setdefault(error.message, []).append(where)
+    causes = "; ".join(f"{' and '.join(places)}: {cause}" for cause, places in alike.items())
+    hints = dict.fromkeys(error.hint for _, error in failures if error.hint)
+    return Unreachable(f"could not {what} {causes}", hint=" ".join(hints) or None)

@@ -1,0 +1,50 @@
+"""A dialogue held over a transport: sends what it yields, resumes it with the frames that come back."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pgambassador.errors import Unreachable
+from pgambassador.net.transport import Transport
+from pgambassador.protocol.startup import MAX_LOGIN_FRAME
+from pgambassador.wire.frames import Dialogue, Frame, take_frame
+
+T = TypeVar("T")
+
+
+class Conversation:
+    """Several dialogues one after the other; what was received and not yet used is kept between them."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._received = bytearray()
+
+    async def hold(self, dialogue: Dialogue[T]) -> T:
+        try:
+            data = next(dialogue)
+            while True:
+                if data:
+                    await self._transport.send(data)
+                data = dialogue.send(await self._frame())
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def remainder(self) -> bytes:
+        """What the server has said beyond the last frame."""
+        rest = bytes(self._received) + self._transport.remainder()
+        self._received.clear()
+        return rest
+
+    async def _frame(self) -> Frame:
+        while True:
+            frame = take_frame(self._received, 4 + MAX_LOGIN_FRAME)
+            if frame is not None:
+                return frame
+            data = await self._transport.receive()
+            if not data:
+                raise Unreachable(
+                    "it closed the connection during the login",
+                    hint="Look into the server's log for the reason.",
+                )
+            self._received += data

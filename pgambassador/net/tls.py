@@ -1,0 +1,227 @@
+"""TLS towards a server: the context that an Upstream asks for, and sentences for what can go wrong with it.
+
+1. Contexts are shared: a CA bundle is parsed once, not once a connection. A context is built anew when one of
+   its files has changed, so that renewed certificates need no reload.
+2. OpenSSL decides about certificates. Here is only said what it decided, in words that name the remedy.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pgambassador.cluster.upstream import SYSTEM, Endpoint, Upstream
+from pgambassador.errors import ConfigError, Unreachable
+
+ALPN = "postgresql"
+
+_MINIMUM = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+_Stamp = tuple[int, int, int]
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h, which the ssl module does not name.
+_EXPIRED, _NOT_YET_VALID, _REVOKED = 10, 9, 23
+_NAME_MISMATCH = frozenset((62, 64))
+_SELF_SIGNED = frozenset((18, 19))
+_UNKNOWN_ISSUER = frozenset((2, 20, 21))
+
+
+def context(upstream: Upstream, *, check_name: bool = True) -> ssl.SSLContext:
+    """The context for connections to this upstream; ConfigError if its files are of no use."""
+    rootcert = None if upstream.sslrootcert == SYSTEM else upstream.sslrootcert
+    return _context(
+        upstream.checks_certificate,
+        upstream.checks_name and check_name,
+        upstream.ssl_min_protocol_version,
+        (rootcert, _stamp(rootcert, "sslrootcert")),
+        (upstream.sslcert, _stamp(upstream.sslcert, "sslcert")),
+        (upstream.sslkey, _stamp(upstream.sslkey, "sslkey")),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _context(
+    checks_certificate: bool,
+    checks_name: bool,
+    minimum: str,
+    rootcert: tuple[str | None, _Stamp],
+    cert: tuple[str | None, _Stamp],
+    key: tuple[str | None, _Stamp],
+) -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.check_hostname = checks_name
+    made.verify_mode = ssl.CERT_REQUIRED if checks_certificate else ssl.CERT_NONE
+    made.minimum_version = _MINIMUM[minimum]
+    # PostgreSQL never renegotiates; without it a write never has to wait for a read.
+    made.options |= ssl.OP_NO_RENEGOTIATION
+    # Also without direct negotiation: a server that knows ALPN checks it, an older one ignores it.
+    made.set_alpn_protocols([ALPN])
+    if rootcert[0] is not None:
+        _load_ca(made, rootcert[0])
+    elif checks_certificate:
+        made.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if cert[0] is not None:
+        _load_cert(made, cert[0], key[0])
+    return made
+
+
+def _stamp(path: str | None, what: str) -> _Stamp:
+    """What tells one version of a file from the next."""
+    if path is None:
+        return 0, 0, 0
+    try:
+        with Path(path).open("rb") as file:
+            found = os.fstat(file.fileno())
+    except OSError as error:
+        reason = (error.strerror or "unknown error").lower()
+        raise ConfigError(
+            f"The {what} file {path} cannot be read: {reason}.", hint="Correct the path or its permissions."
+        ) from None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _load_ca(made: ssl.SSLContext, path: str) -> None:
+    try:
+        made.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise ConfigError(
+            f"The sslrootcert file {path} holds no certificate in PEM form.",
+            hint='A CA certificate begins with "-----BEGIN CERTIFICATE-----".',
+        ) from None
+
+
+class _Encrypted(Exception):
+    pass
+
+
+def _ask_for_passphrase() -> str:
+    # Without a callback OpenSSL would ask on the terminal.
+    raise _Encrypted
+
+
+def _load_cert(made: ssl.SSLContext, cert: str, key: str | None) -> None:
+    where = f"The sslkey file {key}" if key else f"The sslcert file {cert}"
+    try:
+        made.load_cert_chain(cert, key, password=_ask_for_passphrase)
+    except _Encrypted:
+        raise ConfigError(
+            f"{where} holds an encrypted key, and there is nobody to ask for its passphrase.",
+            hint="Decrypt it with: openssl pkey -in KEY -out NEW_KEY",
+        ) from None
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            sentence = f"{where} holds a key that does not belong to the certificate in {cert}."
+            hint = "Name the key that the certificate was made for."
+        elif key is None:
+            sentence = f"The sslcert file {cert} does not hold both a certificate and its key in PEM form."
+            hint = "Name the key with sslkey=FILE."
+        else:
+            sentence = (
+                f"The files sslcert {cert} and sslkey {key} are not a certificate and a key in PEM form."
+            )
+            hint = "Give the certificate (its chain after it) as sslcert and the private key as sslkey."
+        raise ConfigError(sentence, hint=hint) from None
+
+
+def server_name(upstream: Upstream, endpoint: Endpoint) -> str | None:
+    """The name for SNI and for the check of the certificate; the ssl module keeps IP addresses out of SNI."""
+    return endpoint.host if upstream.sslsni or upstream.checks_name else None
+
+
+def names(certificate: Mapping[str, Any]) -> list[str]:
+    """What a verified certificate (`getpeercert`) vouches for; the common name only if nothing else."""
+    alternatives = [str(value) for _, value in certificate.get("subjectAltName", ())]
+    if alternatives:
+        return alternatives
+    return [str(v) for part in certificate.get("subject", ()) for k, v in part if k == "commonName"]
+
+
+def is_about_name(error: ssl.SSLError) -> bool:
+    return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _NAME_MISMATCH
+
+
+def explain(
+    error: ssl.SSLError, upstream: Upstream, endpoint: Endpoint, found: Sequence[str] = ()
+) -> Unreachable:
+    """What a failed handshake means. `found` are the certificate's names, if it is its name that is wrong."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _explain_verification(error, upstream, endpoint, found)
+    reason = error.reason or ""
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or "UNEXPECTED_EOF" in reason:
+        if upstream.sslnegotiation == "direct":
+            hint = (
+                "Direct TLS needs PostgreSQL 17 or newer; leave out sslnegotiation=direct for older servers."
+            )
+        else:
+            hint = "Look into the server's log, and at whatever stands between here and there."
+        return Unreachable("it closed the connection during the TLS handshake", hint=hint)
+    if "APPLICATION_PROTOCOL" in reason:
+        return Unreachable(
+            f"it does not speak PostgreSQL over TLS (the ALPN protocol {ALPN} was refused)",
+            hint="Check the port, and what terminates TLS there.",
+        )
+    if "PROTOCOL_VERSION" in reason or reason == "UNSUPPORTED_PROTOCOL":
+        return Unreachable(
+            f"it does not accept {upstream.ssl_min_protocol_version} or newer",
+            hint="Look at ssl_min_protocol_version and ssl_max_protocol_version on the server.",
+        )
+    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
+        return Unreachable(
+            "it answered the TLS handshake with something that is not TLS", hint="Check host and port."
+        )
+    if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
+        what = "the client certificate" if upstream.sslcert else "a connection without a client certificate"
+        return Unreachable(
+            f"it refused {what} ({_words(reason)})",
+            hint="Name a certificate that the server's CA has signed with sslcert=FILE and sslkey=FILE.",
+        )
+    return Unreachable(
+        f"the TLS handshake failed ({_words(reason) or 'no reason given'})",
+        hint="Look into the server's log.",
+    )
+
+
+def _explain_verification(
+    error: ssl.SSLCertVerificationError, upstream: Upstream, endpoint: Endpoint, found: Sequence[str]
+) -> Unreachable:
+    code = error.verify_code
+    if code == _EXPIRED:
+        return Unreachable(
+            "a certificate it showed has expired", hint="Renew it on the server, and check the clock here."
+        )
+    if code == _NOT_YET_VALID:
+        return Unreachable(
+            "a certificate it showed is not valid yet", hint="Check the clocks here and on the server."
+        )
+    if code == _REVOKED:
+        return Unreachable(
+            "a certificate it showed has been revoked", hint="Install a new one on the server."
+        )
+    if code in _NAME_MISMATCH:
+        shown = ", ".join(name[:100] for name in found[:8]) + (", …" if len(found) > 8 else "")
+        belongs = f" but for {shown}" if shown else ""
+        return Unreachable(
+            f"its certificate is not for {endpoint.host}{belongs}",
+            hint="Use a name from the certificate as the host; hostaddr=IP can say where to connect.",
+        )
+    where = "the system's CAs" if upstream.sslrootcert == SYSTEM else upstream.sslrootcert
+    if code in _SELF_SIGNED or code in _UNKNOWN_ISSUER:
+        kind = "is self-signed, by a CA" if code in _SELF_SIGNED else "comes from a CA"
+        return Unreachable(
+            f"its certificate {kind} that is not among {where}"
+            if upstream.sslrootcert == SYSTEM
+            else f"its certificate {kind} that is not in {where}",
+            hint="Name the file with the CA of your database with sslrootcert=FILE.",
+        )
+    return Unreachable(
+        f"its certificate was not accepted ({error.verify_message[:200]})",
+        hint="Install a correct one on the server.",
+    )
+
+
+def _words(reason: str) -> str:
+    """OpenSSL's `TLSV1_ALERT_UNKNOWN_CA` as `unknown ca`."""
+    return reason.partition("_ALERT_")[2].lower().replace("_", " ") or reason.lower().replace("_", " ")

@@ -1,0 +1,264 @@
+"""One byte stream to a server: a non-blocking socket, with TLS over memory if it was asked for.
+
+1. The socket never belongs to an asyncio transport: the relay reads and writes it afterwards.
+2. Nothing the server sends in clear text after it has agreed to TLS is ever taken for its words
+   ("SSL Session Encryption" in the manual, CVE-2021-23222).
+3. Every failure is an Unreachable that tells the cause without the address, which the connector puts in front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+from pgambassador.cluster.upstream import Endpoint, Upstream, host_port
+from pgambassador.errors import Unreachable
+from pgambassador.net import tls
+from pgambassador.wire.build import SSL_REQUEST
+
+READ_SIZE = 65_536
+
+_HINTS = {
+    errno.ECONNREFUSED: "Check host and port, and that the server runs and listens there.",
+    errno.ENOENT: "Check the directory and the port, and that the server runs.",
+    errno.EACCES: "Give this process access to the socket.",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One address of a host, as the kernel takes it."""
+
+    endpoint: Endpoint
+    family: int
+    sockaddr: tuple[Any, ...] | str
+
+    def __str__(self) -> str:
+        if isinstance(self.sockaddr, str):
+            return self.endpoint.socket_path
+        return host_port(str(self.sockaddr[0]), int(self.sockaddr[1]))
+
+    @property
+    def named(self) -> str:
+        """The address with the name that led to it."""
+        host = self.endpoint.host
+        if isinstance(self.sockaddr, str) or host == self.sockaddr[0]:
+            return str(self)
+        return f"{self.endpoint} ({self.sockaddr[0]})"
+
+
+async def resolve(endpoint: Endpoint) -> list[Address]:
+    """The addresses of a host, in the order the resolver prefers."""
+    if endpoint.is_unix:
+        path = endpoint.socket_path
+        return [Address(endpoint, socket.AF_UNIX, "\0" + path[1:] if path.startswith("@") else path)]
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            endpoint.hostaddr or endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+        )
+    except socket.gaierror as error:
+        raise Unreachable(
+            f"the host name was not found ({(error.strerror or 'unknown error').lower()})",
+            hint="Check the host name, and the DNS of this machine.",
+        ) from None
+    except (UnicodeError, OSError):
+        raise Unreachable("this is not a host name", hint="Correct the host in the URL.") from None
+    unique = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in found)
+    return [Address(endpoint, family, sockaddr) for family, sockaddr in unique]
+
+
+class Transport:
+    """An open connection. Its parts are the relay's from the moment the login is done."""
+
+    def __init__(self, sock: socket.socket, address: Address) -> None:
+        self.sock = sock
+        self.address = address
+        self.tls: ssl.SSLObject | None = None
+        self.incoming: ssl.MemoryBIO | None = None
+        self.outgoing: ssl.MemoryBIO | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, data: bytes) -> None:
+        if self.tls is None:
+            await self._send_raw(data)
+            return
+        # The BIO takes whatever it is given, so that a write never has to wait; but a write is one record.
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                sent += self.tls.write(view[sent:])
+        await self._flush()
+
+    async def receive(self) -> bytes:
+        """What the server says next; b"" at its end."""
+        if self.tls is None:
+            return await self._receive_raw()
+        assert self.incoming is not None
+        while True:
+            try:
+                return self.tls.read(READ_SIZE)
+            except ssl.SSLWantReadError:
+                await self._feed()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+
+    def remainder(self) -> bytes:
+        """What is decrypted already; afterwards only an incomplete record may be left in `incoming`."""
+        pieces = []
+        try:
+            while self.tls is not None and (piece := self.tls.read(READ_SIZE)):
+                pieces.append(piece)
+        except ssl.SSLError:
+            pass  # Nothing more, or broken: the relay will find the same.
+        return b"".join(pieces)
+
+    async def start_tls(self, upstream: Upstream, *, check_name: bool = True) -> None:
+        """The handshake. A failed one raises ssl.SSLError, so that the caller can ask for the reasons."""
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        made = tls.context(upstream, check_name=check_name)
+        name = tls.server_name(upstream, self.address.endpoint)
+        try:
+            handshake = made.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
+        except ValueError:
+            raise Unreachable(
+                "its name cannot be one in a certificate", hint="Correct the host in the URL."
+            ) from None
+        while True:
+            try:
+                handshake.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._feed()
+            except ssl.SSLError:
+                await self._flush_alert()
+                raise
+        self.tls = handshake
+        await self._flush()
+        chosen = handshake.selected_alpn_protocol()
+        if upstream.sslnegotiation == "direct" and chosen != tls.ALPN:
+            raise Unreachable(
+                f"it speaks TLS but did not agree to the ALPN protocol {tls.ALPN}",
+                hint="Direct TLS needs PostgreSQL 17 or newer; leave out sslnegotiation=direct.",
+            )
+
+    async def request_tls(self) -> bool:
+        """Ask by SSLRequest; whether the server agrees. The answer is exactly one byte."""
+        await self._send_raw(SSL_REQUEST)
+        answer = await self._receive_raw(2)
+        if len(answer) > 1:
+            raise Unreachable(
+                "it answered the request for TLS with more than one byte, as only an attacker would",
+                hint="Do not trust the network between here and there.",
+            )
+        if answer in (b"S", b"N"):
+            return answer == b"S"
+        if answer == b"":
+            raise Unreachable(
+                "it closed the connection when asked for TLS",
+                hint="Check that a PostgreSQL server listens there.",
+            )
+        if answer == b"E":
+            # Not shown: without TLS nobody knows whose words they are (CVE-2024-10977).
+            raise Unreachable(
+                "it answered the request for TLS with an error", hint="Look into the server's log."
+            )
+        raise Unreachable(
+            "it does not speak the PostgreSQL protocol", hint="Check that a PostgreSQL server listens there."
+        )
+
+    def close(self) -> None:
+        self.sock.close()
+
+    async def _feed(self) -> None:
+        assert self.incoming is not None
+        if data := await self._receive_raw():
+            self.incoming.write(data)
+        else:
+            self.incoming.write_eof()
+
+    async def _flush(self) -> None:
+        assert self.outgoing is not None
+        if data := self.outgoing.read():
+            await self._send_raw(data)
+
+    async def _flush_alert(self) -> None:
+        """Tell the server why, if it still listens."""
+        try:
+            await self._flush()
+        except Unreachable:
+            pass
+
+    async def _send_raw(self, data: bytes) -> None:
+        try:
+            await self._loop.sock_sendall(self.sock, data)
+        except OSError as error:
+            raise _broken(error) from None
+
+    async def _receive_raw(self, most: int = READ_SIZE) -> bytes:
+        try:
+            return await self._loop.sock_recv(self.sock, most)
+        except OSError as error:
+            raise _broken(error) from None
+
+
+async def open_transport(upstream: Upstream, address: Address) -> Transport:
+    """A connected socket, nothing said on it yet."""
+    try:
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _unreachable(error) from None
+    try:
+        sock.setblocking(False)
+        if address.family != socket.AF_UNIX:
+            _set_options(sock, upstream)
+        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+    except OSError as error:
+        sock.close()
+        raise _unreachable(error) from None
+    except BaseException:
+        sock.close()
+        raise
+    return Transport(sock, address)
+
+
+def _set_options(sock: socket.socket, upstream: Upstream) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if upstream.keepalives:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        _set(
+            sock,
+            "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE",
+            upstream.keepalives_idle,
+        )
+        _set(sock, "TCP_KEEPINTVL", upstream.keepalives_interval)
+        _set(sock, "TCP_KEEPCNT", upstream.keepalives_count)
+    _set(sock, "TCP_USER_TIMEOUT", upstream.tcp_user_timeout)
+
+
+def _set(sock: socket.socket, name: str, value: int) -> None:
+    """Set a TCP option unless 0 leaves it to the system; one that the system lacks is passed over."""
+    option = getattr(socket, name, None)
+    if value and option is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _unreachable(error: OSError) -> Unreachable:
+    return Unreachable(
+        _reason(error), hint=_HINTS.get(error.errno or 0, "Check the network on the way there.")
+    )
+
+
+def _broken(error: OSError) -> Unreachable:
+    return Unreachable(f"the connection broke ({_reason(error)})", hint="Look into the server's log.")
+
+
+def _reason(error: OSError) -> str:
+    # uvloop's errors carry its own text; the system's is what people know.
+    return os.strerror(error.errno).lower() if error.errno else "unknown error"

@@ -42,7 +42,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, help="how often everything is measured (5)")
-    parser.add_argument("--seconds", type=float, help="how long each pgbench runs (4)")
+    parser.add_argument("--seconds", type=int, help="how long each pgbench runs (4)")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 2 seconds")
     parser.add_argument(
         "--only",

@@ -41,6 +41,10 @@ class Postgres:
         self.client("psql", self.port, "-qc", "VACUUM ANALYZE")
 
     @property
+    def pid(self) -> int:
+        return self._program.pid
+
+    @property
     def version(self) -> str:
         output = subprocess.run([self.bin / "postgres", "--version"], capture_output=True, text=True).stdout
         return re.sub(r"^postgres \(PostgreSQL\) ", "PostgreSQL ", output.strip())

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -46,6 +51,26 @@ def reset_peak(pids: list[int]) -> None:
 def peak_rss(pids: list[int]) -> int:
     """The largest resident size since `reset_peak`, exact: no sampling can miss it."""
     return sum(_status(pid, "VmHWM") for pid in pids)
+
+
+@contextmanager
+def on_one_core(pids: list[int]) -> Iterator[None]:
+    """Inside the block these processes, and whatever we start, share one core."""
+    cores = os.sched_getaffinity(0)
+    _pin(pids, {min(cores)})
+    try:
+        yield
+    finally:
+        _pin(pids, cores)
+
+
+def _pin(pids: list[int], cores: set[int]) -> None:
+    """The mask belongs to threads, so every thread is told; ours is inherited by what we start."""
+    os.sched_setaffinity(0, cores)
+    for pid in pids:
+        with suppress(OSError):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cores)
 
 
 def _stat(pid: int) -> list[str]:

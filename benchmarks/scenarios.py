@@ -35,7 +35,7 @@ class Bench:
 
     postgres: Postgres
     folder: Path
-    seconds: float
+    seconds: int
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,18 @@ def _watched(running: Running) -> Iterator[Callable[[], float]]:
 
 
 def select(mode: str, clients: int, flavour: Flavour = DEFAULT) -> Scenario:
-    """pgbench's SELECT by primary key."""
+    """pgbench's SELECT by primary key.
+
+    With one client nothing runs at the same time as anything else, and the latency is mostly a matter of
+    which cores the scheduler takes and how fast they wake up.  On one core it is the length of the path.
+    """
 
     def measure(bench: Bench, running: Running) -> Numbers:
-        return _pgbench(bench, running, clients, f"-M{mode}")
+        if clients > 1:
+            return _pgbench(bench, running, clients, f"-M{mode}")
+        servers = procfs.tree(bench.postgres.pid)
+        with procfs.on_one_core(servers + (procfs.tree(running.pid) if running.pid else [])):
+            return _pgbench(bench, running, clients, f"-M{mode}")
 
     return Scenario(f"{mode} {clients}", measure, flavour)
 
@@ -80,7 +88,7 @@ def _pgbench(bench: Bench, running: Running, clients: int, *options: str) -> Num
             *("pgbench", running.port, "-n", "-S", "-c", str(clients), "-j", str(threads)),
             *(
                 "-T",
-                f"{bench.seconds:g}",
+                str(bench.seconds),
                 "-l",
                 f"--log-prefix={prefix}",
                 f"--sampling-rate={rate}",

@@ -1,0 +1,249 @@
+"""The numbers of Prometheus, read from objects that count themselves.
+
+Nothing is counted here. Every scrape walks over the pools and reads plain attributes; a scrape costs the data
+path nothing but its own time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from pgambassador import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
+"""Upper bounds in seconds, inclusive; one more count, for what is longer, follows theirs in a histogram."""
+
+
+class PoolStats(Protocol):
+    """What a pool says about itself. Histograms are counts for each bucket, not cumulated."""
+
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def database(self) -> str: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def size(self) -> int:
+        """Server connections at most."""
+        ...
+
+    @property
+    def idle(self) -> int: ...
+    @property
+    def active(self) -> int: ...
+    @property
+    def opening(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def sessions(self) -> int: ...
+    @property
+    def queries(self) -> int: ...
+    @property
+    def transactions(self) -> int: ...
+    @property
+    def errors(self) -> int: ...
+    @property
+    def bytes_received(self) -> int:
+        """From clients, for the server."""
+        ...
+
+    @property
+    def bytes_sent(self) -> int:
+        """To clients, from the server."""
+        ...
+
+    @property
+    def connects(self) -> int: ...
+    @property
+    def connect_failures(self) -> int: ...
+    @property
+    def wait_timeouts(self) -> int: ...
+    @property
+    def cancels(self) -> int: ...
+    @property
+    def query_seconds(self) -> float: ...
+    @property
+    def wait_seconds(self) -> float: ...
+    @property
+    def query_histogram(self) -> Sequence[int]: ...
+    @property
+    def wait_histogram(self) -> Sequence[int]: ...
+    @property
+    def closed(self) -> Mapping[str, int]:
+        """Server connections that ended, by reason."""
+        ...
+
+
+class ProxyStats(Protocol):
+    """What the process says about its clients."""
+
+    @property
+    def clients(self) -> int: ...
+    @property
+    def logins(self) -> int: ...
+    @property
+    def login_failures(self) -> int: ...
+    @property
+    def rejected(self) -> Mapping[str, int]: ...
+    @property
+    def draining(self) -> bool: ...
+
+
+class LogStats(Protocol):
+    """What the query log says about itself."""
+
+    @property
+    def written(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+
+
+_LABELS = ("cluster", "database", "user")
+
+# Name, attribute, help; `state` where one family shows several attributes.
+_GAUGES = (
+    ("pgambassador_pool_size", "size", "Server connections that the pool may have."),
+    ("pgambassador_pool_waiting_clients", "waiting", "Clients that wait for a server connection."),
+    ("pgambassador_pool_clients", "sessions", "Clients that use the pool."),
+)
+_STATES = ("idle", "active", "opening")
+_COUNTERS = (
+    ("pgambassador_queries", "queries", "Queries that were answered."),
+    ("pgambassador_transactions", "transactions", "Transactions that ended."),
+    ("pgambassador_query_errors", "errors", "Queries that the server answered with an error."),
+    ("pgambassador_received_bytes", "bytes_received", "Bytes from clients to servers."),
+    ("pgambassador_sent_bytes", "bytes_sent", "Bytes from servers to clients."),
+    ("pgambassador_server_connects", "connects", "Server connections that were opened."),
+    (
+        "pgambassador_server_connect_failures",
+        "connect_failures",
+        "Server connections that could not be opened.",
+    ),
+    ("pgambassador_wait_timeouts", "wait_timeouts", "Clients that waited in vain for a server connection."),
+    ("pgambassador_cancels", "cancels", "Cancel requests that were passed on."),
+)
+_HISTOGRAMS = (
+    ("pgambassador_query_duration_seconds", "query", "From a query's first byte to the end of its answer."),
+    ("pgambassador_wait_duration_seconds", "wait", "How long clients waited for a server connection."),
+)
+
+
+class Metrics(Collector):
+    """`pools` is asked anew at every scrape."""
+
+    def __init__(
+        self,
+        *,
+        pools: Callable[[], Iterable[PoolStats]],
+        proxy: ProxyStats,
+        query_log: LogStats | None,
+        started_at: float,
+    ) -> None:
+        self._pools = pools
+        self._proxy = proxy
+        self._query_log = query_log
+        self._started_at = started_at
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def render(self) -> bytes:
+        """Prometheus's text format."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the registry need not call `collect` to learn our names."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._process()
+        yield from _of_pools(list(self._pools()))
+
+    def _process(self) -> Iterator[Metric]:
+        proxy = self._proxy
+        build = {"version": __version__, "python": platform.python_version()}
+        yield InfoMetricFamily("pgambassador_build", "What is running.", value=build)
+        yield GaugeMetricFamily(
+            "pgambassador_start_time_seconds", "When it was started, in Unix time.", value=self._started_at
+        )
+        yield GaugeMetricFamily("pgambassador_clients", "Clients that are connected.", value=proxy.clients)
+        yield GaugeMetricFamily(
+            "pgambassador_draining", "1 while it waits for clients to leave.", value=int(proxy.draining)
+        )
+        yield CounterMetricFamily("pgambassador_logins", "Clients that logged in.", value=proxy.logins)
+        yield CounterMetricFamily(
+            "pgambassador_login_failures", "Clients whose login failed.", value=proxy.login_failures
+        )
+        rejected = CounterMetricFamily(
+            "pgambassador_clients_rejected", "Clients that were turned away.", labels=("reason",)
+        )
+        for reason, count in sorted(proxy.rejected.items()):
+            rejected.add_metric((reason,), count)
+        yield rejected
+        log = self._query_log
+        if log is not None:
+            records = CounterMetricFamily(
+                "pgambassador_query_log_records",
+                "Query log records by what became of them.",
+                labels=("outcome",),
+            )
+            for outcome in ("written", "dropped", "failed"):
+                records.add_metric((outcome,), getattr(log, outcome))
+            yield records
+
+
+def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
+    names = [(pool.cluster, pool.database, pool.user) for pool in pools]
+    for name, attribute, text in _GAUGES:
+        gauge = GaugeMetricFamily(name, text, labels=_LABELS)
+        for labels, pool in zip(names, pools, strict=True):
+            gauge.add_metric(labels, getattr(pool, attribute))
+        yield gauge
+    states = GaugeMetricFamily(
+        "pgambassador_server_connections", "Server connections by state.", labels=(*_LABELS, "state")
+    )
+    closed = CounterMetricFamily(
+        "pgambassador_server_disconnects", "Server connections that ended.", labels=(*_LABELS, "reason")
+    )
+    for labels, pool in zip(names, pools, strict=True):
+        for state in _STATES:
+            states.add_metric((*labels, state), getattr(pool, state))
+        for reason, count in sorted(pool.closed.items()):
+            closed.add_metric((*labels, reason), count)
+    yield states
+    yield closed
+    for name, attribute, text in _COUNTERS:
+        counter = CounterMetricFamily(name, text, labels=_LABELS)
+        for labels, pool in zip(names, pools, strict=True):
+            counter.add_metric(labels, getattr(pool, attribute))
+        yield counter
+    for name, attribute, text in _HISTOGRAMS:
+        histogram = HistogramMetricFamily(name, text, labels=_LABELS)
+        for labels, pool in zip(names, pools, strict=True):
+            buckets = _cumulated(getattr(pool, f"{attribute}_histogram"))
+            histogram.add_metric(labels, buckets, sum_value=getattr(pool, f"{attribute}_seconds"))
+        yield histogram
+
+
+def _cumulated(counts: Sequence[int]) -> list[tuple[str, float]]:
+    bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
+    return list(zip(bounds, itertools.accumulate(map(float, counts)), strict=True))

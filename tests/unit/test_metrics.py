@@ -1,0 +1,139 @@
+"""The numbers of Prometheus: every attribute of a pool arrives, with its name, labels and type."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pgambassador import __version__
+from pgambassador.observe.metrics import BUCKETS, Metrics
+
+WHERE = {"cluster": "main", "database": "shop", "user": 'a"b'}
+
+
+def pool(**changes):
+    numbers = {
+        "size": 20,
+        "idle": 1,
+        "active": 2,
+        "opening": 3,
+        "waiting": 4,
+        "sessions": 5,
+        "queries": 60,
+        "transactions": 50,
+        "errors": 6,
+        "bytes_received": 7000,
+        "bytes_sent": 8000,
+        "connects": 9,
+        "connect_failures": 10,
+        "wait_timeouts": 11,
+        "cancels": 12,
+        "query_seconds": 1.5,
+        "wait_seconds": 0.25,
+        "closed": {"idle": 13, "lost": 14},
+        "query_histogram": (0, 3) + (0,) * (len(BUCKETS) - 2) + (2,),
+        "wait_histogram": (1,) + (0,) * len(BUCKETS),
+    }
+    return SimpleNamespace(**(WHERE | numbers | changes))
+
+
+def scrape(*pools, query_log=None, **changes):
+    proxy = {
+        "clients": 3,
+        "logins": 7,
+        "login_failures": 2,
+        "rejected": {"too many clients": 1},
+        "draining": False,
+    }
+    metrics = Metrics(
+        pools=lambda: pools,
+        proxy=SimpleNamespace(**(proxy | changes)),
+        query_log=query_log,
+        started_at=1700000000.5,
+    )
+    text = metrics.render().decode()
+    families = list(text_string_to_metric_families(text))
+    assert len({family.name for family in families}) == len(families)
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pool_size", 20),
+        ("pool_waiting_clients", 4),
+        ("pool_clients", 5),
+        ("queries_total", 60),
+        ("transactions_total", 50),
+        ("query_errors_total", 6),
+        ("received_bytes_total", 7000),
+        ("sent_bytes_total", 8000),
+        ("server_connects_total", 9),
+        ("server_connect_failures_total", 10),
+        ("wait_timeouts_total", 11),
+        ("cancels_total", 12),
+        ("query_duration_seconds_sum", 1.5),
+        ("query_duration_seconds_count", 5),
+        ("wait_duration_seconds_sum", 0.25),
+        ("wait_duration_seconds_count", 1),
+    ],
+)
+def test_a_pool(name, value):
+    assert scrape(pool())[f"pgambassador_{name}", *sorted(WHERE.items())] == value
+
+
+def test_connections_by_state_and_by_reason_of_their_end():
+    found = scrape(pool())
+    for state, value in (("idle", 1), ("active", 2), ("opening", 3)):
+        labels = sorted({**WHERE, "state": state}.items())
+        assert found["pgambassador_server_connections", *labels] == value
+    for reason, value in (("idle", 13), ("lost", 14)):
+        labels = sorted({**WHERE, "reason": reason}.items())
+        assert found["pgambassador_server_disconnects_total", *labels] == value
+
+
+def test_histograms_are_cumulated():
+    found = scrape(pool())
+    counts = [
+        found["pgambassador_query_duration_seconds_bucket", *sorted({**WHERE, "le": le}.items())]
+        for le in [*map(str, BUCKETS), "+Inf"]
+    ]
+    assert counts == [0] + [3] * (len(BUCKETS) - 1) + [5]
+
+
+def test_the_buckets_are_in_order_and_not_too_many():
+    assert list(BUCKETS) == sorted(set(BUCKETS))
+    assert (BUCKETS[0], BUCKETS[-1], len(BUCKETS)) == (0.0001, 10.0, 14)
+
+
+def test_several_pools_and_none():
+    found = scrape(pool(), pool(database="other", queries=1))
+    assert found["pgambassador_queries_total", *sorted({**WHERE, "database": "other"}.items())] == 1
+    assert not [name for name in scrape() if name[0].startswith("pgambassador_pool")]
+
+
+def test_the_process():
+    log = SimpleNamespace(written=5, dropped=6, failed=7)
+    found = scrape(query_log=log, draining=True)
+    assert found["pgambassador_clients",] == 3
+    assert found["pgambassador_draining",] == 1
+    assert found["pgambassador_logins_total",] == 7
+    assert found["pgambassador_login_failures_total",] == 2
+    assert found["pgambassador_clients_rejected_total", ("reason", "too many clients")] == 1
+    assert found["pgambassador_query_log_records_total", ("outcome", "dropped")] == 6
+    assert found["pgambassador_start_time_seconds",] == 1700000000.5
+    assert [
+        name for name in found if name[0] == "pgambassador_build_info" and ("version", __version__) in name
+    ]
+
+
+def test_names_have_our_prefix_and_no_log_means_no_log_numbers():
+    names = {name[0] for name in scrape(pool())}
+    assert {name for name in names if not name.startswith(("pgambassador_", "process_"))} == set()
+    assert "pgambassador_query_log_records_total" not in names

@@ -44,7 +44,7 @@ class Authority:
 
     def client(self, folder: Path, user: str, *, expired: bool = False) -> Certificate:
         """For pg_hba.conf's method cert: the common name is the user."""
-        return self._issue(folder, user, hosts=(f"{user}.client",), user=user, expired=expired)
+        return self._issue(folder, user, hosts=(), user=user, expired=expired)
 
     def _issue(
         self, folder: Path, name: str, *, hosts: tuple[str, ...], user: str | None, expired: bool

@@ -140,10 +140,7 @@ def _unusable(folder: Path, reason: str) -> ConfigError:
     library = re.search(r"(lib\S+\.so\S*): cannot open shared object", reason)
     if library:
         reason = f"{library[1]} is missing"
-        hint = (
-            "Install the system package that contains it (Debian: libgssapi-krb5-2 is the one that slim images"
-            " lack)."
-        )
+        hint = "Install the system package that contains it (Debian: slim images lack libgssapi-krb5-2)."
     return ConfigError(f"The PostgreSQL programs in {folder} cannot be used: {reason}.", hint=hint)
 
 

@@ -279,8 +279,9 @@ class Postgres:
         with self.log.open("rb") as log:
             log.seek(offset)
             lines = log.read().decode(errors="replace").splitlines()
-        fatal = [line for line in lines if "FATAL:" in line or "PANIC:" in line]
-        return (fatal or lines or ["it ended without a word"])[-1]
+        # FATAL often says only that there was an error; the line before it says which.
+        said = [line.partition("] ")[2] or line for line in lines[-3:]]
+        return "; ".join(said) or "it ended without a word"
 
     def _run(self, program: str, *arguments: str, stdin: str = "", password: str = "") -> str:
         environment = self._environment(PGPASSWORD=password or self.password)

@@ -1,0 +1,90 @@
+"""Fixtures for whatever needs a real server; the servers are started when the first test asks for them."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgambassador.embedded import Authority, Postgres, Workspace, system
+from tests.harness import HBA, Ambassador, Link, populate
+
+
+def pytest_configure() -> None:
+    # So that servers are stopped and folders removed when a test run is ended from outside.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def workspace() -> Iterator[Workspace]:
+    with Workspace() as space:
+        yield space
+
+
+@pytest.fixture(scope="session")
+def ca(workspace: Workspace) -> Authority:
+    """The authority that signed the servers' certificates; `ca.root` is its file."""
+    return workspace.authority
+
+
+@pytest.fixture(scope="session")
+def primary(workspace: Workspace) -> Postgres:
+    """TLS, a user for each way to log in (tests.harness.USERS), database `app`. Do not stop it: make your own
+    with `workspace.primary`."""
+    server = workspace.primary(hba=HBA)
+    populate(server)
+    return server
+
+
+@pytest.fixture(scope="session")
+def replica(primary: Postgres) -> Postgres:
+    """Streams from `primary`."""
+    return primary.replica()
+
+
+@pytest.fixture(scope="session")
+def system_postgres(workspace: Workspace) -> Postgres:
+    """Like `primary`, of the version that this machine has installed."""
+    installation = system()
+    if installation is None:
+        pytest.skip("no PostgreSQL server is installed on this machine")
+    if installation.folder == workspace.installation.folder:
+        pytest.skip("the PostgreSQL of this machine is the one that all tests use")
+    server = workspace.primary("system", hba=HBA, installation=installation)
+    populate(server)
+    return server
+
+
+@pytest.fixture
+def ambassador(tmp_path: Path) -> Iterator[Callable[..., Ambassador]]:
+    """Makes and starts one: `ambassador(url)` or `ambassador({"clusters": …}, pool={"size": 2})`. Each is
+    stopped at the end, and must then end by itself, with 0, without a traceback."""
+    with ExitStack() as stack:
+
+        def make(config: Mapping[str, Any] | str, *, start: bool = True, **more: Any) -> Ambassador:
+            folder = Path(tempfile.mkdtemp(prefix="ambassador-", dir=tmp_path))
+            process = Ambassador(folder, config, **more)
+            stack.callback(_finish, process)
+            if start:
+                process.start()
+            return process
+
+        yield make
+
+
+def _finish(process: Ambassador) -> None:
+    if process.running:
+        assert process.stop() == 0, process.output()[-4000:]
+    assert "Traceback" not in process.output(), process.output()[-4000:]
+
+
+@pytest.fixture
+def link(primary: Postgres) -> Iterator[Link]:
+    """A way to the primary that can be stalled, cut and refused."""
+    with Link(primary.port) as relay:
+        yield relay

@@ -1,0 +1,21 @@
+"""What the tests stand on: servers with users of every kind, the ambassador as a process, a link to break."""
+
+from tests.harness.ambassador import Ambassador
+from tests.harness.clients import pgbench, psql
+from tests.harness.link import Link
+from tests.harness.metrics import Metrics
+from tests.harness.servers import HBA, USERS, User, populate
+from tests.harness.waiting import wait_until
+
+__all__ = [
+    "HBA",
+    "USERS",
+    "Ambassador",
+    "Link",
+    "Metrics",
+    "User",
+    "pgbench",
+    "populate",
+    "psql",
+    "wait_until",
+]

@@ -29,8 +29,8 @@ _KEYS: Final = KeyCache()
 
 
 def trust() -> Dialogue[bytes]:
+    yield from ()  # a dialogue too, though it has nothing to ask
     return build.authentication_ok()
-    yield  # what makes this a dialogue, though it has nothing to ask
 
 
 def md5(user: str, credential: Credential | None, *, salt: bytes | None = None) -> Dialogue[bytes]:

@@ -82,7 +82,7 @@ def test_scram_with_the_right_password(credential: Credential, initial_response:
 
 
 def test_all_failures_look_the_same() -> None:
-    credentials = [VERIFIER, Plain(b"secret"), Md5Hash(b"0a" * 16), None]
+    credentials: list[Credential | None] = [VERIFIER, Plain(b"secret"), Md5Hash(b"0a" * 16), None]
     outcomes = [outcome(client.scram("app", each), scram_answers(b"wrong")) for each in credentials]
     assert len(outcomes[0][0]) == 2
     assert outcomes[0][1] == '28P01 password authentication failed for user "app"'
@@ -108,7 +108,12 @@ def test_an_unknown_user_gets_the_same_salt_each_time() -> None:
 
 
 def test_the_reason_stays_on_our_side() -> None:
-    for credential, reason in [(None, "not in the list"), (VERIFIER, "wrong"), (Md5Hash(b""), "md5 hash")]:
+    reasons: list[tuple[Credential | None, str]] = [
+        (None, "not in the list"),
+        (VERIFIER, "wrong"),
+        (Md5Hash(b"0a" * 16), "md5 hash"),
+    ]
+    for credential, reason in reasons:
         with pytest.raises(Refused) as caught:
             converse(client.scram("app", credential), scram_answers(b"wrong"))
         assert reason in caught.value.__notes__[0]

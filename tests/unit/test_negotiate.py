@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,12 +97,12 @@ def test_a_newer_protocol_is_negotiated_once(version: int, params: dict[str, str
     assert list(start.packet.extensions) == named
 
 
-@pytest.mark.parametrize(
-    "version, name", [(2 << 16, "2.0"), (0, "0.0"), (4 << 16, "4.0"), (1234 << 16, "1234.0")]
-)
-def test_another_protocol_is_refused_at_its_header(version: int, name: str) -> None:
-    with pytest.raises(ProtocolViolation, match=f"unsupported frontend protocol {name}: only 3.0") as caught:
-        Opening().feed(b"\0\0\1\x28" + version.to_bytes(4, "big"))
+@pytest.mark.parametrize("major", [0, 1, 2, 4, 1234])
+def test_another_protocol_is_refused_at_its_header(major: int) -> None:
+    with pytest.raises(
+        ProtocolViolation, match=f"unsupported frontend protocol {major}.0: only 3.0"
+    ) as caught:
+        Opening().feed(b"\0\0\1\x28" + (major << 16).to_bytes(4, "big"))
     assert caught.value.sqlstate == "0A000"
 
 
@@ -176,8 +178,7 @@ def test_any_split_gives_the_same(packets: list[bytes], data: st.DataObject) -> 
     """Only a request for encryption depends on where the reads end, and it ends the stream here."""
     stream = b"".join(packets)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)))))
-    ends = [0, *cuts, len(stream)]
-    pieces = [stream[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    pieces = [stream[start:end] for start, end in pairwise([0, *cuts, len(stream)])]
 
     def first_result(reads: list[bytes]) -> object:
         opening = Opening()

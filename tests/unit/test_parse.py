@@ -8,7 +8,7 @@ from pgambassador.errors import ProtocolViolation
 from pgambassador.wire import build, parse
 from pgambassador.wire.parse import CancelRequest, StartupPacket
 
-text = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 names = text.filter(bool)
 
 READERS = [

@@ -21,8 +21,8 @@ STORED = {
     ":aLnzAyU74xQvE70AvpV4yvRu6KgaVzfMveV5WINMrUc=",
     "a\u200bb\u1806ä": "SCRAM-SHA-256$4096:suVnPrYHlVO51/WJnRuADw==$9+6BLuto5y4sBuCIPO/Qnp2Jbm9zDPpycupovQg7"
     "pYs=:11xCL8aovtTgqc61fMN0lv3XC5Nhii4yNDRxdpBesO8=",
-    "ä\u0221\U0001f600": "SCRAM-SHA-256$4096:mK8Rm0oHkOTtVhSq3wULZw==$5G3dzEKnqnBm8EiTCsexOpEKIGqfyBvtX+RbDPpC"
-    "CWc=:xKsMlI7d7PtOKXWrb1o/Zkx2wH7iYKVh8iFbCSblRnY=",
+    "ä\u0221\U0001f600": "SCRAM-SHA-256$4096:mK8Rm0oHkOTtVhSq3wULZw==$5G3dzEKnqnBm8EiTCsexOpEKIGqfyBvtX+Rb"
+    "DPpCCWc=:xKsMlI7d7PtOKXWrb1o/Zkx2wH7iYKVh8iFbCSblRnY=",
     "\u06271": "SCRAM-SHA-256$4096:edbW6Niu/PlLWvCxMDv0zQ==$tSy+1IudWuCrzjDEkMGyYAnoIAnWE2PxtULjm8yMF+I="
     ":D91kqAaMHDZiu0d8PCyk6YjGcaDkyVzNUpH3fag/Frk=",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pgambassador.errors import AmbassadorError, ConfigError
 
 VARIABLE = "PGAMBASSADOR_PG_BIN"
 PROGRAMS = ("postgres", "initdb", "pg_basebackup", "psql")
+LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
 TIMEOUT = 120.0
 """For each program that ends by itself; initdb on a slow disk is the longest."""
 
@@ -37,11 +39,16 @@ class Installation:
         assert match
         return int(match[0])
 
+    def command(self, program: str) -> str:
+        """For a shell."""
+        path = shlex.quote(str(self.folder / program))
+        return f"{LIBRARY_PATH}={shlex.quote(str(self.libraries))} {path}" if self.libraries else path
+
     def environment(self, **more: str) -> dict[str, str]:
         """Ours without what would change where libpq connects, and how."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         if self.libraries is not None:
-            kept[_library_path()] = str(self.libraries)
+            kept[LIBRARY_PATH] = str(self.libraries)
         return {**kept, "LC_ALL": "C", "TZ": "UTC", **more}
 
     def run(
@@ -142,7 +149,3 @@ def _unusable(folder: Path, reason: str) -> ConfigError:
         reason = f"{library[1]} is missing"
         hint = "Install the system package that contains it (Debian: slim images lack libgssapi-krb5-2)."
     return ConfigError(f"The PostgreSQL programs in {folder} cannot be used: {reason}.", hint=hint)
-
-
-def _library_path() -> str:
-    return "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"

@@ -131,9 +131,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     config = _load(arguments)
+    import uvloop
+
     from pgambassador.check import check
 
-    return check(config)
+    return uvloop.run(check(config))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -15,12 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from pgambassador.errors import ConfigError
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from pgambassador.config import Address
+    from collections.abc import Callable
 
 logger = logging.getLogger("pgambassador.http")
 
@@ -35,30 +31,23 @@ class Reply(NamedTuple):
     content_type: str = TEXT
 
 
-def pages(
-    *,
-    metrics: Callable[[], bytes],
-    ready: Callable[[], tuple[bool, str]],
-    started: Callable[[], tuple[bool, str]],
-) -> dict[str, Callable[[], Reply]]:
-    """What is served: /metrics, and /livez, /readyz, /startupz by Kubernetes' names."""
-    return {
-        "/metrics": lambda: Reply(HTTPStatus.OK, metrics(), CONTENT_TYPE_LATEST),
-        "/livez": lambda: _health(True, "alive"),
-        "/readyz": lambda: _health(*ready()),
-        "/startupz": lambda: _health(*started()),
-    }
-
-
-def _health(well: bool, sentence: str) -> Reply:
-    return Reply(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, f"{sentence}\n".encode())
-
-
 class HttpServer:
-    """`start`, `close`."""
+    """/metrics, and Kubernetes' /livez, /readyz and /startupz. Further `pages` are added by their path."""
 
-    def __init__(self, pages: Mapping[str, Callable[[], Reply]], *, timeout: float = 5.0) -> None:
-        self._pages = pages
+    def __init__(
+        self,
+        metrics: Callable[[], bytes],
+        *,
+        ready: Callable[[], tuple[bool, str]],
+        started: Callable[[], bool],
+        timeout: float = 5.0,
+    ) -> None:
+        self.pages: dict[str, Callable[[], Reply]] = {
+            "/metrics": lambda: Reply(HTTPStatus.OK, metrics(), CONTENT_TYPE_LATEST),
+            "/livez": lambda: _health(True, "alive"),
+            "/readyz": lambda: _health(*ready()),
+            "/startupz": lambda: _health(True, "started") if started() else _health(False, "starting"),
+        }
         self._timeout = timeout
         self._server: asyncio.Server | None = None
         self._open = 0
@@ -71,19 +60,12 @@ class HttpServer:
         sockets = self._server.sockets if self._server is not None else ()
         return [sock.getsockname()[:2] for sock in sockets]
 
-    async def start(self, address: Address) -> None:
-        try:
-            self._server = await asyncio.start_server(
-                self._serve, address.host, address.port, limit=REQUEST_LIMIT
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"http: {address} cannot be listened on: {(error.strerror or str(error)).lower()}.",
-                hint="Choose another address with --http, or turn it off with --http off.",
-            ) from None
+    async def start(self, host: str, port: int) -> None:
+        """Listens, or raises OSError."""
+        self._server = await asyncio.start_server(self._serve, host, port, limit=REQUEST_LIMIT)
 
-    def close(self) -> None:
-        """No new connections; the few open ones end by themselves within their time."""
+    async def close(self) -> None:
+        """No new connections; the few open ones end by themselves, and are not waited for."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -133,9 +115,9 @@ class HttpServer:
         method, target, version = line
         if version not in ("HTTP/1.0", "HTTP/1.1"):
             return method, _failure(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        page = self._pages.get(target.partition("?")[0])
+        page = self.pages.get(target.partition("?")[0])
         if page is None:
-            known = ", ".join(self._pages)
+            known = ", ".join(self.pages)
             return method, Reply(
                 HTTPStatus.NOT_FOUND, f"There is nothing here; there are: {known}\n".encode()
             )
@@ -150,3 +132,7 @@ class HttpServer:
 
 def _failure(status: HTTPStatus) -> Reply:
     return Reply(status, f"{status.phrase}\n".encode())
+
+
+def _health(well: bool, sentence: str) -> Reply:
+    return Reply(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, f"{sentence}\n".encode())

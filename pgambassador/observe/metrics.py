@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import platform
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -23,7 +24,7 @@ from prometheus_client.registry import Collector
 from pgambassador import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
 """Upper bounds in seconds, inclusive; one more count, for what is longer, follows theirs in a histogram."""
@@ -92,7 +93,7 @@ class PoolStats(Protocol):
 
 
 class ProxyStats(Protocol):
-    """What the process says about its clients."""
+    """What the process says about its clients, and its pools."""
 
     @property
     def clients(self) -> int: ...
@@ -104,6 +105,9 @@ class ProxyStats(Protocol):
     def rejected(self) -> Mapping[str, int]: ...
     @property
     def draining(self) -> bool: ...
+    def pools(self) -> Iterable[PoolStats]:
+        """Those of this moment; asked anew at every scrape."""
+        ...
 
 
 class LogStats(Protocol):
@@ -148,20 +152,14 @@ _HISTOGRAMS = (
 
 
 class Metrics(Collector):
-    """`pools` is asked anew at every scrape."""
+    """The collector and its registry; `render` is a scrape."""
 
     def __init__(
-        self,
-        *,
-        pools: Callable[[], Iterable[PoolStats]],
-        proxy: ProxyStats,
-        query_log: LogStats | None,
-        started_at: float,
+        self, proxy: ProxyStats, query_log: LogStats | None, *, started_at: float | None = None
     ) -> None:
-        self._pools = pools
         self._proxy = proxy
         self._query_log = query_log
-        self._started_at = started_at
+        self._started_at = time.time() if started_at is None else started_at
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -176,7 +174,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._process()
-        yield from _of_pools(list(self._pools()))
+        yield from _of_pools(list(self._proxy.pools()))
 
     def _process(self) -> Iterator[Metric]:
         proxy = self._proxy

@@ -7,10 +7,8 @@ from http import HTTPStatus
 
 import pytest
 
-from pgambassador.config import Address
-from pgambassador.errors import ConfigError
 from pgambassador.observe import http
-from pgambassador.observe.http import HttpServer, Reply, pages
+from pgambassador.observe.http import HttpServer, Reply
 
 READY = [True, "ready"]
 
@@ -19,11 +17,11 @@ def converse(*requests: bytes, timeout: float = 5.0, more: dict | None = None) -
     """What the server answers to each request, on a connection of its own."""
 
     async def main() -> list[bytes]:
-        shown = pages(
-            metrics=lambda: b"a_metric 1\n", ready=lambda: tuple(READY), started=lambda: (False, "starting")
+        server = HttpServer(
+            lambda: b"a_metric 1\n", ready=lambda: tuple(READY), started=lambda: READY[0], timeout=timeout
         )
-        server = HttpServer({**shown, **(more or {})}, timeout=timeout)
-        await server.start(Address("127.0.0.1", 0))
+        server.pages.update(more or {})
+        await server.start("127.0.0.1", 0)
         port = server.addresses()[0][1]
         assert repr(server) == f"<HttpServer 127.0.0.1:{port}>"
         answers = []
@@ -34,7 +32,7 @@ def converse(*requests: bytes, timeout: float = 5.0, more: dict | None = None) -
                 answers.append(await asyncio.wait_for(reader.read(), 10))
                 writer.close()
         finally:
-            server.close()
+            await server.close()
         return answers
 
     return asyncio.run(main())
@@ -64,12 +62,13 @@ def test_head_has_no_body_but_its_length():
 def test_health():
     assert get("/livez")[::2] == (200, b"alive\n")
     assert get("/readyz")[::2] == (200, b"ready\n")
-    assert get("/startupz")[::2] == (503, b"starting\n")
+    assert get("/startupz")[::2] == (200, b"started\n")
 
 
 def test_not_ready_says_why(monkeypatch):
     monkeypatch.setitem(globals(), "READY", [False, "no server of cluster main can be reached"])
     assert get("/readyz")[::2] == (503, b"no server of cluster main can be reached\n")
+    assert get("/startupz")[::2] == (503, b"starting\n")
 
 
 def test_what_is_refused():
@@ -111,21 +110,3 @@ def test_a_request_that_never_ends_is_timed_out():
 def test_too_many_connections_are_closed(monkeypatch):
     monkeypatch.setattr(http, "CONNECTIONS_LIMIT", 0)
     assert converse(b"") == [b""]
-
-
-def test_a_busy_port_is_one_sentence():
-    async def main() -> None:
-        first, second = HttpServer({}), HttpServer({})
-        await first.start(Address("127.0.0.1", 0))
-        port = first.addresses()[0][1]
-        try:
-            with pytest.raises(
-                ConfigError, match=rf"http: 127\.0\.0\.1:{port} cannot be listened on: .*in use"
-            ) as error:
-                await second.start(Address("127.0.0.1", port))
-            assert "--http off" in error.value.sentence()
-            second.close()
-        finally:
-            first.close()
-
-    asyncio.run(main())

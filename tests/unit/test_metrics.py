@@ -48,10 +48,7 @@ def scrape(*pools, query_log=None, **changes):
         "draining": False,
     }
     metrics = Metrics(
-        pools=lambda: pools,
-        proxy=SimpleNamespace(**(proxy | changes)),
-        query_log=query_log,
-        started_at=1700000000.5,
+        SimpleNamespace(**(proxy | changes), pools=lambda: iter(pools)), query_log, started_at=1700000000.5
     )
     text = metrics.render().decode()
     families = list(text_string_to_metric_families(text))

@@ -1,0 +1,101 @@
+"""`check`: which logins it tries, what it says, its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from pgambassador import check as module
+from pgambassador.config import load
+from pgambassador.errors import ConfigError, ServerRefused, Unreachable
+
+HIDDEN = "hunter2"
+
+
+@pytest.fixture
+def servers(monkeypatch):
+    """What each (host, database) answers; every login that was tried."""
+    world = SimpleNamespace(answers={}, tried=[])
+
+    class Origin:
+        def __init__(self, upstream, credentials, *, database, user, fallback) -> None:
+            self.hosts = ",".join(endpoint.host for endpoint in upstream.endpoints)
+            self.database, self.user = database, user
+
+        async def open(self):
+            world.tried.append((self.hosts, self.database, self.user))
+            answer = world.answers.get((self.hosts, self.database))
+            if answer is not None:
+                raise answer
+            return SimpleNamespace(
+                parameters={"server_version": "18.1"}, tls_version="TLSv1.3", close=lambda: None
+            )
+
+    monkeypatch.setattr(module, "Origin", Origin)
+    return world
+
+
+def run(capsys, **sources) -> tuple[int, str, str]:
+    code = asyncio.run(module.check(load(**sources)))
+    out, err = capsys.readouterr()
+    assert HIDDEN not in out + err
+    return code, out, err
+
+
+def test_every_host_is_tried(capsys, servers):
+    code, out, err = run(capsys, url=f"postgresql://app:{HIDDEN}@a,b:6000/shop")
+    assert (code, err) == (0, "")
+    assert servers.tried == [("a", "shop", "app"), ("b", "shop", "app")]
+    assert "configuration: 1 cluster, listening on 127.0.0.1:5432, auth trust\n" in out
+    assert "cluster main, TLS: sslmode=verify-full, sslrootcert=system\n" in out
+    assert "cluster main, b:6000: logged in as app to shop: PostgreSQL 18.1, TLSv1.3, " in out
+
+
+def test_every_database_is_tried_once(capsys, servers, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        f"clusters: {{main: {{url: 'postgresql://app:{HIDDEN}@a,b/shop'}}}}\n"
+        "databases: {x: {database: one}, y: {database: two}, z: {database: one}}"
+    )
+    assert run(capsys, path=str(file))[0] == 0
+    assert servers.tried == [("a", "one", "app"), ("b", "one", "app"), ("a,b", "two", "app")]
+
+
+def test_a_failure_names_its_step(capsys, servers):
+    servers.answers["a", "shop"] = ServerRefused({"M": f"no password={HIDDEN} for you", "C": "28P01"})
+    servers.answers["b", "shop"] = Unreachable("b:5432 did not answer.", hint="Check the firewall.")
+    code, _, err = run(capsys, url="postgresql://app@a,b/shop")
+    assert code == 1
+    assert err.splitlines() == [
+        "cluster main, a:5432: no password=*** for you",
+        "cluster main, b:5432: b:5432 did not answer. Check the firewall.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "error", [ServerRefused({"M": "no", "C": "28P01"}), ConfigError("no password", sqlstate="28P01")]
+)
+def test_without_a_user_an_answer_is_enough(capsys, servers, error):
+    servers.answers["a", "shop"] = error
+    code, out, err = run(capsys, url="postgresql://a/shop")
+    assert (code, err) == (0, "")
+    assert "the server answers; the URL names no user" in out
+
+
+def test_without_a_user_another_error_still_counts(capsys, servers):
+    servers.answers["a", "postgres"] = ServerRefused({"M": "shutting down", "C": "57P03"})
+    assert run(capsys, url="postgresql://a")[::2] == (1, "cluster main, a:5432: shutting down\n")
+
+
+def test_a_weak_mode_is_a_warning(capsys, servers):
+    code, _, err = run(capsys, url="postgresql://app@a/shop?sslmode=require")
+    assert code == 0
+    assert "warning: sslmode=require" in err
+
+
+def test_files_come_before_connections(capsys, servers):
+    with pytest.raises(ConfigError, match="/nonexistent"):
+        run(capsys, url="postgresql://app@a/shop?sslrootcert=/nonexistent")
+    assert servers.tried == []

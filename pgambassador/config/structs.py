@@ -5,8 +5,6 @@
 3. Whatever may hold a password is a `Secret`.
 """
 
-# ruff: noqa: TC001  msgspec looks the annotations up at run time
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal

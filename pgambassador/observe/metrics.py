@@ -146,7 +146,11 @@ _COUNTERS = (
     ("pgambassador_cancels", "cancels", "Cancel requests that were passed on."),
 )
 _HISTOGRAMS = (
-    ("pgambassador_query_duration_seconds", "query", "From a query's first byte to the end of its answer."),
+    (
+        "pgambassador_query_duration_seconds",
+        "query",
+        "From when the server was given a query until the end of its answer.",
+    ),
     ("pgambassador_wait_duration_seconds", "wait", "How long clients waited for a server connection."),
 )
 

@@ -10,7 +10,7 @@ import pytest
 from pgambassador.observe import http
 from pgambassador.observe.http import HttpServer, Reply
 
-READY = [True, "ready"]
+READY = (True, "ready")
 
 
 def converse(*requests: bytes, timeout: float = 5.0, more: dict | None = None) -> list[bytes]:
@@ -18,7 +18,7 @@ def converse(*requests: bytes, timeout: float = 5.0, more: dict | None = None) -
 
     async def main() -> list[bytes]:
         server = HttpServer(
-            lambda: b"a_metric 1\n", ready=lambda: tuple(READY), started=lambda: READY[0], timeout=timeout
+            lambda: b"a_metric 1\n", ready=lambda: READY, started=lambda: READY[0], timeout=timeout
         )
         server.pages.update(more or {})
         await server.start("127.0.0.1", 0)
@@ -66,7 +66,7 @@ def test_health():
 
 
 def test_not_ready_says_why(monkeypatch):
-    monkeypatch.setitem(globals(), "READY", [False, "no server of cluster main can be reached"])
+    monkeypatch.setitem(globals(), "READY", (False, "no server of cluster main can be reached"))
     assert get("/readyz")[::2] == (503, b"no server of cluster main can be reached\n")
     assert get("/startupz")[::2] == (503, b"starting\n")
 

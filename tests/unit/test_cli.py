@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ URL = f"postgresql://app:{HIDDEN}@db.example/shop"
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch):
-    for name in list(cli.os.environ):
+    for name in list(os.environ):
         if name.startswith(("PGAMBASSADOR_", "UPSTREAM_")):
             monkeypatch.delenv(name)
 
@@ -26,7 +28,7 @@ def empty_environment(monkeypatch):
 @pytest.fixture
 def served(monkeypatch):
     """The configurations that `serve` was called with, and what it is to do."""
-    module = ModuleType("pgambassador.process.service")
+    module: Any = ModuleType("pgambassador.process.service")
     module.configs, module.outcome = [], 0
 
     async def serve(config: Config) -> int:
@@ -140,7 +142,7 @@ def test_an_interrupt_is_quiet(capsys, monkeypatch):
 
 
 def test_demo(monkeypatch):
-    module = ModuleType("pgambassador.demo")
+    module: Any = ModuleType("pgambassador.demo")
     module.main = lambda: 5
     monkeypatch.setitem(sys.modules, "pgambassador.demo", module)
     assert cli.main(["demo"]) == 5

@@ -319,7 +319,8 @@ databases: {{x: {{cluster: a, database: y, pool: {{min_size: 2}}}}, z: {{cluster
     assert (target.pool.size, target.pool.min_size, target.pool.wait_timeout) == (6, 2, None)
     assert config.target("z").pool == config.pool
     assert config.target("other") is None
-    assert load(url=URL).target("any").database == "any"
+    target = load(url=URL).target("any")
+    assert target is not None and target.database == "any"
 
 
 def test_unix_sockets_share_the_port_of_the_first_tcp_address():
@@ -446,6 +447,13 @@ def test_the_reference_holds_every_default():
     for path in paths(mi.type_info(Config)):
         plain = "*" not in path and path not in ("auth.method", "auth.users_file")
         assert not plain or path in shown, f"{path} is missing from config/reference.yaml"
+
+
+def test_every_option_is_documented():
+    text = (CONFIG.parent / "docs" / "configuration.md").read_text("utf-8")
+    for path in paths(mi.type_info(Config)):
+        shown = re.sub(r"(\*\.pool)\..*", r"\1.…", path).replace("*", "NAME")
+        assert f"| `{shown}` |" in text, f"{shown} is missing from docs/configuration.md"
 
 
 def test_the_examples_in_the_reference_are_valid(read):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -134,3 +136,14 @@ def test_names_have_our_prefix_and_no_log_means_no_log_numbers():
     names = {name[0] for name in scrape(pool())}
     assert {name for name in names if not name.startswith(("pgambassador_", "process_"))} == set()
     assert "pgambassador_query_log_records_total" not in names
+
+
+def test_every_metric_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text("utf-8")
+    for name in {
+        name[0] for name in scrape(pool(), query_log=SimpleNamespace(written=0, dropped=0, failed=0))
+    }:
+        family = re.sub(r"(_seconds)_(sum|count|bucket)$", r"\1", name)
+        assert f"| `{family}" in text or name.startswith("process_"), (
+            f"{family} is missing from docs/observability.md"
+        )

@@ -1,11 +1,11 @@
 """How to reach one PostgreSQL cluster: its hosts, its TLS and its login, as a URL says it.
 
 1. Names and meanings are libpq's ("Parameter Key Words" in the manual). What differs: `sslmode` is
-   `verify-full` unless something else is asked for; `sslrootcert` is `system`, not a file in a home directory;
+   `verify-full` unless something else is asked for; `sslrootcert` is `system`, not a file in the home folder;
    environment, passfile and service file are not read; keepalives begin after a minute, not after the
    system's two hours; with several hosts `target_session_attrs` is `read-write`.
-2. As in libpq, a weaker mode than verify-full does not go together with the system's CAs, and `require` with a
-   CA file is `verify-ca`: whoever names a CA wants it used.
+2. As in libpq, a weaker mode than verify-full does not go together with the system's CAs, and `require` with
+   a CA file is `verify-ca`: whoever names a CA wants it used.
 3. The password never appears in a repr or in an error.
 """
 

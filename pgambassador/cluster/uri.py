@@ -71,10 +71,10 @@ def _hosts(rest: str, settings: dict[str, str]) -> str:
             "The URL has an @ where no @ can be.",
             hint="In a user name, a password or a database name write @ as %40, / as %2F and : as %3A.",
         )
-    if any(hosts):
-        settings["host"] = _decode(",".join(hosts), "host name")
-    if any(ports):
-        settings["port"] = _decode(",".join(ports), "port")
+    if names := ",".join(hosts):
+        settings["host"] = _decode(names, "host name")
+    if numbers := ",".join(ports):
+        settings["port"] = _decode(numbers, "port")
     return rest
 
 

@@ -105,7 +105,9 @@ async def send_cancel(
             finally:
                 transport.close()
     except TimeoutError:
-        error = Unreachable(f"no answer within {seconds:.3g} s", hint="Check the network on the way there.")
+        error = Unreachable(
+            f"no answer within {round(seconds, 1):g} s", hint="Check the network on the way there."
+        )
         raise _sum_up("send a cancel request to", [(link.address, error)]) from None
     except Unreachable as error:
         raise _sum_up("send a cancel request to", [(link.address, error)]) from None
@@ -170,7 +172,7 @@ class _Search:
                 yield
         except TimeoutError:
             error = Unreachable(
-                f"no answer {self._step} within {seconds:.3g} s",
+                f"no answer {self._step} within {round(seconds, 1):g} s",
                 hint="Check the network and its firewalls, or raise connect_timeout.",
             )
             self._failures.append((where, error))

@@ -3,7 +3,7 @@
 1. The socket never belongs to an asyncio transport: the relay reads and writes it afterwards.
 2. Nothing the server sends in clear text after it has agreed to TLS is ever taken for its words
    ("SSL Session Encryption" in the manual, CVE-2021-23222).
-3. Every failure is an Unreachable that tells the cause without the address, which the connector puts in front.
+3. Every failure is an Unreachable that tells the cause; the address is put in front of it by the connector.
 """
 
 from __future__ import annotations

@@ -104,6 +104,5 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _hang_up(number: int, frame: FrameType | None) -> None:
-    """A closed terminal ends the demo as TERM does."""
-    signal.signal(number, signal.SIG_IGN)  # uvloop may call this more than once for one signal
+    """A closed terminal ends the demo as TERM does (uvloop sees a signal raised here twice: at once)."""
     signal.raise_signal(signal.SIGTERM)

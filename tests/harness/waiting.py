@@ -20,6 +20,6 @@ def wait_until(
             return value
         if time.monotonic() > end:
             raise AssertionError(
-                f"{what or condition!r} did not happen within {deadline:g} s (last: {value!r})"
+                f"{what or repr(condition)} did not happen within {deadline:g} s (last: {value!r})"
             )
         time.sleep(poll)

@@ -1,0 +1,138 @@
+"""The tools of the tests, tested: a relay that breaks on demand, waiting, metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pgambassador.embedded.ports import HOST, free_port, is_free
+from tests.harness import Link, Metrics, wait_until
+
+BIG = bytes(range(256)) * 20_000  # 5 MB
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """The port of a server that sends back what it gets."""
+    listener = socket.create_server((HOST, 0))
+
+    def serve(end: socket.socket) -> None:
+        with end, contextlib.suppress(OSError):
+            while data := end.recv(65536):
+                end.sendall(data)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+@pytest.fixture
+def relay(echo: int) -> Iterator[Link]:
+    with Link(echo) as link:
+        yield link
+
+
+def connect(link: Link) -> socket.socket:
+    return socket.create_connection((HOST, link.port), timeout=5)
+
+
+def read(end: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = end.recv(size - len(data))
+        if not part:
+            break
+        data += part
+    return data
+
+
+def test_passes_on_and_ends(relay: Link) -> None:
+    with connect(relay) as client:
+        writer = threading.Thread(target=client.sendall, args=(BIG,))
+        writer.start()
+        assert read(client, len(BIG)) == BIG
+        writer.join()
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+    wait_until(lambda: relay.connections == 0)
+    assert relay.accepted == 1
+
+
+def test_stalls_and_resumes(relay: Link) -> None:
+    with connect(relay) as client:
+        client.sendall(b"a")
+        assert client.recv(1) == b"a"
+        relay.stall()
+        client.sendall(b"b")
+        client.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        relay.resume()
+        client.settimeout(5)
+        assert client.recv(1) == b"b"
+
+
+def test_cuts(relay: Link) -> None:
+    with connect(relay) as client:
+        client.sendall(b"a")
+        assert client.recv(1) == b"a"
+        relay.cut()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    with connect(relay) as client:
+        client.sendall(b"b")
+        assert client.recv(1) == b"b"
+
+
+def test_refuses_and_allows(relay: Link) -> None:
+    with connect(relay) as client:
+        client.sendall(b"a")
+        assert client.recv(1) == b"a"
+        relay.refuse()
+        with pytest.raises(ConnectionRefusedError):
+            connect(relay)
+        client.sendall(b"b")
+        assert client.recv(1) == b"b"
+        relay.allow()
+        connect(relay).close()
+
+
+def test_a_target_that_is_away() -> None:
+    with Link(free_port()) as link, connect(link) as client:
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert repr(link).endswith("flowing, 0 connections>")
+
+
+def test_waiting_fails_with_a_reason() -> None:
+    with pytest.raises(AssertionError, match=r"the miracle did not happen within 0.01 s \(last: 0\)"):
+        wait_until(lambda: 0, "the miracle", deadline=0.01)
+
+
+def test_metrics() -> None:
+    text = '# TYPE x counter\nx_total{a="1",b="2"} 3\nx_total{a="1",b="3"} 4\n# TYPE y gauge\ny 5\n'
+    metrics = Metrics.parse(text)
+    assert metrics.total("x_total") == metrics.total("x_total", a="1") == 7
+    assert metrics.total("x_total", b="3") == 4
+    assert metrics.total("y") == 5
+    with pytest.raises(KeyError):
+        metrics.total("z")
+
+
+def test_a_free_port_is_free() -> None:
+    port = free_port()
+    assert is_free(port)
+    with socket.create_server((HOST, port)):
+        assert not is_free(port)

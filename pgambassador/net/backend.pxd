@@ -4,13 +4,13 @@ from pgambassador.wire.framing cimport Scanner
 
 cdef enum:
     SHARED = 128 * 1024
-    HIGH_WATER = 256 * 1024
 
 cdef char shared[SHARED]
 
 cdef double clock() noexcept
 
 cdef class Statement:
+    cdef object __weakref__
     cdef readonly bytes name
     cdef readonly bytes frame
     cdef readonly bytes text
@@ -35,6 +35,7 @@ cdef class Home:
     cdef public bint sticky
     cdef public Py_ssize_t statement_limit
     cdef public object policy
+    cdef public Py_ssize_t high_water
 
     cdef int freed(self, Backend backend) except -1
     cdef int gone(self, Backend backend, str reason) except -1
@@ -51,7 +52,8 @@ cdef class Backend:
     cdef public object marked_by
     cdef public bint pinned
     cdef public bint retiring
-    cdef public double opened
+    cdef readonly double opened
+    cdef public double expires
     cdef readonly double freed_at
     cdef readonly bint copying
     cdef readonly bint doubtful

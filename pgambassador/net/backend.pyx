@@ -6,7 +6,7 @@
 2. The connection returns to its home only when it owes nothing, its last ReadyForQuery said idle, nothing was sent
    since without a Sync, its client is not in the middle of a message, and no cancel request is under way.
 3. A connection whose state is in doubt (`doubtful`) never returns: it is closed with its client.
-4. A client that does not read stops its server connection being read above `HIGH_WATER`; memory stays bounded.
+4. A client that does not read stops its server connection being read above its home's `high_water`; memory stays bounded.
 """
 from libc.string cimport memchr, memcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -80,9 +80,10 @@ cdef class Home:
 
 
 cdef class Backend:
-    """`link` is what opened the connection (address, pid, key); `leftover` bytes that came behind the login."""
+    """`link` is what opened the connection (its address, pid and key); `early` came behind the login's end."""
 
-    def __init__(self, loop, Channel channel not None, Home home not None, link, dict parameters not None, state):
+    def __init__(self, loop, Channel channel not None, Home home not None, link, dict parameters not None, state,
+                 bytes early=b""):
         self.loop = loop
         self.channel = channel
         self.home = home
@@ -98,6 +99,9 @@ cdef class Backend:
         channel.on_readable = self.on_readable
         channel.on_drained = self.on_drained
         channel.start_reading()
+        if early:
+            self.scanner.append(<const unsigned char *>early, len(early))
+            self.take(0)
 
     # What the server says.
 
@@ -166,6 +170,10 @@ cdef class Backend:
                     self.finished(kind, now)
         except ProtocolViolation as error:
             self.lose(f"the server broke the protocol: {error.message}")
+        except Exception as error:
+            # Ours. What the connection owes is not known any more.
+            self.home.policy.broke(self, error)
+            self.lose("an internal error of pgambassador")
         home.bytes_sent += length
         if not self.closed and self.ledger.count and self.ledger.head().action == FAKE:
             if length:
@@ -180,7 +188,7 @@ cdef class Backend:
         scanner.finish()
         if self.closed:
             return 0
-        if owner is not None and owner.channel.backlog() > HIGH_WATER:
+        if owner is not None and owner.channel.backlog() > home.high_water:
             self.channel.stop_reading()
         return self.settle_down()
 
@@ -375,7 +383,7 @@ cdef class Backend:
                     done(self.refused)
                 return self.release()
             return 0
-        if self.ledger.count == 0 and not self.channel.reading and session.channel.backlog() <= HIGH_WATER:
+        if self.ledger.count == 0 and not self.channel.reading and session.channel.backlog() <= self.home.high_water:
             self.channel.start_reading()
         if not self.ready() or session.mid_message():
             if self.ledger.count == 0:
@@ -421,7 +429,8 @@ cdef class Backend:
             return 0
         self.channel.stage(statement.frame, len(statement.frame))
         self.ledger.put(c'P', SWALLOW, client, statement, None, 0.0)
-        return self.adopt(statement, client)
+        self.adopt(statement, client)
+        return 0
 
     cpdef adopt(self, Statement statement, Client client):
         """The server is being taught a statement; beyond the limit it forgets the one used longest ago."""
@@ -450,6 +459,9 @@ cdef class Backend:
         `done` is called before with None or the body of the first ErrorResponse; without it an error closes the
         connection, since its state is not what the queries should have made it.
         """
+        if count == 0:
+            self.release()
+            return
         self.resetting = True
         self.done = done
         self.refused = None
@@ -463,6 +475,10 @@ cdef class Backend:
         """DEALLOCATE ALL or DISCARD ALL has run here."""
         self.prepared.clear()
         self.unnamed_of = None
+
+    def spoil(self):
+        """Its state is in doubt: it goes to nobody else."""
+        self.doubtful = True
 
     def cancel_begins(self):
         """A cancel request is under way: nobody else may have the connection until it has arrived."""

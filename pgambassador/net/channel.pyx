@@ -75,8 +75,10 @@ cdef class Channel:
         if tls is not None:
             self.incoming = incoming
             self.outgoing = outgoing
-            self.decrypt = tls.read
-            self.encrypt = tls.write
+            # The object behind an SSLObject, where there is one: the same calls without a Python frame around them.
+            inner = getattr(tls, "_sslobj", tls)
+            self.decrypt = inner.read
+            self.encrypt = inner.write
             # The handshake's last read may have brought the first records of the server along.
             self.more = incoming.pending > 0
 

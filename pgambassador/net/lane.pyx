@@ -13,7 +13,7 @@ from collections import deque
 from pgambassador.net.backend cimport Backend, Client, Home, clock
 
 # An idle connection's end is seen by the event loop; only what came since its last turn could be missed.
-cdef double MOMENT = 0.0005
+cdef double MOMENT = 0.01
 
 
 cdef class Waiter(Client):
@@ -26,7 +26,7 @@ cdef class Waiter(Client):
 cdef class Borrower(Waiter):
     """Waits in the queue for the policy: `granted_to(backend)` is called with the connection."""
 
-    cdef object granted_to
+    cdef readonly object granted_to
 
     def __init__(self, granted_to):
         self.granted_to = granted_to
@@ -39,7 +39,8 @@ cdef class Borrower(Waiter):
 cdef class Lane(Home):
     """`bounds`: upper edges of the histograms' buckets in seconds; at most 32."""
 
-    def __init__(self, policy, tuple bounds not None, Py_ssize_t limit, bint sticky, Py_ssize_t statement_limit):
+    def __init__(self, policy, tuple bounds not None, Py_ssize_t limit, bint sticky, Py_ssize_t statement_limit,
+                 Py_ssize_t high_water=256 * 1024):
         cdef Py_ssize_t i
         if len(bounds) > 32:
             raise ValueError("at most 32 buckets")
@@ -48,7 +49,8 @@ cdef class Lane(Home):
         self.waiters = deque()
         self.limit = limit
         self.sticky = sticky
-        self.statement_limit = statement_limit
+        self.statement_limit = max(statement_limit, 1)
+        self.high_water = high_water
         self.slow = 1e300
         self.bounds = len(bounds)
         for i in range(self.bounds):

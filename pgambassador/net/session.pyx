@@ -13,7 +13,7 @@
 from libc.stdlib cimport RAND_MAX, rand
 from libc.string cimport memchr
 
-from pgambassador.net.backend cimport HIGH_WATER, SHARED, Backend, Client, Statement, clock
+from pgambassador.net.backend cimport SHARED, Backend, Client, Statement, clock
 from pgambassador.net.channel cimport Channel
 from pgambassador.net.lane cimport Lane, Waiter
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW
@@ -105,6 +105,11 @@ cdef class Session(Waiter):
             self.length = 0
             self.fail(error)
             return 0
+        except Exception as error:
+            # Ours. The session's state is not known any more, nor is what the server has been sent.
+            self.length = 0
+            self.policy.broke(self, error)
+            return 0
         if self.closed:
             self.length = 0
             return 0
@@ -115,11 +120,11 @@ cdef class Session(Waiter):
                 self.length = 0
             else:
                 backend.channel.flush()
-            if backend.channel.backlog() > HIGH_WATER:
+            if backend.channel.backlog() > self.lane.high_water:
                 self.channel.stop_reading()
         self.scanner.finish()
         self.channel.flush()
-        if self.channel.backlog() > HIGH_WATER:
+        if self.channel.backlog() > self.lane.high_water:
             self.channel.stop_reading()
         if backend is not None and backend.ledger.count == 0:
             # A COPY that failed ended while its client was in the middle of a message.
@@ -491,6 +496,14 @@ cdef class Session(Waiter):
         if self.backend is None or (self.backend.ready() and self.backend.ledger.count == 0):
             self.policy.drained(self)
 
+    def traffic(self):
+        """Bytes from and to the client since this was asked last, roughly those of one statement."""
+        cdef unsigned long long received = self.channel.received - self.received_mark
+        cdef unsigned long long sent = self.channel.sent - self.sent_mark
+        self.received_mark += received
+        self.sent_mark += sent
+        return received, sent
+
     def forget_statements(self):
         """DEALLOCATE ALL or DISCARD ALL has run."""
         self.statements.clear()
@@ -499,6 +512,11 @@ cdef class Session(Waiter):
         """End the session with an error of ours."""
         if not self.closed:
             self.policy.failed(self, error)
+
+    def spoil(self):
+        """What has been sent to the server connection is in doubt: nobody may have it after this client."""
+        if self.backend is not None:
+            self.backend.spoil()
 
     def close(self, str reason not None):
         """End the session; its server connection is the policy's to clean up. `reason` is empty if it said goodbye."""

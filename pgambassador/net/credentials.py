@@ -1,0 +1,131 @@
+"""Where the password for a server comes from: written down, or printed by a command.
+
+1. One command runs at a time; those who need the secret meanwhile share its answer.
+2. An answer that says when it expires is used until shortly before that, by the wall clock, looked at when used.
+3. What the command printed appears in no message, whatever went wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from pgambassador.config import Credentials, ExecCredentials, StaticCredentials
+from pgambassador.errors import Unreachable
+
+MARGIN = 30.0
+OUTPUT_LIMIT = 1 << 20
+
+
+class Secret(NamedTuple):
+    """`user` None: the one of the URL. `not_after` is wall-clock time in seconds, None if it is not known."""
+
+    user: str | None
+    password: bytes
+    not_after: float | None
+
+    def __repr__(self) -> str:
+        return f"<Secret user={self.user!r} not_after={self.not_after}>"
+
+
+class Provider(Protocol):
+    async def secret(self) -> Secret | None: ...
+
+
+class Static:
+    def __init__(self, password: bytes | None) -> None:
+        self._secret = None if password is None else Secret(None, password, None)
+
+    async def secret(self) -> Secret | None:
+        return self._secret
+
+
+class Exec:
+    def __init__(self, command: tuple[str, ...], timeout: float) -> None:
+        self._command = command
+        self._timeout = timeout
+        self._lock = asyncio.Lock()
+        self._known: Secret | None = None
+        self._asked = 0
+
+    async def secret(self) -> Secret | None:
+        asked = self._asked
+        async with self._lock:
+            known = self._known
+            if known is not None:
+                fresh = known.not_after is not None and time.time() < known.not_after - MARGIN
+                if fresh or self._asked != asked:
+                    return known  # still good, or printed while we waited for our turn
+            self._known = await self._run()
+            self._asked += 1
+            return self._known
+
+    async def _run(self) -> Secret:
+        program = self._command[0]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                limit=OUTPUT_LIMIT,
+            )
+        except OSError as error:
+            raise Unreachable(
+                f"the credentials command {program} cannot be run: {error.strerror}",
+                hint="Check credentials.command.",
+            ) from None
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(self._timeout):
+                output = await process.stdout.read(OUTPUT_LIMIT)
+                status = await process.wait()
+        except TimeoutError:
+            raise Unreachable(
+                f"the credentials command {program} printed nothing within {self._timeout:g} s",
+                hint="Make it faster, or raise credentials.timeout.",
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if status != 0:
+            raise Unreachable(
+                f"the credentials command {program} failed with exit status {status}",
+                hint="Run it by hand to see why.",
+            )
+        return read_answer(output, program)
+
+
+def read_answer(output: bytes, program: str) -> Secret:
+    """The bare secret, or one JSON object with password and perhaps user and expires_at."""
+    text = output.strip()
+    if not text:
+        raise Unreachable(f"the credentials command {program} printed nothing", hint="Run it by hand.")
+    if not text.startswith(b"{"):
+        return Secret(None, text, None)
+    try:
+        answer = json.loads(text)
+        password, user, expires = answer["password"], answer.get("user"), answer.get("expires_at")
+        if not isinstance(password, str) or not isinstance(user, str | None):
+            raise TypeError
+        not_after = None if expires is None else datetime.fromisoformat(expires).timestamp()
+    except (ValueError, KeyError, TypeError):
+        raise Unreachable(
+            f"the credentials command {program} printed JSON that is not understood",
+            hint='It prints {"user": …, "password": …, "expires_at": "RFC 3339"}; only password is required.',
+        ) from None
+    return Secret(user, password.encode(), not_after)
+
+
+def provider_of(credentials: Credentials | None, fallback: bytes | None) -> Provider:
+    match credentials:
+        case StaticCredentials(password=password):
+            return Static(password.reveal().encode())
+        case ExecCredentials(command=command, timeout=timeout):
+            return Exec(command, timeout)
+        case None:
+            return Static(fallback)

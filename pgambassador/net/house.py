@@ -1,0 +1,153 @@
+"""All pools and clients of this process: who may come in, and which pool a client belongs to.
+
+1. There is one pool for each (cluster, database, server user), made when its first client logs in.
+2. Clients are counted from their login to their end, however either goes; a login that fails counts no longer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from pgambassador.auth.credential import Credential, Plain
+from pgambassador.config import Config
+from pgambassador.errors import Refused
+from pgambassador.net.facts import Facts
+from pgambassador.net.keeper import Keeper
+from pgambassador.net.origin import Origin
+from pgambassador.net.session import Session
+from pgambassador.net.statements import Statements
+from pgambassador.observe.querylog import QueryLog
+from pgambassador.protocol.cancel import CancelKeys
+
+
+class House:
+    """`users` is the list of who may log in; it is empty where everybody local is trusted."""
+
+    def __init__(
+        self, config: Config, users: Mapping[str, Credential | None], query_log: QueryLog | None
+    ) -> None:
+        self.config = config
+        self.users = users
+        self.query_log = query_log
+        self.keepers: dict[tuple[str, str, str], Keeper] = {}
+        self.statements = Statements()
+        self.keys: CancelKeys[Session] = CancelKeys()
+        self.clients = 0
+        self.logins = 0
+        self.login_failures = 0
+        self.rejected: Counter[str] = Counter()
+        self.draining = False
+        self.on_empty: Callable[[], None] | None = None
+
+    def keeper(self, database: str, user: str) -> Keeper:
+        """The pool for a database name and a user as the client gave them."""
+        target = self.config.target(database)
+        if target is None:
+            raise Refused(
+                f'database "{database[:64]}" does not exist',
+                sqlstate="3D000",
+                hint="The configuration's section databases names those that can be reached.",
+            )
+        cluster = self.config.clusters[target.cluster]
+        upstream = cluster.upstream()
+        server_user = upstream.user or user
+        key = (target.cluster, target.database, server_user)
+        keeper = self.keepers.get(key)
+        if keeper is None:
+            credential = self.users.get(server_user) if upstream.user is None else None
+            origin = Origin(
+                upstream,
+                cluster.credentials,
+                database=target.database,
+                user=server_user,
+                fallback=credential.password if isinstance(credential, Plain) else None,
+            )
+            keeper = self.keepers[key] = Keeper(
+                cluster=target.cluster,
+                database=target.database,
+                user=server_user,
+                config=target.pool,
+                upstream=origin,
+                statements=self.statements,
+                departed=self._departed,
+                buffer=self.config.clients.buffer,
+            )
+            keeper.lane.slow, keeper.lane.sample = self._thresholds()
+            if self.query_log is not None:
+                keeper.lane.sink = self._record
+        return keeper
+
+    def pools(self) -> list[Keeper]:
+        return list(self.keepers.values())
+
+    def admit(self) -> None:
+        """Count a client in, or refuse it."""
+        if self.draining:
+            self.rejected["shutting down"] += 1
+            raise Refused(
+                "the database system is shutting down", sqlstate="57P03", hint="Connect to another instance."
+            )
+        if self.clients >= self.config.clients.max:
+            self.rejected["too many clients"] += 1
+            raise Refused(
+                "sorry, too many clients already",
+                sqlstate="53300",
+                hint=f"At most {self.config.clients.max} are allowed (clients.max).",
+            )
+        self.clients += 1
+
+    def dismiss(self) -> None:
+        """A client that was counted in is gone."""
+        self.clients -= 1
+        if self.clients == 0 and self.draining and self.on_empty is not None:
+            self.on_empty()
+
+    def _departed(self, session: Session, reason: str) -> None:
+        self.keys.release(session.facts.pid)
+        self.dismiss()
+
+    def _thresholds(self) -> tuple[float, float]:
+        slow = self.config.query_log.slow
+        return (1e300 if slow is None else slow), self.config.query_log.sample
+
+    def _record(
+        self, session: Session, note: object, seconds: float, waited: float, rows: int, sqlstate: str
+    ) -> None:
+        """One statement for the query log."""
+        assert self.query_log is not None
+        if sqlstate and not self.config.query_log.errors and seconds < session.lane.slow:
+            return
+        facts: Facts = session.facts
+        received, sent = session.traffic()
+        link = session.backend.link if session.backend is not None else None
+        self.query_log.add(
+            (
+                time.time(),
+                facts.address,
+                facts.database,
+                facts.user,
+                facts.application_name,
+                _text(note),
+                seconds,
+                waited,
+                rows,
+                received,
+                sent,
+                link.address if link is not None else "",
+                sqlstate,
+            )
+        )
+
+
+def _text(note: object) -> bytes:
+    """The statement's text from what the relay kept of it: a query, a Parse, or a Statement."""
+    if note is None:
+        return b""
+    if isinstance(note, bytes):
+        if note[:1] == b"P" and len(note) > 6 and int.from_bytes(note[1:5], "big") + 1 == len(note):
+            return note[6:].partition(b"\0")[0]
+        return note.partition(b"\0")[0]
+    text: bytes = note.text  # type: ignore[attr-defined]
+    return text

@@ -1,0 +1,494 @@
+"""One pool at work: the policy behind a lane, and the only one that opens server connections for it.
+
+1. Openings run in parallel, as many as `Plan` allows; each failure goes to the clients that wait when no other
+   connection is left to wait for, in the server's own words.
+2. A client that left is never felt by the next one: its transaction is rolled back and its session reset, or
+   the connection is closed; a query still running is cancelled first.
+3. A server that is starting up (57P03) is asked again while clients wait, until their own time is up.
+4. The session's settings are tried out at login, once for each distinct set, so that bringing a connection into
+   that state needs no waiting for its outcome later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from pgambassador.config import Pool
+from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
+from pgambassador.net.backend import Backend
+from pgambassador.net.channel import Channel
+from pgambassador.net.connector import Link
+from pgambassador.net.facts import Facts
+from pgambassador.net.lane import Borrower, Lane
+from pgambassador.net.session import Session
+from pgambassador.net.statements import Statements
+from pgambassador.net.tasks import spawn
+from pgambassador.observe.metrics import BUCKETS
+from pgambassador.pool.plan import Plan
+from pgambassador.protocol.settings import FIXED, Settings, switch
+from pgambassador.wire import build, parse
+
+log = logging.getLogger(__name__)
+
+BASE = Settings.of({})
+_STARTING_UP = "57P03"
+_TRIED_MOST = 1000
+_ROLLBACK = build.query("ROLLBACK")
+_DISCARD = build.query("DISCARD ALL")
+
+
+class Upstream(Protocol):
+    """How connections to this pool's server are opened."""
+
+    async def open(self) -> Link: ...
+    async def cancel(self, link: Link) -> None: ...
+
+
+class Keeper:
+    """`departed(session, reason)` is called once for each session that has ended."""
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        database: str,
+        user: str,
+        config: Pool,
+        upstream: Upstream,
+        statements: Statements,
+        departed: Callable[[Session, str], None],
+        buffer: int,
+    ) -> None:
+        self.cluster, self.database, self.user = cluster, database, user
+        self.config = config
+        self.upstream = upstream
+        self.statement = statements.statement
+        self.departed = departed
+        self.plan = Plan(config.size, config.min_size, config.idle_timeout, config.lifetime)
+        self.lane = Lane(self, BUCKETS, config.size, config.mode == "session", config.statements, buffer)
+        self.opening = 0
+        self.connects = self.connect_failures = self.wait_timeouts = self.cancels = 0
+        self.closed: Counter[str] = Counter()
+        self.parameters: dict[str, str] | None = None
+        self.last_error: AmbassadorError | None = None
+        self.stopping = False
+        self.clients: set[Session] = set()
+        self.backends: set[Backend] = set()
+        self._first: list[asyncio.Future[None]] = []
+        self._tried: dict[Settings, dict[str, str]] = {}
+        self._retry: asyncio.TimerHandle | None = None
+
+    # Opening.
+
+    def wanted(self) -> None:
+        """Somebody waits although the pool is not full."""
+        if self.stopping:
+            return
+        loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        waiting = self.lane.waiting + len(self._first)
+        for _ in range(
+            self.plan.openings(waiting=waiting, total=self.lane.total, opening=self.opening, now=now)
+        ):
+            self.opening += 1
+            spawn(self._open(), f"open {self.cluster}/{self.database}")
+        if waiting and now < self.plan.retry_at and self._retry is None:
+            self._retry = loop.call_later(self.plan.retry_at - now, self._again)
+
+    def _again(self) -> None:
+        self._retry = None
+        self.wanted()
+
+    async def _open(self) -> None:
+        try:
+            link = await self.upstream.open()
+        except AmbassadorError as error:
+            self.opening -= 1
+            self._failed(error)
+            return
+        except BaseException:
+            self.opening -= 1
+            raise
+        self.opening -= 1
+        self.connects += 1
+        self.plan.succeeded()
+        self.last_error = None
+        self._adopt(link)
+
+    def _adopt(self, link: Link) -> None:
+        loop = asyncio.get_running_loop()
+        channel = Channel(loop, link.sock, link.tls, link.incoming, link.outgoing)
+        if self.stopping:
+            channel.close()
+            return
+        backend = Backend(loop, channel, self.lane, link, dict(link.parameters), BASE, link.leftover)
+        backend.expires = self.plan.expiry(backend.opened)
+        if backend.closed:
+            return
+        self.backends.add(backend)
+        if self.parameters is None or self.parameters.get("server_version") != link.parameters.get(
+            "server_version"
+        ):
+            self._tried.clear()
+        self.parameters = dict(link.parameters)
+        waiting, self._first = self._first, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+        self.lane.add(backend)
+
+    def _failed(self, error: AmbassadorError) -> None:
+        self.connect_failures += 1
+        self.last_error = error
+        self.plan.failed(time.monotonic())
+        log.warning(
+            "cannot open a server connection: %s",
+            error.sentence(),
+            extra={"cluster": self.cluster, "database": self.database, "user": self.user},
+        )
+        if self.lane.total == 0 and not _starting(error):
+            waiting, self._first = self._first, []
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(error)
+            message = _as_error(error)
+            while (waiter := self.lane.first_waiting()) is not None:
+                self._turn_away(waiter, message)
+        self.wanted()
+
+    def _turn_away(self, waiter: object, message: bytes) -> None:
+        if isinstance(waiter, Session):
+            waiter.refuse(message)
+        elif isinstance(waiter, Borrower):
+            self.lane.forgo(waiter)
+            waiter.granted_to(None)
+
+    # Logging in.
+
+    async def login_parameters(self, settings: Settings) -> tuple[Settings, dict[str, str]]:
+        """What a client with these settings is told at its login, and its settings as the server spells them."""
+        if self.parameters is None:
+            future = asyncio.get_running_loop().create_future()
+            self._first.append(future)
+            self.wanted()
+            if self.opening == 0 and self.last_error is not None and not _starting(self.last_error):
+                # Just failed: the reason is known, and asking again at once would only be a storm.
+                self._first.remove(future)
+                raise self.last_error
+            await future
+        assert self.parameters is not None
+        if settings is BASE:
+            return settings, self.parameters
+        name = settings.values.get("application_name")
+        essential = settings
+        if name is not None and name.isascii() and name.isprintable():
+            essential = settings.without("application_name")
+        told = self.parameters
+        if essential is not BASE:
+            known = self._tried.get(essential)
+            if known is None:
+                known = await self._try_out(essential)
+                if len(self._tried) >= _TRIED_MOST:
+                    self._tried.pop(next(iter(self._tried)))
+                self._tried[essential] = known
+            told = known
+        spelled = {
+            key: next((v for k, v in told.items() if k.lower() == key), value)
+            for key, value in essential.values.items()
+        }
+        if essential is not settings and name is not None:
+            spelled["application_name"] = name
+            told = {**told, "application_name": name}
+        return Settings.of(spelled), told
+
+    async def _try_out(self, settings: Settings) -> dict[str, str]:
+        loop = asyncio.get_running_loop()
+        borrowed: asyncio.Future[Backend | None] = loop.create_future()
+
+        def granted(backend: Backend | None) -> None:
+            if borrowed.done():
+                if backend is not None:
+                    backend.ask(b"", 0)
+            else:
+                borrowed.set_result(backend)
+
+        borrower = Borrower(granted)
+        self.lane.borrow(borrower)
+        try:
+            backend = await borrowed
+        except asyncio.CancelledError:
+            self.lane.forgo(borrower)
+            raise
+        if backend is None or backend.closed:
+            raise self.last_error or Unreachable("the server connection was lost during the login")
+        before = backend.state if backend.marked_by is None else None
+        asked: asyncio.Future[bytes | None] = loop.create_future()
+        backend.state = settings
+        backend.marked_by = None
+
+        def done(error: bytes | None) -> None:
+            if error is not None:
+                backend.state = before if before is not None else BASE
+                backend.marked_by = None if before is not None else backend
+            if not asked.done():
+                asked.set_result(error)
+
+        backend.ask(switch(before, settings), 1, done)
+        error = await asked
+        if error is not None:
+            raise ServerRefused(parse.fields(error))
+        return dict(backend.parameters)
+
+    # What the compiled part asks.
+
+    def switch(self, backend: Backend, session: Session) -> bytes:
+        before = backend.state if backend.marked_by is None else None
+        return switch(before, session.state)
+
+    def reported(self, session: Session, backend: Backend, name: str, value: str) -> None:
+        """A ParameterStatus reached a client: it is part of its session from now on."""
+        if name in FIXED or not isinstance(session, Session):
+            return
+        if name == "application_name":
+            session.facts.application_name = value
+        session.state = backend.state = session.state.with_value(name, value)
+
+    def tagged(self, session: Session, backend: Backend, tag: str) -> None:
+        """A command has run that may concern the session."""
+        if tag in ("SET", "RESET"):
+            backend.marked_by = session
+        elif tag in ("DISCARD ALL", "DEALLOCATE ALL"):
+            session.forget_statements()
+            backend.forget_statements()
+            if tag == "DISCARD ALL":
+                backend.marked_by = session
+                backend.pinned = False
+        elif tag in ("LISTEN", "PREPARE"):
+            backend.pinned = True
+
+    def abandoned(self, backend: Backend, half: bool) -> None:
+        """A client has left while it held the connection; `half`: in the middle of a message."""
+        if backend.closed:
+            return
+        if half or not backend.clean:
+            if backend.owes and not half:
+                spawn(self._cancel_and_close(backend), "cancel for a client that left")
+            else:
+                backend.close("its client left in the middle of its work")
+            return
+        queries = [_ROLLBACK] if backend.transaction != "I" else []
+        if self.lane.sticky or backend.pinned:
+            queries.append(_DISCARD)
+            backend.forget_statements()
+            backend.state, backend.marked_by = BASE, None
+            backend.pinned = False
+        backend.ask(b"".join(queries), len(queries))
+
+    async def _cancel_and_close(self, backend: Backend) -> None:
+        try:
+            await self.cancel(backend)
+        finally:
+            backend.close("its client left while a query ran")
+
+    async def cancel(self, backend: Backend) -> None:
+        """Send a cancel request; until it has arrived the connection goes to nobody else."""
+        self.cancels += 1
+        backend.cancel_begins()
+        try:
+            await self.upstream.cancel(backend.link)
+        except AmbassadorError as error:
+            log.warning("a cancel request failed: %s", error.sentence())
+        finally:
+            backend.cancel_ends()
+
+    def lost(self, backend: Backend, reason: str) -> None:
+        self.closed[reason] += 1
+        self.backends.discard(backend)
+        log.debug("server connection closed: %s", reason)
+        if self.lane.waiting or self.lane.total < self.plan.min_size:
+            self.wanted()
+
+    def orphaned(self, session: Session, reason: str) -> None:
+        """The server connection died under a client and could not say why."""
+        error = AmbassadorError(
+            reason,
+            sqlstate="08006",
+            detail="The transaction or query that was running on it may or may not have been completed.",
+            hint="Connect again.",
+        )
+        self.failed(session, error)
+
+    def failed(self, session: Session, error: AmbassadorError) -> None:
+        """Tell a client why its session ends, and end it."""
+        session.tell(
+            build.error_response("FATAL", error.sqlstate, error.message, error.detail, error.hint)
+        )
+        session.close(error.message)
+
+    def broke(self, who: Session | Backend, error: Exception) -> None:
+        """A mistake of ours: it costs one client, and says so."""
+        log.error("internal error in %r", who, exc_info=error)
+        if isinstance(who, Session):
+            who.spoil()
+            self.failed(
+                who,
+                AmbassadorError(
+                    "internal error of pgambassador; the connection cannot be used any more",
+                    hint="Connect again, and report what its log says.",
+                ),
+            )
+
+    def drained(self, session: Session) -> None:
+        self.failed(
+            session,
+            Refused(
+                "terminating connection because pgambassador is shutting down",
+                sqlstate="57P01",
+                hint="Connect again.",
+            ),
+        )
+
+    def left(self, session: Session, reason: str) -> None:
+        self.clients.discard(session)
+        self.departed(session, reason)
+
+    # Time passes.
+
+    def tick(self, now: float) -> None:
+        """A few times a second: what has waited, idled or lived too long."""
+        self._waited(now)
+        for backend in [b for b in self.lane.idle if b.expires <= now]:
+            backend.close("lifetime")
+        for backend in self.backends:
+            if backend.expires <= now:
+                backend.retiring = True
+        for backend in list(self.lane.idle):
+            if not self.plan.too_idle(freed_at=backend.freed_at, total=self.lane.total, now=now):
+                break  # the stack's bottom has been idle longest
+            backend.close("idle")
+        if self.parameters is not None and self.lane.total + self.opening < self.plan.min_size:
+            self.wanted()
+
+    def _waited(self, now: float) -> None:
+        timeout, notice = self.config.wait_timeout, self.config.wait_notice
+        while timeout is not None and (waiter := self.lane.first_waiting()) is not None:
+            if now - waiter.waiting_since < timeout:
+                break
+            self.wait_timeouts += 1
+            self._turn_away(waiter, self._timed_out(timeout))
+        if notice is None:
+            return
+        for waiter in self.lane.waiters:
+            if waiter.waiting and now - waiter.waiting_since < notice:
+                break
+            if waiter.waiting and isinstance(waiter, Session) and not waiter.facts.told_of_waiting:
+                waiter.facts.told_of_waiting = True
+                waiter.tell(
+                    build.notice_response(
+                        "NOTICE",
+                        "00000",
+                        "all server connections of the pool are in use; waiting for one",
+                        hint=f"The pool has {self.config.size} (pool.size).",
+                    )
+                )
+
+    def _timed_out(self, timeout: float) -> bytes:
+        error = Refused(
+            f"no server connection became free within {timeout:g} s",
+            sqlstate="53300",
+            detail=f"{self.lane.total} of {self.config.size} are open and in use, {self.lane.waiting} clients wait.",
+            hint="Raise pool.size or pool.wait_timeout, or look for transactions that stay open.",
+        )
+        return _as_error(self.last_error or error)
+
+    # The end.
+
+    def drain(self) -> None:
+        """Let go of clients as soon as nothing of theirs is under way."""
+        for session in list(self.clients):
+            session.drain()
+
+    def stop(self) -> None:
+        """Close everything now."""
+        self.stopping = True
+        for session in list(self.clients):
+            self.drained(session)
+        for backend in list(self.backends):
+            backend.close("shutdown")
+
+    # The numbers, for the metrics: those that grow with each statement are the lane's.
+
+    @property
+    def size(self) -> int:
+        return self.config.size
+
+    @property
+    def sessions(self) -> int:
+        return len(self.clients)
+
+    @property
+    def idle(self) -> int:
+        return len(self.lane.idle)
+
+    @property
+    def active(self) -> int:
+        return self.lane.active
+
+    @property
+    def waiting(self) -> int:
+        return self.lane.waiting
+
+    @property
+    def queries(self) -> int:
+        return self.lane.queries
+
+    @property
+    def transactions(self) -> int:
+        return self.lane.transactions
+
+    @property
+    def errors(self) -> int:
+        return self.lane.errors
+
+    @property
+    def bytes_received(self) -> int:
+        return self.lane.bytes_received
+
+    @property
+    def bytes_sent(self) -> int:
+        return self.lane.bytes_sent
+
+    @property
+    def query_seconds(self) -> float:
+        return self.lane.query_seconds
+
+    @property
+    def wait_seconds(self) -> float:
+        return self.lane.wait_seconds
+
+    @property
+    def query_histogram(self) -> tuple[int, ...]:
+        return self.lane.query_histogram
+
+    @property
+    def wait_histogram(self) -> tuple[int, ...]:
+        return self.lane.wait_histogram
+
+    def __repr__(self) -> str:
+        return f"<Keeper {self.cluster}/{self.database}/{self.user} {self.lane!r} opening={self.opening}>"
+
+
+def _as_error(error: AmbassadorError) -> bytes:
+    """An ErrorResponse that ends a statement, not the session."""
+    if isinstance(error, ServerRefused):
+        return build.error_response_from({**error.fields, "S": "ERROR", "V": "ERROR"})
+    return build.error_response("ERROR", error.sqlstate, error.message, error.detail, error.hint)
+
+
+def _starting(error: AmbassadorError) -> bool:
+    return isinstance(error, ServerRefused) and error.sqlstate == _STARTING_UP

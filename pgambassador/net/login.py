@@ -1,0 +1,210 @@
+"""From accept to the first ReadyForQuery: the life of a client before it is a session.
+
+1. Nothing is read beyond what the next step needs to know, and all of it within `clients.login_timeout`.
+2. Whatever goes wrong is one ErrorResponse, severity FATAL, and a closed connection.
+3. The success is one write: AuthenticationOk, ParameterStatus, BackendKeyData, ReadyForQuery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+
+from pgambassador.auth.client import METHODS
+from pgambassador.errors import AmbassadorError, ProtocolViolation, Refused, ServerRefused
+from pgambassador.net.channel import Channel
+from pgambassador.net.facts import Facts
+from pgambassador.net.house import House
+from pgambassador.net.keeper import BASE
+from pgambassador.net.session import Session
+from pgambassador.protocol.negotiate import Cancel, Opening, Send, Start
+from pgambassador.protocol.options import read_options
+from pgambassador.protocol.settings import Settings
+from pgambassador.wire import build
+from pgambassador.wire.frames import Frame, take_frame
+from pgambassador.wire.parse import StartupPacket
+
+log = logging.getLogger(__name__)
+
+# PasswordMessage and SASL responses; a server allows as much.
+_MESSAGE_LIMIT = 65535 + 4
+_NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
+
+
+class Gone(Exception):
+    """The client closed the connection; there is nobody to tell."""
+
+
+async def welcome(house: House, sock: socket.socket, address: str) -> None:
+    """Take one accepted connection through its login; it becomes a session or is closed."""
+    started = False
+    try:
+        async with asyncio.timeout(house.config.clients.login_timeout):
+            start = await _first_packets(house, sock)
+            if start is not None:
+                started = await _login(house, sock, start, address)
+    except TimeoutError:
+        house.rejected["login timeout"] += 1
+        await _refuse(
+            sock,
+            Refused(
+                f"the login was not finished within {house.config.clients.login_timeout:g} s",
+                sqlstate="57014",
+                hint="The limit is clients.login_timeout.",
+            ),
+        )
+    except AmbassadorError as error:
+        house.login_failures += 1
+        for note in getattr(error, "__notes__", ()):
+            log.info("login refused: %s", note, extra={"client": address})
+        await _refuse(sock, error)
+    except (Gone, OSError):
+        pass
+    finally:
+        if not started:
+            sock.close()
+
+
+async def _first_packets(house: House, sock: socket.socket) -> Start | None:
+    loop = asyncio.get_running_loop()
+    opening = Opening(tls=False)
+    while True:
+        for action in opening.feed(await _read(sock)):
+            match action:
+                case Send(data):
+                    await loop.sock_sendall(sock, data)
+                case Start():
+                    return action
+                case Cancel(request):
+                    await _cancel(house, request.pid, request.key)
+                    return None
+                case _:
+                    raise ProtocolViolation("TLS was begun without having been offered")
+
+
+async def _cancel(house: House, pid: int, key: bytes) -> None:
+    """Cancel what the session with this key is doing; its connection closes when the server has been told."""
+    session = house.keys.find(pid, key)
+    if session is None or session.closed:
+        return
+    keeper = session.policy
+    if session.waiting:
+        keeper.cancels += 1
+        session.refuse(
+            build.error_response("ERROR", "57014", "canceling statement due to user request")
+        )
+    elif session.backend is not None and session.backend.owes:
+        await keeper.cancel(session.backend)
+
+
+async def _login(house: House, sock: socket.socket, start: Start, address: str) -> bool:
+    packet = start.packet
+    house.admit()
+    try:
+        reader = _Frames(sock, start.tail)
+        success = await _authenticate(house, packet, reader)
+        if packet.params.get("replication", "").lower() not in ("", "false", "off", "no", "0"):
+            raise Refused(
+                "replication connections are not supported through pgambassador",
+                sqlstate="0A000",
+                hint="Connect to the server directly.",
+            )
+        keeper = house.keeper(packet.database, packet.user)
+        settings, told = await keeper.login_parameters(settings_of(packet))
+    except BaseException:
+        house.dismiss()
+        raise
+    facts = Facts(
+        address=address,
+        user=packet.user,
+        database=packet.database,
+        application_name=packet.params.get("application_name", ""),
+        pid=0,
+        connected_at=time.time(),
+    )
+    loop = asyncio.get_running_loop()
+    session = Session(loop, Channel(loop, sock), keeper.lane, settings, facts)
+    facts.pid, key = house.keys.issue(session)
+    keeper.clients.add(session)
+    house.logins += 1
+    session.tell(
+        b"".join(
+            (
+                success,
+                *(build.parameter_status(name, value) for name, value in told.items()),
+                build.backend_key_data(facts.pid, key),
+                build.ready_for_query(b"I"),
+            )
+        )
+    )
+    session.start(reader.rest())
+    if house.draining:
+        session.drain()
+    return True
+
+
+async def _authenticate(house: House, packet: StartupPacket, reader: _Frames) -> bytes:
+    """The bytes that tell the client of its success."""
+    user = packet.user
+    method = METHODS[house.config.auth.effective_method]
+    dialogue = method(user, house.users.get(user))
+    try:
+        data = next(dialogue)
+        while True:
+            await reader.send(data)
+            data = dialogue.send(await reader.next())
+    except StopIteration as stop:
+        success: bytes = stop.value
+        return success
+
+
+def settings_of(packet: StartupPacket) -> Settings:
+    """The session's settings as the start packet gives them; `options` first, as a server does it."""
+    settings, unparsed = read_options(packet.params.get("options", ""))
+    if unparsed:
+        log.warning("ignored in the options of a client: %s", " ".join(unparsed)[:200])
+    settings = {name.lower(): value for name, value in settings.items()}
+    for name, value in packet.params.items():
+        if name not in _NOT_SETTINGS:
+            settings[name.lower()] = value
+    return Settings.of(settings) if settings else BASE
+
+
+class _Frames:
+    """The client's messages one by one, before they are a session's."""
+
+    def __init__(self, sock: socket.socket, tail: bytes) -> None:
+        self._sock = sock
+        self._buffer = bytearray(tail)
+
+    async def send(self, data: bytes) -> None:
+        if data:
+            await asyncio.get_running_loop().sock_sendall(self._sock, data)
+
+    async def next(self) -> Frame:
+        while (frame := take_frame(self._buffer, _MESSAGE_LIMIT)) is None:
+            self._buffer += await _read(self._sock)
+        return frame
+
+    def rest(self) -> bytes:
+        return bytes(self._buffer)
+
+
+async def _read(sock: socket.socket) -> bytes:
+    data = await asyncio.get_running_loop().sock_recv(sock, 16384)
+    if not data:
+        raise Gone
+    return data
+
+
+async def _refuse(sock: socket.socket, error: AmbassadorError) -> None:
+    if isinstance(error, ServerRefused):
+        message = build.error_response_from({**error.fields, "S": "FATAL", "V": "FATAL"})
+    else:
+        message = build.error_response("FATAL", error.sqlstate, error.message, error.detail, error.hint)
+    try:
+        sock.send(message)
+    except OSError:
+        pass  # gone already, or not reading: nobody to tell

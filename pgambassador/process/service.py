@@ -1,0 +1,196 @@
+"""One process of pgambassador: builds everything, listens, and ends in order.
+
+1. Nothing is served before every address is bound; one that cannot be bound ends the start.
+2. TERM: accept nobody, let open work finish for `drain_timeout`, then close. INT: the same, but only for
+   `FAST_DRAIN`. A second signal ends at once.
+3. /readyz says no as soon as draining begins, and while no server can be reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+
+from pgambassador import __version__
+from pgambassador.auth.credential import Credential, read_credential
+from pgambassador.config import Config, read_users
+from pgambassador.errors import AmbassadorError, ConfigError
+from pgambassador.net import tls
+from pgambassador.net.house import House
+from pgambassador.net.keeper import BASE
+from pgambassador.net.listener import Listener, bind
+from pgambassador.net.login import welcome
+from pgambassador.net.tasks import spawn
+from pgambassador.observe import log as logs
+from pgambassador.observe.http import HttpServer
+from pgambassador.observe.metrics import Metrics
+from pgambassador.observe.querylog import QueryLog
+from pgambassador.observe.sink import Sink
+
+log = logging.getLogger("pgambassador")
+
+TICK = 0.25
+FAST_DRAIN = 1.0
+
+
+class Service:
+    """`run` returns the exit code."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        users: dict[str, Credential | None] = {
+            name: read_credential(secret.reveal()) for name, secret in read_users(config.auth).items()
+        }
+        self.query_log = _query_log(config)
+        self.house = House(config, users, self.query_log)
+        self.listeners: list[Listener] = []
+        self.http: HttpServer | None = None
+        self.started = False
+        self._stop = asyncio.Event()
+        self._signals = 0
+        self._empty = asyncio.Event()
+
+    async def run(self) -> int:
+        self._check_upstreams()
+        loop = asyncio.get_running_loop()
+        try:
+            self._bind()
+            await self._serve_http()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._on_signal, number)
+            self.query_log.start()
+            for listener in self.listeners:
+                listener.start()
+            self.started = True
+            where = ", ".join(str(listener.address) for listener in self.listeners)
+            log.info("pgambassador %s listens on %s", __version__, where)
+            ticking = spawn(self._tick(), "tick")
+            spawn(self._try_upstreams(), "first connection")
+            await self._stop.wait()
+            ticking.cancel()
+            return 0
+        finally:
+            await self._close()
+
+    def _check_upstreams(self) -> None:
+        """What is wrong with a URL or a CA file is said now, not at the first client."""
+        for name, cluster in self.config.clusters.items():
+            upstream = cluster.upstream()
+            tls.context(upstream)
+            if upstream.weakness:
+                log.warning("cluster %s: %s", name, upstream.weakness)
+
+    def _bind(self) -> None:
+        for address in self.config.addresses():
+            for sock in bind(address):
+                self.listeners.append(Listener(sock, address, self._accepted))
+
+    async def _serve_http(self) -> None:
+        address = self.config.http_address()
+        if address is None:
+            return
+        metrics = Metrics(self.house, self.query_log)
+        self.http = HttpServer(metrics.render, ready=self.ready, started=lambda: self.started)
+        try:
+            await self.http.start(address.host, address.port)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot serve HTTP on {address}: {error.strerror or error}.",
+                hint="Choose another address with --http, or --http off.",
+            ) from None
+
+    def _accepted(self, sock: socket.socket, peer: str) -> None:
+        spawn(welcome(self.house, sock, peer), "login")
+
+    async def _try_upstreams(self) -> None:
+        """One connection to each cluster whose URL says as whom and to what, so that trouble shows early."""
+        for name, cluster in self.config.clusters.items():
+            upstream = cluster.upstream()
+            if upstream.user is None or upstream.database is None:
+                continue
+            served = [
+                database
+                for database in (*self.config.databases, upstream.database)
+                if (target := self.config.target(database)) is not None
+                and target.cluster == name
+                and target.database == upstream.database
+            ]
+            if not served:
+                continue
+            try:
+                await self.house.keeper(served[0], upstream.user).login_parameters(BASE)
+            except AmbassadorError as error:
+                log.error("cluster %s cannot be used yet: %s", name, error.sentence())
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether clients should be sent here, and why (not)."""
+        if not self.started:
+            return False, "starting"
+        if self.house.draining:
+            return False, "shutting down"
+        for keeper in self.house.keepers.values():
+            if keeper.last_error is not None and keeper.lane.total == 0:
+                return False, f"cluster {keeper.cluster}: {keeper.last_error.message}"
+        return True, "ready"
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            for keeper in list(self.house.keepers.values()):
+                keeper.tick(now)
+
+    def _on_signal(self, number: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            log.warning("stopping at once")
+            self._stop.set()
+            return
+        patience = self.config.drain_timeout if number == signal.SIGTERM else FAST_DRAIN
+        log.info("shutting down; %d clients have up to %g s", self.house.clients, patience)
+        spawn(self._drain(patience), "drain")
+
+    async def _drain(self, patience: float) -> None:
+        house = self.house
+        house.draining = True
+        for listener in self.listeners:
+            listener.close()
+        house.on_empty = self._empty.set
+        for keeper in list(house.keepers.values()):
+            keeper.drain()
+        if house.clients:
+            try:
+                async with asyncio.timeout(patience):
+                    await self._empty.wait()
+            except TimeoutError:
+                log.warning("%d clients are cut off", house.clients)
+        self._stop.set()
+
+    async def _close(self) -> None:
+        for listener in self.listeners:
+            listener.close()
+        for keeper in list(self.house.keepers.values()):
+            keeper.stop()
+        if self.http is not None:
+            await self.http.close()
+        self.query_log.close()
+
+
+def _query_log(config: Config) -> QueryLog:
+    options = config.query_log
+    return QueryLog(
+        Sink(options.file),
+        slow=options.slow,
+        sample=options.sample,
+        errors=options.errors,
+        literals=options.literals,
+    )
+
+
+async def serve(config: Config) -> int:
+    """Run until a signal ends it; the exit code."""
+    logs.set_up(config.log.level)
+    return await Service(config).run()

@@ -1,0 +1,115 @@
+"""What a client's session has set, and the SQL that brings a server connection into that state.
+
+1. A `Settings` is immutable and interned: two sessions with the same settings hold the same object, so that the
+   hot path compares identities.
+2. Names are compared in lower case, as PostgreSQL does; values are kept as the server spells them.
+3. Values go through set_config(), which takes them as a start packet would (`SET search_path = 'a, b'` would mean
+   one schema). They are written as E'' strings, which read the same whatever standard_conforming_strings says.
+4. A state that differs is reached by one simple query: it takes effect as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+from weakref import WeakValueDictionary
+
+from pgambassador.wire import build
+
+# Reported by servers, but not to be set: they describe the server, or follow from something else.
+FIXED: Final = frozenset(
+    {
+        "server_version",
+        "server_encoding",
+        "integer_datetimes",
+        "in_hot_standby",
+        "is_superuser",
+        "session_authorization",
+    }
+)
+# What set_config() refuses or what depends on all the rest comes last, in this order.
+_LAST: Final = ("session_authorization", "role")
+# Text may be in another encoding than the one before.
+_FIRST: Final = ("client_encoding",)
+
+
+class Settings:
+    """An immutable set of parameters; make one with `Settings.of`."""
+
+    __slots__ = ("__weakref__", "values")
+    values: dict[str, str]
+    _known: WeakValueDictionary[tuple[tuple[str, str], ...], Settings] = WeakValueDictionary()
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> Settings:
+        """The one object for these parameters."""
+        key = tuple(sorted((name.lower(), value) for name, value in values.items()))
+        known = cls._known.get(key)
+        if known is None:
+            known = cls()
+            known.values = dict(key)
+            cls._known[key] = known
+        return known
+
+    def with_value(self, name: str, value: str | None) -> Settings:
+        """With one parameter changed, or None: left to the server."""
+        values = dict(self.values)
+        if value is None:
+            values.pop(name.lower(), None)
+        else:
+            values[name.lower()] = value
+        return Settings.of(values)
+
+    def without(self, name: str) -> Settings:
+        return self.with_value(name, None)
+
+    def __repr__(self) -> str:
+        return f"<Settings {' '.join(self.values) or 'none'}>"
+
+
+def literal(text: str) -> str:
+    """A string constant that means the same under any standard_conforming_strings."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@lru_cache(maxsize=4096)
+def switch(before: Settings | None, after: Settings) -> bytes:
+    """The simple query that leads from one state to another, b"" if there is nothing to do.
+
+    `before` is None when the server connection's state is not known: everything is reset first.
+    """
+    statements: list[str] = []
+    if before is None:
+        statements += ["RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL"]
+        old: Mapping[str, str] = {}
+    else:
+        old = before.values
+        gone = [name for name in old if name not in after.values]
+        statements += [f"RESET {_reset_name(name)}" for name in sorted(gone, key=_order, reverse=True)]
+    changed = {name: value for name, value in after.values.items() if old.get(name) != value}
+    calls = [
+        f"pg_catalog.set_config({literal(name)}, {literal(changed[name])}, false)"
+        for name in sorted(changed, key=_order)
+    ]
+    statements += [f"SELECT {call}" for call in calls]
+    return build.query(";".join(statements)) if statements else b""
+
+
+def _order(name: str) -> tuple[int, str]:
+    if name in _FIRST:
+        return (0, name)
+    return (2 + _LAST.index(name), name) if name in _LAST else (1, name)
+
+
+def _reset_name(name: str) -> str:
+    """RESET takes identifiers, dotted for an extension's parameters; role has a spelling of its own."""
+    if name == "role":
+        return "ROLE"
+    if name == "session_authorization":
+        return "SESSION AUTHORIZATION"
+    return ".".join(identifier(part) for part in name.split("."))

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import machine
-from benchmarks.local import BenchmarkError, allow_many_files
+from benchmarks.local import allow_many_files
 from benchmarks.picture import draw
-from benchmarks.postgres import Postgres
+from benchmarks.postgres import Database
 from benchmarks.report import Report
 from benchmarks.rounds import Rounds
 from benchmarks.scenarios import Bench, scenarios
 from benchmarks.servers import DIRECT, POOL_SIZE, Target, find_targets
 from benchmarks.targets import OURS
+from pgambassador.embedded import Workspace
+from pgambassador.errors import AmbassadorError
 
 if TYPE_CHECKING:
     from benchmarks.results import Results
@@ -32,8 +34,8 @@ def main() -> int:
     allow_many_files()
     try:
         return _run(arguments)
-    except BenchmarkError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
+    except AmbassadorError as error:
+        print(f"benchmarks: {error.sentence()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -81,11 +83,10 @@ def _run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=memory) as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o711)
-        postgres = Postgres(folder, SCALE)
-        stack.callback(postgres.stop)
-        bench = Bench(postgres, folder, arguments.seconds)
+        database = Database(stack.enter_context(Workspace()), SCALE)
+        bench = Bench(database, folder, arguments.seconds)
         results = Rounds(bench, targets, stack).run(loads, arguments.rounds)
-        server = postgres.version
+        server = database.version
     _publish(arguments, results, targets, server)
     return 1 if missing else 0
 

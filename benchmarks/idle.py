@@ -7,7 +7,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from benchmarks.local import BenchmarkError
-from benchmarks.postgres import DATABASE, USER
+from benchmarks.postgres import DATABASE
+from pgambassador.embedded.ports import HOST
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 _AT_ONCE = 50
 
 
-def _startup() -> bytes:
-    parameters = f"user\0{USER}\0database\0{DATABASE}\0application_name\0idle\0\0".encode()
+def _startup(user: str) -> bytes:
+    parameters = f"user\0{user}\0database\0{DATABASE}\0application_name\0idle\0\0".encode()
     return struct.pack("!II", 8 + len(parameters), 196608) + parameters
 
 
@@ -26,8 +27,8 @@ _QUERY = b"Q" + struct.pack("!I", 4 + len(b"SELECT 1\0")) + b"SELECT 1\0"
 class IdleClients:
     """A context manager: inside the block the clients are connected and quiet."""
 
-    def __init__(self, port: int, count: int) -> None:
-        self._port, self._count = port, count
+    def __init__(self, port: int, user: str, count: int) -> None:
+        self._port, self._user, self._count = port, user, count
         self._loop = asyncio.new_event_loop()
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -47,9 +48,9 @@ class IdleClients:
 
         async def one() -> None:
             async with gate:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                reader, writer = await asyncio.open_connection(HOST, self._port)
                 self._writers.append(writer)
-                for message in (_startup(), _QUERY):
+                for message in (_startup(self._user), _QUERY):
                     writer.write(message)
                     await asyncio.wait_for(_until_ready(reader), 30)
 

@@ -1,10 +1,8 @@
-"""Starting and ending programs on this machine: free ports, waiting for a condition, dropped privileges."""
+"""Starting and ending programs on this machine, and waiting for a condition."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import pwd
 import resource
 import signal
 import socket
@@ -12,36 +10,16 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
+from pgambassador.embedded.account import account
+from pgambassador.errors import AmbassadorError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 
-class BenchmarkError(Exception):
-    """One sentence that says what is missing and how to get it."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def unprivileged_user() -> str | None:
-    """PostgreSQL and PgBouncer refuse to run as root: who runs them if we are root."""
-    if os.geteuid() != 0:
-        return None
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    return "postgres" if "postgres" in names else "nobody"
-
-
-def give(path: Path) -> None:
-    """Hand a file or folder to the unprivileged user, if there has to be one."""
-    user = unprivileged_user()
-    if user:
-        entry = pwd.getpwnam(user)
-        os.chown(path, entry.pw_uid, entry.pw_gid)
+class BenchmarkError(AmbassadorError):
+    """A load or a program did not do what it should."""
 
 
 def allow_many_files() -> None:
@@ -59,21 +37,22 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
 
 
 class Program:
-    """A server in the background, its output in a file, ended by its process id."""
+    """A server in the background, its output in a file.  `drop`: it refuses to run as root."""
 
-    def __init__(
-        self, argv: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, drop: bool = False
-    ) -> None:
+    def __init__(self, argv: Sequence[str], log: Path, *, drop: bool = False) -> None:
         self.log = log
         with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **(env or {})},
-                user=unprivileged_user() if drop else None,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    **(account().identity if drop else {}),
+                )
+            except OSError as error:
+                who = f" by the account {account().name}" if drop else ""
+                raise BenchmarkError(f"{argv[0]} cannot be started{who}: {error.strerror}.") from None
 
     @property
     def pid(self) -> int:

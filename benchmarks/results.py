@@ -53,17 +53,13 @@ class Results:
 
     def _ratio(self, load: str, target: str, to: str, metric: str, over: str | None) -> Ratio | None:
         names = [target, to, *([over] if over else [])]
-        series = [self._samples.get((load, name, metric)) for name in names]
-        if not all(series):
-            return None
-        rounds = list(zip(*(samples for samples in series if samples), strict=True))
-        medians = [median(samples) for samples in series if samples]
-        value = _divide(medians)
-        single = [_divide(list(row)) for row in rounds]
-        return Ratio(value, min(single), max(single))
+        series = [self._samples.get((load, name, metric), []) for name in names]
+        rounds = [_divide(*row) for row in zip(*series, strict=True)] if all(series) else []
+        value = _divide(*map(median, series)) if rounds else None
+        single = [ratio for ratio in rounds if ratio is not None]
+        return None if value is None else Ratio(value, min(single, default=value), max(single, default=value))
 
 
-def _divide(values: list[float]) -> float:
-    top, bottom = values[0], values[1]
-    base = values[2] if len(values) > 2 else 0.0
-    return (top - base) / (bottom - base) if bottom != base else float("inf")
+def _divide(top: float, bottom: float, base: float = 0.0) -> float | None:
+    """None where a ratio says nothing."""
+    return (top - base) / (bottom - base) if bottom > base else None

@@ -50,7 +50,7 @@ class Rounds:
             return load.measure(self._bench, self._start(target, load.flavour, own))
 
     def _start(self, target: Target, flavour: Flavour, stack: ExitStack) -> Running:
-        running = target.start(self._bench.postgres, self._bench.folder, flavour)
+        running = target.start(self._bench.database, self._bench.folder, flavour)
         stack.callback(running.stop)
         warm_up(self._bench, running)
         return running

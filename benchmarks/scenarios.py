@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from benchmarks.postgres import Postgres
+    from benchmarks.postgres import Database
 
 CLIENTS = (1, 16, 64)
 COPY_ROWS = 1_048_576
@@ -33,7 +33,7 @@ Numbers = dict[str, float]
 class Bench:
     """What every measurement needs: the server, a folder for files, and how long to load."""
 
-    postgres: Postgres
+    database: Database
     folder: Path
     seconds: int
 
@@ -69,7 +69,7 @@ def select(mode: str, clients: int, flavour: Flavour = DEFAULT) -> Scenario:
     def measure(bench: Bench, running: Running) -> Numbers:
         if clients > 1:
             return _pgbench(bench, running, clients, f"-M{mode}")
-        servers = procfs.tree(bench.postgres.pid)
+        servers = procfs.tree(bench.database.pid)
         with procfs.on_one_core(servers + (procfs.tree(running.pid) if running.pid else [])):
             return _pgbench(bench, running, clients, f"-M{mode}")
 
@@ -84,7 +84,7 @@ def _pgbench(bench: Bench, running: Running, clients: int, *options: str) -> Num
     rate = "1" if clients == 1 else "0.25"
     threads = min(clients, 2)
     with _watched(running) as cpu:
-        output = bench.postgres.client(
+        output = bench.database.client(
             *("pgbench", running.port, "-n", "-S", "-c", str(clients), "-j", str(threads)),
             *(
                 "-T",
@@ -118,7 +118,7 @@ def _pgbench(bench: Bench, running: Running, clients: int, *options: str) -> Num
 
 def warm_up(bench: Bench, running: Running) -> None:
     """Open the whole pool, and let caches fill."""
-    _pgbench(Bench(bench.postgres, bench.folder, 1), running, POOL_SIZE)
+    _pgbench(Bench(bench.database, bench.folder, 1), running, POOL_SIZE)
 
 
 def login(bench: Bench, running: Running) -> Numbers:
@@ -134,7 +134,7 @@ def copy(bench: Bench, running: Running) -> Numbers:
     before = procfs.rss(pids)
     started = time.monotonic()
     with _watched(running) as cpu:
-        bench.postgres.client("psql", running.port, "-qc", COPY_SQL, discard=True)
+        bench.database.client("psql", running.port, "-qc", COPY_SQL, discard=True)
     numbers = {"speed": COPY_BYTES / 1e6 / (time.monotonic() - started)}
     if pids:
         numbers["cpu"] = cpu()
@@ -147,7 +147,7 @@ def idle(bench: Bench, running: Running) -> Numbers:
     alone = _pgbench(bench, running, 16)
     pids = procfs.tree(running.pid)
     before = procfs.rss(pids)
-    with IdleClients(running.port, IDLE_CLIENTS):
+    with IdleClients(running.port, bench.database.user, IDLE_CLIENTS):
         per_client = (procfs.rss(pids) - before) / IDLE_CLIENTS / 1000
         beside = _pgbench(bench, running, 16)
     return {"rss": before / 1e6, "per_client": per_client, "slowdown": alone["tps"] / beside["tps"]}

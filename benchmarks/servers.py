@@ -17,11 +17,15 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from benchmarks.local import BenchmarkError, Program, free_port, give
-from benchmarks.postgres import DATABASE, PASSWORD, USER, Postgres
+from benchmarks.local import BenchmarkError, Program
+from benchmarks.postgres import DATABASE
+from pgambassador.embedded.account import account
+from pgambassador.embedded.ports import HOST, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from benchmarks.postgres import Database
 
 DIRECT = "direct"
 POOL_SIZE = 20
@@ -56,7 +60,7 @@ class Target(Protocol):
     version: str
     prepared_in_transactions: bool
 
-    def start(self, postgres: Postgres, folder: Path, flavour: Flavour) -> Running: ...
+    def start(self, database: Database, folder: Path, flavour: Flavour) -> Running: ...
 
 
 class Direct:
@@ -66,8 +70,8 @@ class Direct:
     version = "no proxy, plain text"
     prepared_in_transactions = True
 
-    def start(self, postgres: Postgres, folder: Path, flavour: Flavour) -> Running:
-        return _Nothing(postgres.port)
+    def start(self, database: Database, folder: Path, flavour: Flavour) -> Running:
+        return _Nothing(database.port)
 
 
 @dataclass
@@ -84,7 +88,11 @@ class _Proxy:
         self.port = port
         self.pid = program.pid
         self._program = program
-        program.wait_for_port(port)
+        try:
+            program.wait_for_port(port)
+        except BaseException:
+            program.stop()
+            raise
 
     def stop(self) -> None:
         self._program.stop()
@@ -103,12 +111,12 @@ class PgBouncer:
         )
         self.prepared_in_transactions = (int(found[1]), int(found[2])) >= _PREPARED_SINCE
 
-    def start(self, postgres: Postgres, folder: Path, flavour: Flavour) -> Running:
+    def start(self, database: Database, folder: Path, flavour: Flavour) -> Running:
         port = free_port()
         users = folder / f"pgbouncer-{port}.users"
-        users.write_text(f'"{USER}" "{PASSWORD}"\n')
+        users.write_text(f'"{database.user}" "{database.password}"\n')
         settings = {
-            "listen_addr": "127.0.0.1",
+            "listen_addr": HOST,
             "listen_port": port,
             "unix_socket_dir": "",
             "auth_type": flavour.auth,
@@ -117,15 +125,16 @@ class PgBouncer:
             "default_pool_size": POOL_SIZE,
             "max_client_conn": MAX_CLIENTS,
             "server_tls_sslmode": "verify-full",
-            "server_tls_ca_file": postgres.ca,
+            "server_tls_ca_file": database.ca,
         }
         if self.prepared_in_transactions:
             settings["max_prepared_statements"] = 200
         config = folder / f"pgbouncer-{port}.ini"
         lines = [f"{key} = {value}" for key, value in settings.items()]
-        database = f"{DATABASE} = host=127.0.0.1 port={postgres.port}"
-        config.write_text("\n".join(["[databases]", database, "[pgbouncer]", *lines, ""]))
-        give(users)
+        entry = f"{DATABASE} = host={HOST} port={database.port}"
+        config.write_text("\n".join(["[databases]", entry, "[pgbouncer]", *lines, ""]))
+        users.chmod(0o600)
+        account().give(users)
         log = folder / f"pgbouncer-{port}.log"
         return _Proxy(Program([self._binary, str(config)], log, drop=True), port)
 
@@ -141,15 +150,14 @@ class Ambassador:
             raise BenchmarkError(f"pgambassador does not start: {result.stderr.strip()[-300:]}")
         self.version = result.stdout.strip()
 
-    def start(self, postgres: Postgres, folder: Path, flavour: Flavour) -> Running:
+    def start(self, database: Database, folder: Path, flavour: Flavour) -> Running:
         port, http = free_port(), free_port()
-        url = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{postgres.port}/{DATABASE}"
         settings: dict[str, object] = {
-            "listen": [f"127.0.0.1:{port}"],
-            "http": f"127.0.0.1:{http}",
+            "listen": [f"{HOST}:{port}"],
+            "http": f"{HOST}:{http}",
             "pool": {"mode": flavour.pool_mode, "size": POOL_SIZE},
-            "clusters": {"main": {"url": f"{url}?sslmode=verify-full&sslrootcert={postgres.ca}"}},
-            "auth": {"method": flavour.auth, "users": {USER: PASSWORD}},
+            "clusters": {"main": {"url": database.url}},
+            "auth": {"method": flavour.auth, "users": {database.user: database.password}},
             "query_log": {"slow": "250ms"},
         }
         config = folder / f"pgambassador-{port}.yaml"

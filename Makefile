@@ -31,8 +31,8 @@ check: $(VENV)/installed-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(RUN) -m mypy.stubtest --allowlist tests/stubtest.txt $(MODULES)
-	$(VENV)/bin/cython-lint pgambassador
+	$(RUN) -m mypy.stubtest --allowlist tests/stubtest.txt --ignore-unused-allowlist --ignore-disjoint-bases $(MODULES)
+	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint pgambassador
 
 format: $(VENV)/installed-dev
 	$(RUN) -m ruff format .

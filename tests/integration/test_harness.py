@@ -110,9 +110,10 @@ def test_refuses_and_allows(relay: Link) -> None:
 
 
 def test_a_target_that_is_away() -> None:
-    with Link(free_port()) as link, connect(link) as client:
-        with pytest.raises(ConnectionResetError):
+    with Link(free_port()) as link:
+        with pytest.raises(ConnectionResetError), connect(link) as client:
             client.recv(1)
+        wait_until(lambda: link.accepted == 1)
         assert repr(link).endswith("flowing, 0 connections>")
 
 

@@ -145,13 +145,15 @@ class _Search:
             if self._second_choice is not None:
                 unwanted.pop_all()
                 return self._second_choice
-        if len(self._failures) == 1 and isinstance(self._failures[0][1], ServerRefused):
-            raise self._failures[0][1]
+        refusals = [error for _, error in self._failures if isinstance(error, ServerRefused)]
+        if len(refusals) == len(self._failures) and len({error.sqlstate for error in refusals}) == 1:
+            raise refusals[-1]
         raise _sum_up("connect to", self._failures)
 
     async def _try_host(self, endpoint: Endpoint, end: float) -> Link | None:
         loop = asyncio.get_running_loop()
         addresses: list[Address] = []
+        before = len(self._failures)
         self._step = "to the question for its address"
         async with self._attempt(str(endpoint), end - loop.time()):
             addresses = await resolve(endpoint)
@@ -161,6 +163,10 @@ class _Search:
                 link = await self._try_address(address)
             if link is not None:
                 return link
+        # If one address of a host answers, the others say nothing more about it.
+        refusals = [failure for failure in self._failures[before:] if isinstance(failure[1], ServerRefused)]
+        if refusals:
+            self._failures[before:] = refusals
         return None
 
     @contextlib.asynccontextmanager

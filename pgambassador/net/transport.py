@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -93,7 +94,11 @@ class Transport:
             sent = 0
             while sent < len(view):
                 sent += self.tls.write(view[sent:])
-        await self._flush()
+        try:
+            await self._flush()
+        except Unreachable:
+            self._hear_last_words()
+            raise
 
     async def receive(self) -> bytes:
         """What the server says next; b"" at its end."""
@@ -175,6 +180,17 @@ class Transport:
 
     def close(self) -> None:
         self.sock.close()
+
+    def _hear_last_words(self) -> None:
+        """With TLS 1.3 a server refuses our certificate after the handshake, by an alert and a reset at once:
+        the reset is noticed first, but the alert has arrived. It is raised as ssl.SSLError."""
+        assert self.tls is not None and self.incoming is not None
+        try:
+            self.incoming.write(self.sock.recv(READ_SIZE))
+        except OSError:
+            return
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            self.tls.read(READ_SIZE)
 
     async def _feed(self) -> None:
         assert self.incoming is not None

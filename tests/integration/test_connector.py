@@ -684,6 +684,22 @@ def test_a_server_that_cannot_serve_now(primary: Postgres, sqlstate: str) -> Non
     run(main())
 
 
+def test_all_servers_are_starting() -> None:
+    async def main() -> None:
+        starting = saying(build.error_response("FATAL", "57P03", "starting"), close=True)
+        async with pretending(starting) as (one, _), pretending(starting) as (two, _):
+            # Nobody listens on the other address that localhost may have.
+            for hosts in (f"{HOST}:{one},{HOST}:{two}", f"localhost:{one}"):
+                with pytest.raises(ServerRefused, match="starting"):
+                    async with linked(f"postgresql://{hosts}/app?sslmode=disable"):
+                        pass
+            with pytest.raises(Unreachable, match=r"refused; .*: starting"):
+                async with linked(f"postgresql://{HOST}:{free_port()},{HOST}:{one}/app?sslmode=disable"):
+                    pass
+
+    run(main())
+
+
 def test_a_server_too_old_to_report_what_it_is() -> None:
     async def server(reader: Reader, writer: Writer) -> None:
         await read_packet(reader, writer)

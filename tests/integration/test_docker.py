@@ -76,7 +76,7 @@ def test_scripts_parse(script: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the program openssl is not installed")
 def test_certificates_satisfy_a_strict_client(tmp_path: Path) -> None:
-    command = ["bash", DOCKER / "certificates.sh", "primary", "replica"]
+    command = ["bash", str(DOCKER / "certificates.sh"), "primary", "replica"]
     environment = {**os.environ, "CERTIFICATES": str(tmp_path), "OWNER": ""}
     for _ in range(2):  # the second time leaves all as it is
         subprocess.run(command, env=environment, check=True, capture_output=True)

@@ -187,5 +187,5 @@ def _clean_environment() -> dict[str, str]:
     """Ours without what would configure it or any libpq."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("PG")},
-        "PYTHONDEVMODE": "1",  # resources not closed and coroutines not awaited are reported
+        "PYTHONWARNINGS": "default",  # resources not closed and coroutines not awaited are reported
     }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from pgambassador.embedded.ports import HOST, free_port, is_free
-from tests.harness import Link, Metrics, wait_until
+from pgambassador.embedded.server import Postgres
+from tests.harness import USERS, Ambassador, Link, Metrics, psql, wait_until
 
 BIG = bytes(range(256)) * 20_000  # 5 MB
 
@@ -137,3 +139,33 @@ def test_a_free_port_is_free() -> None:
     assert is_free(port)
     with socket.create_server((HOST, port)):
         assert not is_free(port)
+
+
+def test_the_ambassador_as_a_process(primary: Postgres, ambassador: Callable[..., Ambassador]) -> None:
+    process = ambassador(primary.url("app", USERS["app"].password, "app"), pool={"size": 2})
+    assert psql(process.dsn(), "select current_user, current_setting('port')") == f"app|{primary.port}"
+    assert process.http("/livez")[0] == 200
+    assert process.http("/nowhere")[0] == 404
+    assert any(name.startswith("pgambassador_") for name, _ in process.metrics())
+    started = process.wait_for_log(lambda line: "listens on" in line["message"])
+    assert str(process.port) in started["message"]
+    assert process.rss() > 10_000_000
+    assert process.drain() == 0
+    process.start()
+    assert psql(process.dsn(), "select 1") == "1"
+    process.send(signal.SIGTERM)
+    assert process.wait() == 0
+
+
+def test_an_ambassador_that_does_not_start_shows_why(ambassador: Callable[..., Ambassador]) -> None:
+    process = ambassador({"lisen": []}, start=False)
+    with pytest.raises(AssertionError, match="lisen"):
+        process.start()
+    assert process.returncode == 2
+
+
+def test_through_a_link(link: Link, primary: Postgres, ambassador: Callable[..., Ambassador]) -> None:
+    direct = primary.url("app", USERS["app"].password, "app")
+    process = ambassador(direct.replace(str(primary.port), str(link.port)))
+    assert psql(process.dsn(), "select 1") == "1"
+    assert link.accepted > 0

@@ -6,7 +6,7 @@
 2. The connection returns to its home only when it owes nothing, its last ReadyForQuery said idle, nothing was sent
    since without a Sync, its client is not in the middle of a message, and no cancel request is under way.
 3. A connection whose state is in doubt (`doubtful`) never returns: it is closed with its client.
-4. A client that does not read stops its server connection being read above its home's `high_water`; memory stays bounded.
+4. Above its home's `high_water` a client that does not read stops its server connection being read.
 """
 from libc.string cimport memchr, memcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -108,8 +108,8 @@ cdef class Backend:
     def on_readable(self):
         """The socket has bytes, or its end."""
         cdef Py_ssize_t n = -1
-        cdef int rounds
-        for rounds in range(4):
+    cdef int _round
+        for _round in range(4):
             n = self.channel.fill(shared, SHARED)
             if n <= 0:
                 break

@@ -1,7 +1,7 @@
 """Where the password for a server comes from: written down, or printed by a command.
 
 1. One command runs at a time; those who need the secret meanwhile share its answer.
-2. An answer that says when it expires is used until shortly before that, by the wall clock, looked at when used.
+2. An answer that says when it expires is used until shortly before that, by the wall clock at that moment.
 3. What the command printed appears in no message, whatever went wrong.
 """
 

@@ -1,7 +1,7 @@
 """All pools and clients of this process: who may come in, and which pool a client belongs to.
 
 1. There is one pool for each (cluster, database, server user), made when its first client logs in.
-2. Clients are counted from their login to their end, however either goes; a login that fails counts no longer.
+2. Clients are counted from their login to their end, however either goes.
 """
 
 from __future__ import annotations

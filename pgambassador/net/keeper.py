@@ -1,12 +1,12 @@
 """One pool at work: the policy behind a lane, and the only one that opens server connections for it.
 
-1. Openings run in parallel, as many as `Plan` allows; each failure goes to the clients that wait when no other
-   connection is left to wait for, in the server's own words.
+1. Openings run in parallel, as many as `Plan` allows; each failure goes to the clients that wait when no
+   other connection is left to wait for, in the server's own words.
 2. A client that left is never felt by the next one: its transaction is rolled back and its session reset, or
    the connection is closed; a query still running is cancelled first.
 3. A server that is starting up (57P03) is asked again while clients wait, until their own time is up.
-4. The session's settings are tried out at login, once for each distinct set, so that bringing a connection into
-   that state needs no waiting for its outcome later.
+4. The session's settings are tried out at login, once for each distinct set, so that bringing a connection
+   into that state needs no waiting for its outcome later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreach
 from pgambassador.net.backend import Backend
 from pgambassador.net.channel import Channel
 from pgambassador.net.connector import Link
-from pgambassador.net.facts import Facts
 from pgambassador.net.lane import Borrower, Lane
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements
@@ -171,7 +170,7 @@ class Keeper:
     # Logging in.
 
     async def login_parameters(self, settings: Settings) -> tuple[Settings, dict[str, str]]:
-        """What a client with these settings is told at its login, and its settings as the server spells them."""
+        """A client's settings as the server spells them, and what the client is told at its login."""
         if self.parameters is None:
             future = asyncio.get_running_loop().create_future()
             self._first.append(future)
@@ -325,9 +324,7 @@ class Keeper:
 
     def failed(self, session: Session, error: AmbassadorError) -> None:
         """Tell a client why its session ends, and end it."""
-        session.tell(
-            build.error_response("FATAL", error.sqlstate, error.message, error.detail, error.hint)
-        )
+        session.tell(build.error_response("FATAL", error.sqlstate, error.message, error.detail, error.hint))
         session.close(error.message)
 
     def broke(self, who: Session | Backend, error: Exception) -> None:
@@ -401,7 +398,8 @@ class Keeper:
         error = Refused(
             f"no server connection became free within {timeout:g} s",
             sqlstate="53300",
-            detail=f"{self.lane.total} of {self.config.size} are open and in use, {self.lane.waiting} clients wait.",
+            detail=f"{self.lane.total} of {self.config.size} are open and in use, "
+            f"{self.lane.waiting} clients wait.",
             hint="Raise pool.size or pool.wait_timeout, or look for transactions that stay open.",
         )
         return _as_error(self.last_error or error)

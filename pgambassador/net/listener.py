@@ -22,7 +22,9 @@ _SHORT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Listener:
     """`accepted(sock, peer)` is called for each connection, `peer` as the log shows it."""
 
-    def __init__(self, sock: socket.socket, address: Address, accepted: Callable[[socket.socket, str], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, address: Address, accepted: Callable[[socket.socket, str], None]
+    ) -> None:
         self.sock = sock
         self.address = address
         self._accepted = accepted
@@ -78,7 +80,9 @@ def bind(address: Address) -> list[socket.socket]:
     try:
         if address.is_unix:
             return [_bind_unix(address)]
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     except socket.gaierror as error:
         raise ConfigError(f"cannot listen on {address}: {error.strerror}.", hint="Check listen.") from None
     sockets: list[socket.socket] = []
@@ -143,4 +147,6 @@ def _cannot(address: Address, error: OSError) -> ConfigError:
         errno.EADDRNOTAVAIL: "No interface of this machine has that address.",
     }
     why = error.strerror or str(error)
-    return ConfigError(f"cannot listen on {address}: {why}.", hint=hints.get(error.errno or 0, "Check listen."))
+    return ConfigError(
+        f"cannot listen on {address}: {why}.", hint=hints.get(error.errno or 0, "Check listen.")
+    )

@@ -92,9 +92,7 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
     keeper = session.policy
     if session.waiting:
         keeper.cancels += 1
-        session.refuse(
-            build.error_response("ERROR", "57014", "canceling statement due to user request")
-        )
+        session.refuse(build.error_response("ERROR", "57014", "canceling statement due to user request"))
     elif session.backend is not None and session.backend.owes:
         await keeper.cancel(session.backend)
 

@@ -13,7 +13,7 @@
 from libc.stdlib cimport RAND_MAX, rand
 from libc.string cimport memchr
 
-from pgambassador.net.backend cimport SHARED, Backend, Client, Statement, clock
+from pgambassador.net.backend cimport SHARED, Backend, Statement, clock
 from pgambassador.net.channel cimport Channel
 from pgambassador.net.lane cimport Lane, Waiter
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW
@@ -68,8 +68,8 @@ cdef class Session(Waiter):
     def on_readable(self):
         """The socket has bytes, or its end."""
         cdef Py_ssize_t n = -1
-        cdef int rounds
-        for rounds in range(4):
+    cdef int _round
+        for _round in range(4):
             n = self.channel.fill(inbox, SHARED)
             if n <= 0:
                 break

@@ -1,8 +1,8 @@
 """Statements that clients prepare, one object for each distinct text and parameter types.
 
-A statement lives as long as a session or a server connection refers to it; the same text prepared by a thousand
-clients is one name on each server. The names carry a part that nobody can guess, so that no client's own name
-can mean one of them.
+A statement lives as long as a session or a server connection refers to it; the same text prepared by a
+thousand clients is one name on each server. The names carry a part that nobody can guess, so that no client's
+own name can mean one of them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """When a pool opens a server connection, and when it closes one: decisions over numbers.
 
 1. Never more than `size` connections, those being opened counted.
-2. One opening for each client that waits, all in parallel; `min_size` are kept open without any client waiting.
-3. After a failed opening the next one waits, longer each time up to `RETRY_MOST`, unless a login would be left
-   without any connection to wait for.
+2. One opening for each client that waits, all in parallel; `min_size` are kept open without any client
+   waiting.
+3. After a failed opening the next one waits, longer each time up to `RETRY_MOST`.
 4. Lifetimes are staggered, so that connections opened together are not replaced together.
 """
 

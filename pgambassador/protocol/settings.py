@@ -1,10 +1,11 @@
 """What a client's session has set, and the SQL that brings a server connection into that state.
 
-1. A `Settings` is immutable and interned: two sessions with the same settings hold the same object, so that the
-   hot path compares identities.
+1. A `Settings` is immutable and interned: two sessions with the same settings hold the same object, so that
+   the hot path compares identities.
 2. Names are compared in lower case, as PostgreSQL does; values are kept as the server spells them.
-3. Values go through set_config(), which takes them as a start packet would (`SET search_path = 'a, b'` would mean
-   one schema). They are written as E'' strings, which read the same whatever standard_conforming_strings says.
+3. Values go through set_config(), which takes them as a start packet would (`SET search_path = 'a, b'` would
+   mean one schema). They are written as E'' strings, which read the same whatever
+   standard_conforming_strings says.
 4. A state that differs is reached by one simple query: it takes effect as a whole or not at all.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import ClassVar, Final
 from weakref import WeakValueDictionary
 
 from pgambassador.wire import build
@@ -39,7 +40,7 @@ class Settings:
 
     __slots__ = ("__weakref__", "values")
     values: dict[str, str]
-    _known: WeakValueDictionary[tuple[tuple[str, str], ...], Settings] = WeakValueDictionary()
+    _known: ClassVar[WeakValueDictionary[tuple[tuple[str, str], ...], Settings]] = WeakValueDictionary()
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> Settings:

@@ -108,7 +108,7 @@ cdef class Backend:
     def on_readable(self):
         """The socket has bytes, or its end."""
         cdef Py_ssize_t n = -1
-    cdef int _round
+        cdef int _round
         for _round in range(4):
             n = self.channel.fill(shared, SHARED)
             if n <= 0:

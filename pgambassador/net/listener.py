@@ -141,8 +141,8 @@ def _remove_stale(path: str) -> None:
 
 def _cannot(address: Address, error: OSError) -> ConfigError:
     hints = {
-        errno.EADDRINUSE: "Another program listens there (perhaps PostgreSQL itself): stop it, or choose another"
-        " address with --listen.",
+        errno.EADDRINUSE: "Another program listens there (perhaps PostgreSQL itself): stop it, or choose"
+        " another address with --listen.",
         errno.EACCES: "Choose a port above 1023 or a directory that this user may write to.",
         errno.EADDRNOTAVAIL: "No interface of this machine has that address.",
     }

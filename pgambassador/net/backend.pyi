@@ -1,9 +1,9 @@
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from pgambassador.net.channel import Channel
 from pgambassador.net.connector import Link
+from pgambassador.net.sockets import Sockets
 from pgambassador.protocol.ledger import Ledger
 
 class Statement:
@@ -43,7 +43,7 @@ class Backend:
     expires: float
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: Sockets,
         channel: Channel,
         home: Home,
         link: Link,

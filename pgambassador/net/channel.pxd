@@ -1,3 +1,5 @@
+from pgambassador.net cimport openssl
+
 cdef struct Store:
     char *base
     Py_ssize_t start
@@ -21,6 +23,8 @@ cdef class Channel:
     cdef object outgoing
     cdef object decrypt
     cdef object encrypt
+    cdef openssl.Session session
+    cdef readonly bint borrowed
     cdef bint more
     cdef bint ended
     cdef Store held

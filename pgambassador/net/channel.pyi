@@ -1,14 +1,15 @@
-import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+
+from pgambassador.net.sockets import Sockets
 
 class Channel:
     on_readable: Callable[[], None] | None
     on_drained: Callable[[], None] | None
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: Sockets,
         sock: socket.socket,
         tls: ssl.SSLObject | None = None,
         incoming: ssl.MemoryBIO | None = None,

@@ -16,6 +16,8 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 
+from pgambassador.net cimport openssl
+
 import ssl
 
 cdef extern from "sys/socket.h" nogil:
@@ -79,6 +81,7 @@ cdef class Channel:
             inner = getattr(tls, "_sslobj", tls)
             self.decrypt = inner.read
             self.encrypt = inner.write
+            self.borrowed = openssl.borrow(tls, &self.session)
             # The handshake's last read may have brought the first records of the server along.
             self.more = incoming.pending > 0
 
@@ -109,7 +112,9 @@ cdef class Channel:
         cdef Py_ssize_t n, total = 0
         if not self.more:
             n = c_recv(self.fd, cipher, CIPHER_SIZE, 0)
-            if n > 0:
+            if n > 0 and self.borrowed:
+                openssl.put(&self.session, cipher, n)
+            elif n > 0:
                 self.incoming.write(PyMemoryView_FromMemory(cipher, n, PyBUF_READ))
             elif n == 0:
                 self.incoming.write_eof()
@@ -119,7 +124,17 @@ cdef class Channel:
             else:
                 return -2
         self.more = False
-        while total < room:
+        while self.borrowed and total < room:
+            n = openssl.decrypt(&self.session, into + total, room - total)
+            if n <= 0:
+                self.ended = n == openssl.ENDED
+                break
+            total += n
+            if total == room:
+                self.more = True
+            elif openssl.drained(&self.session):
+                break
+        while not self.borrowed and total < room:
             try:
                 n = self.decrypt(room - total, PyMemoryView_FromMemory(into + total, room - total, PyBUF_WRITE))
             except WantRead:
@@ -200,6 +215,14 @@ cdef class Channel:
     cdef int seal(self, const char *data, Py_ssize_t n) except -1:
         cdef bytes records
         cdef Py_ssize_t done = 0
+        cdef char *sealed
+        if self.borrowed:
+            done = openssl.encrypt(&self.session, data, n, &sealed)
+            if done < 0:
+                return self.fail()
+            self.push_out(sealed, done)
+            openssl.taken(&self.session)
+            return 0
         try:
             while done < n:
                 done += <Py_ssize_t>self.encrypt(PyMemoryView_FromMemory(<char *>data + done, n - done, PyBUF_READ))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,7 +16,9 @@ from pgambassador.config import Config
 from pgambassador.errors import Refused
 from pgambassador.net.facts import Facts
 from pgambassador.net.keeper import Keeper
+from pgambassador.net.numbers import Numbers
 from pgambassador.net.origin import Origin
+from pgambassador.net.reactor import reactor
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements
 from pgambassador.observe.querylog import QueryLog
@@ -32,6 +35,7 @@ class House:
         self.users = users
         self.query_log = query_log
         self.keepers: dict[tuple[str, str, str], Keeper] = {}
+        self.sockets = reactor(asyncio.get_running_loop())
         self.statements = Statements()
         self.keys: CancelKeys[Session] = CancelKeys()
         self.clients = 0
@@ -73,14 +77,15 @@ class House:
                 statements=self.statements,
                 departed=self._departed,
                 buffer=self.config.clients.buffer,
+                sockets=self.sockets,
             )
             keeper.lane.slow, keeper.lane.sample = self._thresholds()
             if self.query_log is not None:
                 keeper.lane.sink = self._record
         return keeper
 
-    def pools(self) -> list[Keeper]:
-        return list(self.keepers.values())
+    def pools(self) -> list[Numbers]:
+        return [Numbers(keeper) for keeper in self.keepers.values()]
 
     def admit(self) -> None:
         """Count a client in, or refuse it."""

@@ -19,24 +19,23 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pgambassador.config import Pool
-from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
+from pgambassador.errors import AmbassadorError, Refused, ServerRefused
 from pgambassador.net.backend import Backend
 from pgambassador.net.channel import Channel
 from pgambassador.net.connector import Link
+from pgambassador.net.greeting import BASE, Greeting, starting_up
 from pgambassador.net.lane import Borrower, Lane
 from pgambassador.net.session import Session
+from pgambassador.net.sockets import Sockets
 from pgambassador.net.statements import Statements
 from pgambassador.net.tasks import spawn
 from pgambassador.observe.metrics import BUCKETS
 from pgambassador.pool.plan import Plan
-from pgambassador.protocol.settings import FIXED, Settings, switch
-from pgambassador.wire import build, parse
+from pgambassador.protocol.settings import FIXED, switch
+from pgambassador.wire import build
 
 log = logging.getLogger(__name__)
 
-BASE = Settings.of({})
-_STARTING_UP = "57P03"
-_TRIED_MOST = 1000
 _ROLLBACK = build.query("ROLLBACK")
 _DISCARD = build.query("DISCARD ALL")
 
@@ -62,24 +61,24 @@ class Keeper:
         statements: Statements,
         departed: Callable[[Session, str], None],
         buffer: int,
+        sockets: Sockets,
     ) -> None:
         self.cluster, self.database, self.user = cluster, database, user
         self.config = config
         self.upstream = upstream
         self.statement = statements.statement
         self.departed = departed
+        self.sockets = sockets
         self.plan = Plan(config.size, config.min_size, config.idle_timeout, config.lifetime)
         self.lane = Lane(self, BUCKETS, config.size, config.mode == "session", config.statements, buffer)
         self.opening = 0
         self.connects = self.connect_failures = self.wait_timeouts = self.cancels = 0
         self.closed: Counter[str] = Counter()
-        self.parameters: dict[str, str] | None = None
         self.last_error: AmbassadorError | None = None
         self.stopping = False
         self.clients: set[Session] = set()
         self.backends: set[Backend] = set()
-        self._first: list[asyncio.Future[None]] = []
-        self._tried: dict[Settings, dict[str, str]] = {}
+        self.greeting = Greeting(self)
         self._retry: asyncio.TimerHandle | None = None
 
     # Opening.
@@ -90,7 +89,7 @@ class Keeper:
             return
         loop = asyncio.get_running_loop()
         now = time.monotonic()
-        waiting = self.lane.waiting + len(self._first)
+        waiting = self.lane.waiting + self.greeting.waiting
         for _ in range(
             self.plan.openings(waiting=waiting, total=self.lane.total, opening=self.opening, now=now)
         ):
@@ -120,25 +119,16 @@ class Keeper:
         self._adopt(link)
 
     def _adopt(self, link: Link) -> None:
-        loop = asyncio.get_running_loop()
-        channel = Channel(loop, link.sock, link.tls, link.incoming, link.outgoing)
+        channel = Channel(self.sockets, link.sock, link.tls, link.incoming, link.outgoing)
         if self.stopping:
             channel.close()
             return
-        backend = Backend(loop, channel, self.lane, link, dict(link.parameters), BASE, link.leftover)
+        backend = Backend(self.sockets, channel, self.lane, link, dict(link.parameters), BASE, link.leftover)
         backend.expires = self.plan.expiry(backend.opened)
         if backend.closed:
             return
         self.backends.add(backend)
-        if self.parameters is None or self.parameters.get("server_version") != link.parameters.get(
-            "server_version"
-        ):
-            self._tried.clear()
-        self.parameters = dict(link.parameters)
-        waiting, self._first = self._first, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        self.greeting.learn(dict(link.parameters))
         self.lane.add(backend)
 
     def _failed(self, error: AmbassadorError) -> None:
@@ -150,11 +140,8 @@ class Keeper:
             error.sentence(),
             extra={"cluster": self.cluster, "database": self.database, "user": self.user},
         )
-        if self.lane.total == 0 and not _starting(error):
-            waiting, self._first = self._first, []
-            for future in waiting:
-                if not future.done():
-                    future.set_exception(error)
+        if self.lane.total == 0 and not starting_up(error):
+            self.greeting.despair(error)
             message = _as_error(error)
             while (waiter := self.lane.first_waiting()) is not None:
                 self._turn_away(waiter, message)
@@ -166,82 +153,6 @@ class Keeper:
         elif isinstance(waiter, Borrower):
             self.lane.forgo(waiter)
             waiter.granted_to(None)
-
-    # Logging in.
-
-    async def login_parameters(self, settings: Settings) -> tuple[Settings, dict[str, str]]:
-        """A client's settings as the server spells them, and what the client is told at its login."""
-        if self.parameters is None:
-            future = asyncio.get_running_loop().create_future()
-            self._first.append(future)
-            self.wanted()
-            if self.opening == 0 and self.last_error is not None and not _starting(self.last_error):
-                # Just failed: the reason is known, and asking again at once would only be a storm.
-                self._first.remove(future)
-                raise self.last_error
-            await future
-        assert self.parameters is not None
-        if settings is BASE:
-            return settings, self.parameters
-        name = settings.values.get("application_name")
-        essential = settings
-        if name is not None and name.isascii() and name.isprintable():
-            essential = settings.without("application_name")
-        told = self.parameters
-        if essential is not BASE:
-            known = self._tried.get(essential)
-            if known is None:
-                known = await self._try_out(essential)
-                if len(self._tried) >= _TRIED_MOST:
-                    self._tried.pop(next(iter(self._tried)))
-                self._tried[essential] = known
-            told = known
-        spelled = {
-            key: next((v for k, v in told.items() if k.lower() == key), value)
-            for key, value in essential.values.items()
-        }
-        if essential is not settings and name is not None:
-            spelled["application_name"] = name
-            told = {**told, "application_name": name}
-        return Settings.of(spelled), told
-
-    async def _try_out(self, settings: Settings) -> dict[str, str]:
-        loop = asyncio.get_running_loop()
-        borrowed: asyncio.Future[Backend | None] = loop.create_future()
-
-        def granted(backend: Backend | None) -> None:
-            if borrowed.done():
-                if backend is not None:
-                    backend.ask(b"", 0)
-            else:
-                borrowed.set_result(backend)
-
-        borrower = Borrower(granted)
-        self.lane.borrow(borrower)
-        try:
-            backend = await borrowed
-        except asyncio.CancelledError:
-            self.lane.forgo(borrower)
-            raise
-        if backend is None or backend.closed:
-            raise self.last_error or Unreachable("the server connection was lost during the login")
-        before = backend.state if backend.marked_by is None else None
-        asked: asyncio.Future[bytes | None] = loop.create_future()
-        backend.state = settings
-        backend.marked_by = None
-
-        def done(error: bytes | None) -> None:
-            if error is not None:
-                backend.state = before if before is not None else BASE
-                backend.marked_by = None if before is not None else backend
-            if not asked.done():
-                asked.set_result(error)
-
-        backend.ask(switch(before, settings), 1, done)
-        error = await asked
-        if error is not None:
-            raise ServerRefused(parse.fields(error))
-        return dict(backend.parameters)
 
     # What the compiled part asks.
 
@@ -368,7 +279,7 @@ class Keeper:
             if not self.plan.too_idle(freed_at=backend.freed_at, total=self.lane.total, now=now):
                 break  # the stack's bottom has been idle longest
             backend.close("idle")
-        if self.parameters is not None and self.lane.total + self.opening < self.plan.min_size:
+        if self.greeting.parameters is not None and self.lane.total + self.opening < self.plan.min_size:
             self.wanted()
 
     def _waited(self, now: float) -> None:
@@ -419,64 +330,6 @@ class Keeper:
         for backend in list(self.backends):
             backend.close("shutdown")
 
-    # The numbers, for the metrics: those that grow with each statement are the lane's.
-
-    @property
-    def size(self) -> int:
-        return self.config.size
-
-    @property
-    def sessions(self) -> int:
-        return len(self.clients)
-
-    @property
-    def idle(self) -> int:
-        return len(self.lane.idle)
-
-    @property
-    def active(self) -> int:
-        return self.lane.active
-
-    @property
-    def waiting(self) -> int:
-        return self.lane.waiting
-
-    @property
-    def queries(self) -> int:
-        return self.lane.queries
-
-    @property
-    def transactions(self) -> int:
-        return self.lane.transactions
-
-    @property
-    def errors(self) -> int:
-        return self.lane.errors
-
-    @property
-    def bytes_received(self) -> int:
-        return self.lane.bytes_received
-
-    @property
-    def bytes_sent(self) -> int:
-        return self.lane.bytes_sent
-
-    @property
-    def query_seconds(self) -> float:
-        return self.lane.query_seconds
-
-    @property
-    def wait_seconds(self) -> float:
-        return self.lane.wait_seconds
-
-    @property
-    def query_histogram(self) -> tuple[int, ...]:
-        return self.lane.query_histogram
-
-    @property
-    def wait_histogram(self) -> tuple[int, ...]:
-        return self.lane.wait_histogram
-
     def __repr__(self) -> str:
         return f"<Keeper {self.cluster}/{self.database}/{self.user} {self.lane!r} opening={self.opening}>"
 
@@ -486,7 +339,3 @@ def _as_error(error: AmbassadorError) -> bytes:
     if isinstance(error, ServerRefused):
         return build.error_response_from({**error.fields, "S": "ERROR", "V": "ERROR"})
     return build.error_response("ERROR", error.sqlstate, error.message, error.detail, error.hint)
-
-
-def _starting(error: AmbassadorError) -> bool:
-    return isinstance(error, ServerRefused) and error.sqlstate == _STARTING_UP

@@ -16,8 +16,8 @@ from pgambassador.auth.client import METHODS
 from pgambassador.errors import AmbassadorError, ProtocolViolation, Refused, ServerRefused
 from pgambassador.net.channel import Channel
 from pgambassador.net.facts import Facts
+from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
-from pgambassador.net.keeper import BASE
 from pgambassador.net.session import Session
 from pgambassador.protocol.negotiate import Cancel, Opening, Send, Start
 from pgambassador.protocol.options import read_options
@@ -110,7 +110,7 @@ async def _login(house: House, sock: socket.socket, start: Start, address: str) 
                 hint="Connect to the server directly.",
             )
         keeper = house.keeper(packet.database, packet.user)
-        settings, told = await keeper.login_parameters(settings_of(packet))
+        settings, told = await keeper.greeting.words(settings_of(packet))
     except BaseException:
         house.dismiss()
         raise
@@ -122,8 +122,7 @@ async def _login(house: House, sock: socket.socket, start: Start, address: str) 
         pid=0,
         connected_at=time.time(),
     )
-    loop = asyncio.get_running_loop()
-    session = Session(loop, Channel(loop, sock), keeper.lane, settings, facts)
+    session = Session(house.sockets, Channel(house.sockets, sock), keeper.lane, settings, facts)
     facts.pid, key = house.keys.issue(session)
     keeper.clients.add(session)
     house.logins += 1

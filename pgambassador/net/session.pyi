@@ -1,16 +1,16 @@
-import asyncio
 from typing import Any
 
 from pgambassador.errors import AmbassadorError
 from pgambassador.net.channel import Channel
 from pgambassador.net.facts import Facts
 from pgambassador.net.lane import Lane, Waiter
+from pgambassador.net.sockets import Sockets
 
 class Session(Waiter):
     facts: Facts
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: Sockets,
         channel: Channel,
         lane: Lane,
         state: Any,

@@ -19,8 +19,8 @@ from pgambassador.auth.credential import Credential, read_credential
 from pgambassador.config import Config, read_users
 from pgambassador.errors import AmbassadorError, ConfigError
 from pgambassador.net import tls
+from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
-from pgambassador.net.keeper import BASE
 from pgambassador.net.listener import Listener, bind
 from pgambassador.net.login import welcome
 from pgambassador.net.tasks import spawn
@@ -121,7 +121,7 @@ class Service:
             if not served:
                 continue
             try:
-                await self.house.keeper(served[0], upstream.user).login_parameters(BASE)
+                await self.house.keeper(served[0], upstream.user).greeting.words(BASE)
             except AmbassadorError as error:
                 log.error("cluster %s cannot be used yet: %s", name, error.sentence())
 

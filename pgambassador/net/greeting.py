@@ -1,0 +1,146 @@
+"""What a client is told at its login about its session: the server's parameters, under its own settings.
+
+1. The first client of a pool waits for its first server connection, and gets the server's error if it fails.
+2. Each distinct set of settings is tried out once, on a server connection of the pool: a bad value fails the
+   login, as it would in PostgreSQL, and bringing a connection into that state later needs no waiting.
+3. `application_name` takes any value and is not tried out, unless a server would spell it otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from pgambassador.errors import AmbassadorError, ServerRefused, Unreachable
+from pgambassador.net.lane import Borrower
+from pgambassador.protocol.settings import Settings, switch
+from pgambassador.wire import parse
+
+if TYPE_CHECKING:
+    from pgambassador.net.backend import Backend
+    from pgambassador.net.keeper import Keeper
+
+BASE = Settings.of({})
+_STARTING_UP = "57P03"
+_TRIED_MOST = 1000
+
+
+def starting_up(error: AmbassadorError) -> bool:
+    """Whether the server only asks for some patience."""
+    return isinstance(error, ServerRefused) and error.sqlstate == _STARTING_UP
+
+
+class Greeting:
+    """Belongs to a keeper. `parameters` are the server's own, None before its first connection."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.parameters: dict[str, str] | None = None
+        self._keeper = keeper
+        self._first: list[asyncio.Future[None]] = []
+        self._tried: dict[Settings, dict[str, str]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Logins that wait for the first connection."""
+        return len(self._first)
+
+    def learn(self, parameters: dict[str, str]) -> None:
+        """A server connection has been opened."""
+        version = "server_version"
+        if self.parameters is None or self.parameters.get(version) != parameters.get(version):
+            self._tried.clear()
+        self.parameters = parameters
+        for future in self._take_first():
+            future.set_result(None)
+
+    def despair(self, error: AmbassadorError) -> None:
+        """The first connection cannot be opened."""
+        for future in self._take_first():
+            future.set_exception(error)
+
+    def _take_first(self) -> list[asyncio.Future[None]]:
+        waiting, self._first = self._first, []
+        return [future for future in waiting if not future.done()]
+
+    async def words(self, settings: Settings) -> tuple[Settings, dict[str, str]]:
+        """The settings as the server spells them, and all ParameterStatus for a client that has them."""
+        parameters = await self._server_parameters()
+        if settings is BASE:
+            return settings, parameters
+        name = settings.values.get("application_name")
+        plain = name is not None and name.isascii() and name.isprintable()
+        essential = settings.without("application_name") if plain else settings
+        told = parameters
+        if essential is not BASE:
+            told = self._tried.get(essential) or await self._try_out(essential)
+        spellings = {reported.lower(): value for reported, value in told.items()}
+        spelled = {key: spellings.get(key, value) for key, value in essential.values.items()}
+        if plain and name is not None:
+            spelled["application_name"] = name
+            told = {**told, "application_name": name}
+        return Settings.of(spelled), told
+
+    async def _server_parameters(self) -> dict[str, str]:
+        if self.parameters is None:
+            keeper = self._keeper
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._first.append(future)
+            keeper.wanted()
+            error = keeper.last_error
+            if keeper.opening == 0 and error is not None and not starting_up(error):
+                # It has just failed: the reason is known, and asking again at once would only be a storm.
+                self._first.remove(future)
+                raise error
+            try:
+                await future
+            finally:
+                if future in self._first:
+                    self._first.remove(future)
+        assert self.parameters is not None
+        return self.parameters
+
+    async def _try_out(self, settings: Settings) -> dict[str, str]:
+        backend = await self._borrow()
+        before = backend.state if backend.marked_by is None else None
+        asked: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        backend.state, backend.marked_by = settings, None
+
+        def done(error: bytes | None) -> None:
+            if error is not None:
+                # All of it was one statement, so nothing of it holds.
+                backend.state = BASE if before is None else before
+                backend.marked_by = self if before is None else None
+            if not asked.done():
+                asked.set_result(error)
+
+        backend.ask(switch(before, settings), 1, done)
+        error = await asked
+        if error is not None:
+            raise ServerRefused(parse.fields(error))
+        if len(self._tried) >= _TRIED_MOST:
+            del self._tried[next(iter(self._tried))]
+        self._tried[settings] = dict(backend.parameters)
+        return self._tried[settings]
+
+    async def _borrow(self) -> Backend:
+        borrowed: asyncio.Future[Backend | None] = asyncio.get_running_loop().create_future()
+
+        def granted(backend: Backend | None) -> None:
+            if not borrowed.done():
+                borrowed.set_result(backend)
+            elif backend is not None:
+                backend.ask(b"", 0)
+
+        borrower = Borrower(granted)
+        lane = self._keeper.lane
+        lane.borrow(borrower)
+        try:
+            backend = await borrowed
+        except asyncio.CancelledError:
+            lane.forgo(borrower)
+            if borrowed.done() and not borrowed.cancelled() and (late := borrowed.result()) is not None:
+                late.ask(b"", 0)
+            raise
+        if backend is None or backend.closed:
+            raise self._keeper.last_error or Unreachable("the server connection was lost during the login")
+        return backend

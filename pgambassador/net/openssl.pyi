@@ -1,0 +1,2 @@
+NEWEST: tuple[int, int]
+available: bool

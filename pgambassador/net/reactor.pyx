@@ -1,0 +1,105 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+"""Readable sockets, many for one call of the event loop.
+
+An event loop runs each callback in a handle and a context of its own, which costs more than a short reply needs
+to be relayed. All sockets of the relay are watched by one epoll, and only that is watched by the event loop.
+
+1. `add_reader` and `remove_reader` mean what the event loop's own mean; everything else is the event loop's.
+2. A socket that was removed in the same turn is not called any more, even if its number has been given away.
+3. A callback that fails is the event loop's to report, and does not keep others from being called.
+"""
+import os
+
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <sys/epoll.h>
+    static int pga_create(void) { return epoll_create1(EPOLL_CLOEXEC); }
+    static int pga_watch(int watch, int fd, int on) {
+        struct epoll_event event = {0};
+        event.events = EPOLLIN;
+        event.data.fd = fd;
+        return epoll_ctl(watch, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event);
+    }
+    static int pga_ready(int watch, int *fds, int most) {
+        struct epoll_event events[64];
+        int i, n = epoll_wait(watch, events, most < 64 ? most : 64, 0);
+        for (i = 0; i < n; i++) fds[i] = events[i].data.fd;
+        return n;
+    }
+    #else
+    static int pga_create(void) { return -1; }
+    static int pga_watch(int watch, int fd, int on) { return -1; }
+    static int pga_ready(int watch, int *fds, int most) { return 0; }
+    #endif
+    """
+    int pga_create() nogil
+    int pga_watch(int watch, int fd, int on) nogil
+    int pga_ready(int watch, int *fds, int most) nogil
+
+cdef enum:
+    MOST = 64
+
+
+cdef class Reactor:
+    """Stands in for `loop` where sockets are read; `close` before the loop ends."""
+
+    cdef object loop
+    cdef int watch
+    cdef dict callbacks
+    cdef readonly object add_writer
+    cdef readonly object remove_writer
+    cdef readonly object call_soon
+
+    def __init__(self, loop):
+        self.loop = loop
+        self.callbacks = {}
+        self.add_writer = loop.add_writer
+        self.remove_writer = loop.remove_writer
+        self.call_soon = loop.call_soon
+        self.watch = pga_create()
+        if self.watch < 0:
+            raise OSError("this system has no epoll")
+        loop.add_reader(self.watch, self.turn)
+
+    def add_reader(self, int fd, callback):
+        self.callbacks[fd] = callback
+        if pga_watch(self.watch, fd, True) < 0:
+            del self.callbacks[fd]
+            raise OSError(f"file descriptor {fd} cannot be watched")
+
+    def remove_reader(self, int fd):
+        if self.callbacks.pop(fd, None) is not None:
+            pga_watch(self.watch, fd, False)
+
+    def turn(self):
+        """Call what is readable, each once."""
+        cdef int fds[MOST]
+        cdef int i, n = pga_ready(self.watch, fds, MOST)
+        cdef list ready = [self.callbacks.get(fds[i]) for i in range(n)]
+        for i in range(n):
+            callback = ready[i]
+            if callback is None or self.callbacks.get(fds[i]) is not callback:
+                continue
+            try:
+                callback()
+            except Exception as error:
+                self.loop.call_exception_handler({"message": f"in {callback!r}", "exception": error})
+
+    def close(self):
+        if self.watch >= 0:
+            self.loop.remove_reader(self.watch)
+            os.close(self.watch)
+            self.watch = -1
+            self.callbacks.clear()
+
+    def __repr__(self):
+        return f"<Reactor {len(self.callbacks)} sockets>"
+
+
+def reactor(loop):
+    """A Reactor where the system has epoll, else the event loop itself."""
+    try:
+        return Reactor(loop)
+    except OSError:
+        return loop

@@ -69,6 +69,7 @@ cdef class Backend:
     cdef unsigned char status
     cdef bint copy_syncs
     cdef bint failed
+    cdef bint counted
     cdef bint told
     cdef unsigned long long rows
     cdef object sqlstate
@@ -84,6 +85,7 @@ cdef class Backend:
     cdef int pay(self) except -1
     cdef int undo(self, list dropped) except -1
     cdef int settle_down(self) except -1
+    cdef bint mid_reply(self, Client client) noexcept
     cdef bint ready(self) noexcept
     cdef int release(self) except -1
     cdef int join(self, Client client) except -1

@@ -146,6 +146,9 @@ cdef class Backend:
                 if kind == 0:
                     break
                 if kind != MORE:
+                    if kind == c'E' and self.done is not None and scanner.left:
+                        scanner.ask(scanner.size)
+                        continue
                     if self.ledger.count and self.ledger.head().action == FAKE:
                         if length:
                             home.bytes_sent += length
@@ -169,13 +172,18 @@ cdef class Backend:
                 if kind != MORE and kind in (c'Z', c'C', c'E', c'I', c'1', c'2', c'3', c's', c'T', c'n'):
                     self.finished(kind, now)
         except ProtocolViolation as error:
+            # What came before it was still an answer.
+            if length:
+                owner.channel.send(<const char *>run, length)
+                length = 0
+            self.reader = None
             self.lose(f"the server broke the protocol: {error.message}")
         except Exception as error:
             # Ours. What the connection owes is not known any more.
             self.home.policy.broke(self, error)
             self.lose("an internal error of pgambassador")
         home.bytes_sent += length
-        if not self.closed and self.ledger.count and self.ledger.head().action == FAKE:
+        if not self.closed and not scanner.left and self.ledger.count and self.ledger.head().action == FAKE:
             if length:
                 owner.channel.stage(<const char *>run, length)
             owner = <Client>self.ledger.head().owner
@@ -270,7 +278,10 @@ cdef class Backend:
             return 0
         head = self.ledger.head()
         if head.kind == c'Q' or head.kind == c'F' or head.kind == c'S':
-            if verdict == SWALLOW:
+            if verdict == SWALLOW and not self.resetting:
+                # What its client has sent behind it would be done in the wrong state.
+                raise ProtocolViolation("it refused the session's settings")
+            if verdict == SWALLOW and self.refused is None:
                 self.failed = True
                 self.refused = (<const char *>self.scanner.at)[5:self.scanner.have]
         else:
@@ -405,6 +416,10 @@ cdef class Backend:
             return 0
         return self.home.freed(self)
 
+    cdef bint mid_reply(self, Client client) noexcept:
+        """Whether the client has been given only a part of a message."""
+        return client is not None and self.scanner.left > 0 and self.reader is client
+
     cdef int join(self, Client client) except -1:
         """Give the connection to a client, brought into the client's state in the same write."""
         cdef bytes change
@@ -471,10 +486,23 @@ cdef class Backend:
         self.channel.send(queries, len(queries))
         self.channel.start_reading()
 
-    def forget_statements(self):
-        """DEALLOCATE ALL or DISCARD ALL has run here."""
+    def forget_statements(self, Client client=None):
+        """DEALLOCATE ALL or DISCARD ALL has run here, for this client: what was sent behind it comes after it."""
+        cdef Py_ssize_t i
+        cdef Entry *entry
+        cdef dict kept = {}
         self.prepared.clear()
         self.unnamed_of = None
+        for i in range(self.ledger.count):
+            entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
+            if entry.kind == c'P' and type(<object>entry.note) is Statement:
+                if entry.action != FAKE:
+                    self.prepared[<object>entry.note] = None
+                if <object>entry.name is not None and <object>entry.owner is client:
+                    kept[<object>entry.name] = <object>entry.note
+        if client is not None:
+            client.statements.clear()
+            client.statements.update(kept)
 
     def spoil(self):
         """Its state is in doubt: it goes to nobody else."""
@@ -500,6 +528,8 @@ cdef class Backend:
         cdef Client session = self.session
         if self.closed:
             return 0
+        # In the middle of a message to its client nothing of ours can be said.
+        cdef bint half = self.mid_reply(session)
         self.closed = True
         self.session = None
         self.reader = None
@@ -508,7 +538,7 @@ cdef class Backend:
         self.home.gone(self, reason)
         if session is not None:
             session.backend = None
-            session.orphaned(reason, self.told)
+            session.orphaned(reason, self.told or half)
         return 0
 
     @property

@@ -173,8 +173,7 @@ class Keeper:
         if tag in ("SET", "RESET"):
             backend.marked_by = session
         elif tag in ("DISCARD ALL", "DEALLOCATE ALL"):
-            session.forget_statements()
-            backend.forget_statements()
+            backend.forget_statements(session)
             if tag == "DISCARD ALL":
                 backend.marked_by = session
                 backend.pinned = False

@@ -110,6 +110,8 @@ cdef class Lane(Home):
         return 0
 
     cdef int gone(self, Backend backend, str reason) except -1:
+        if not backend.counted:
+            return 0
         self.total -= 1
         if backend in self.idle:
             self.idle.remove(backend)
@@ -137,6 +139,7 @@ cdef class Lane(Home):
     def add(self, Backend backend not None):
         """A connection has been opened for this lane."""
         self.total += 1
+        backend.counted = True
         self.freed(backend)
 
     def enters(self):

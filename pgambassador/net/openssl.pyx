@@ -34,6 +34,8 @@ cdef enum:
     BIO_CTRL_RESET = 1
     BIO_CTRL_INFO = 3
     BIO_CTRL_PENDING = 10
+    SSL_CTRL_CLEAR_MODE = 78
+    SSL_MODE_RELEASE_BUFFERS = 0x10
 
 ctypedef void *(*get_fn)(const void *) noexcept
 ctypedef void *(*data_fn)(const void *, int) noexcept
@@ -50,13 +52,15 @@ cdef get_fn ssl_rbio = NULL
 cdef get_fn ssl_wbio = NULL
 cdef data_fn ssl_data = NULL
 cdef control_fn bio_control = NULL
+cdef control_fn ssl_control = NULL
 cdef clear_fn clear_errors = NULL
 cdef peek_fn peek_error = NULL
 
 
 cdef bint find() except -1:
     """Look the functions up in what the ssl module is linked with."""
-    global ssl_read, ssl_write, bio_write, ssl_error, ssl_rbio, ssl_wbio, ssl_data, bio_control, clear_errors, peek_error
+    global ssl_read, ssl_write, bio_write, ssl_error, ssl_rbio, ssl_wbio, ssl_data, bio_control
+    global ssl_control, clear_errors, peek_error
     import _ssl
 
     path = getattr(_ssl, "__file__", None)
@@ -73,6 +77,7 @@ cdef bint find() except -1:
     ssl_wbio = <get_fn>dlsym(library, "SSL_get_wbio")
     ssl_data = <data_fn>dlsym(library, "SSL_get_ex_data")
     bio_control = <control_fn>dlsym(library, "BIO_ctrl")
+    ssl_control = <control_fn>dlsym(library, "SSL_ctrl")
     clear_errors = <clear_fn>dlsym(library, "ERR_clear_error")
     peek_error = <peek_fn>dlsym(library, "ERR_peek_error")
     return (
@@ -84,6 +89,7 @@ cdef bint find() except -1:
         and ssl_wbio != NULL
         and ssl_data != NULL
         and bio_control != NULL
+        and ssl_control != NULL
         and clear_errors != NULL
         and peek_error != NULL
     )
@@ -104,6 +110,8 @@ cdef bint borrow(object tls, Session *session) except -1:
     session.ssl = python.ssl
     session.incoming = ssl_rbio(python.ssl)
     session.outgoing = ssl_wbio(python.ssl)
+    # The ssl module has OpenSSL give its buffers back after each record: two allocations of 17 kB a statement.
+    ssl_control(python.ssl, SSL_CTRL_CLEAR_MODE, SSL_MODE_RELEASE_BUFFERS, NULL)
     return session.incoming != NULL and session.outgoing != NULL
 
 

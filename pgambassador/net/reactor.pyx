@@ -46,14 +46,14 @@ cdef class Reactor:
 
     cdef object loop
     cdef int watch
-    cdef dict callbacks
+    cdef list callbacks  # by file descriptor
     cdef readonly object add_writer
     cdef readonly object remove_writer
     cdef readonly object call_soon
 
     def __init__(self, loop):
         self.loop = loop
-        self.callbacks = {}
+        self.callbacks = []
         self.add_writer = loop.add_writer
         self.remove_writer = loop.remove_writer
         self.call_soon = loop.call_soon
@@ -63,23 +63,26 @@ cdef class Reactor:
         loop.add_reader(self.watch, self.turn)
 
     def add_reader(self, int fd, callback):
+        while len(self.callbacks) <= fd:
+            self.callbacks.append(None)
         self.callbacks[fd] = callback
         if pga_watch(self.watch, fd, True) < 0:
-            del self.callbacks[fd]
+            self.callbacks[fd] = None
             raise OSError(f"file descriptor {fd} cannot be watched")
 
     def remove_reader(self, int fd):
-        if self.callbacks.pop(fd, None) is not None:
+        if fd < len(self.callbacks) and self.callbacks[fd] is not None:
+            self.callbacks[fd] = None
             pga_watch(self.watch, fd, False)
 
     def turn(self):
         """Call what is readable, each once."""
         cdef int fds[MOST]
         cdef int i, n = pga_ready(self.watch, fds, MOST)
-        cdef list ready = [self.callbacks.get(fds[i]) for i in range(n)]
+        cdef list ready = [self.callbacks[fds[i]] for i in range(n)]
         for i in range(n):
             callback = ready[i]
-            if callback is None or self.callbacks.get(fds[i]) is not callback:
+            if callback is None or self.callbacks[fds[i]] is not callback:
                 continue
             try:
                 callback()
@@ -91,10 +94,10 @@ cdef class Reactor:
             self.loop.remove_reader(self.watch)
             os.close(self.watch)
             self.watch = -1
-            self.callbacks.clear()
+            self.callbacks = []
 
     def __repr__(self):
-        return f"<Reactor {len(self.callbacks)} sockets>"
+        return f"<Reactor {len(self.callbacks) - self.callbacks.count(None)} sockets>"
 
 
 def reactor(loop):

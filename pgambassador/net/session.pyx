@@ -29,6 +29,8 @@ cdef dict NEEDS = {
 }
 cdef Py_ssize_t CLIENT_LIMIT = 0x3FFFFFFF
 cdef Py_ssize_t WHOLE_LIMIT = 64 * 1024 * 1024
+# Names of portals are kept for the query log alone.
+cdef Py_ssize_t PORTALS_MOST = 1000
 cdef Py_ssize_t WAIT_BOUND = 64 * 1024
 
 # Not the buffer of the server connections: one of those may have to be read while a client's bytes are looked at.
@@ -74,6 +76,7 @@ cdef class Session(Waiter):
             if n <= 0:
                 break
             if self.waiting:
+                self.lane.bytes_received += n
                 self.scanner.append(<const unsigned char *>inbox, n)
                 if self.scanner.held > WAIT_BOUND:
                     self.channel.stop_reading()
@@ -234,7 +237,7 @@ cdef class Session(Waiter):
             return self.close_statement(backend)
         if kind == c'H':
             backend.unsynced = True
-            if backend.ledger.count and backend.ledger.head().action == FAKE:
+            if backend.ledger.count and backend.ledger.head().action == FAKE and not backend.scanner.left:
                 # Nothing of the server's own is awaited before it.
                 backend.pay()
             return self.forward()
@@ -307,6 +310,8 @@ cdef class Session(Waiter):
             statement = self.statements.get(name)
             self.bound = statement
         if portal > 6:
+            if len(self.portals) >= PORTALS_MOST:
+                self.portals.clear()
             self.portals[(<const char *>at)[5:portal - 1]] = self.bound
         if statement is not None:
             self.cut(backend)
@@ -363,6 +368,8 @@ cdef class Session(Waiter):
         if self.scanner.have < 7 or at[5] != c'S' or self.lane.sticky:
             backend.unsynced = True
             backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
+            if self.portals and self.scanner.have > 7:
+                self.portals.pop(at[6:self.scanner.have - 1], None)
             return self.forward()
         name = at[6:self.scanner.have - 1]
         statement = self.statements.pop(name, None)
@@ -459,8 +466,8 @@ cdef class Session(Waiter):
             self.close("")
         elif self.draining and not self.closed:
             self.drain()
-        if self.backend is None and self.portals:
-            self.portals = {}
+        if self.portals and (self.backend is None or self.backend.status == c'I'):
+            self.portals.clear()
         return 0
 
     cdef int orphaned(self, str reason, bint told) except -1:
@@ -485,7 +492,9 @@ cdef class Session(Waiter):
         self.take(0)
 
     def tell(self, bytes message not None):
-        """Send a message of ours between replies."""
+        """Send a message of ours between replies; within one there is no place for it."""
+        if self.backend is not None and self.backend.mid_reply(self):
+            return
         self.channel.send(message, len(message))
 
     def drain(self):
@@ -503,10 +512,6 @@ cdef class Session(Waiter):
         self.received_mark += received
         self.sent_mark += sent
         return received, sent
-
-    def forget_statements(self):
-        """DEALLOCATE ALL or DISCARD ALL has run."""
-        self.statements.clear()
 
     def fail(self, error):
         """End the session with an error of ours."""

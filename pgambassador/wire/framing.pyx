@@ -102,6 +102,7 @@ cdef class Scanner:
         """Hand the frame that next() has just started back: it comes again."""
         self.pos -= self.have
         self.left = 0
+        self.wanted = 0
 
     cdef int ask(self, Py_ssize_t n) except -1:
         """Hand the frame back until n bytes of it are here; no more than a whole frame's limit."""

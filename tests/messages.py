@@ -76,11 +76,7 @@ def bind(statement: bytes, *values: bytes, portal: bytes = b"") -> bytes:
     parameters = b"".join(pack("!i", len(value)) + value for value in values)
     return _typed(
         "B",
-        cstring(portal)
-        + cstring(statement)
-        + pack("!hh", 0, len(values))
-        + parameters
-        + pack("!h", 0),
+        cstring(portal) + cstring(statement) + pack("!hh", 0, len(values)) + parameters + pack("!h", 0),
     )
 
 
@@ -134,17 +130,14 @@ FAILED = ready_for_query(b"E")
 
 
 def columns(*names: bytes) -> bytes:
-    body = b"".join(
-        cstring(name) + pack("!IhIhih", 0, 0, 25, -1, -1, 0) for name in names
-    )
+    body = b"".join(cstring(name) + pack("!IhIhih", 0, 0, 25, -1, -1, 0) for name in names)
     return _typed("T", pack("!h", len(names)) + body)
 
 
 def row(*values: bytes) -> bytes:
     return _typed(
         "D",
-        pack("!h", len(values))
-        + b"".join(pack("!i", len(each)) + each for each in values),
+        pack("!h", len(values)) + b"".join(pack("!i", len(each)) + each for each in values),
     )
 
 
@@ -176,14 +169,15 @@ def parameter_description(*oids: int) -> bytes:
 
 _CLIENT = {
     "B": "Bind", "C": "Close", "D": "Describe", "E": "Execute", "F": "FunctionCall", "H": "Flush",
-    "P": "Parse", "Q": "Query", "S": "Sync", "X": "Terminate", "c": "CopyDone", "d": "CopyData", "f": "CopyFail",
+    "P": "Parse", "Q": "Query", "S": "Sync", "X": "Terminate", "c": "CopyDone", "d": "CopyData",
+    "f": "CopyFail",
 }  # fmt: skip
 _SERVER = {
     "1": "ParseComplete", "2": "BindComplete", "3": "CloseComplete", "A": "NotificationResponse",
     "C": "CommandComplete", "D": "DataRow", "E": "ErrorResponse", "G": "CopyInResponse",
-    "H": "CopyOutResponse", "I": "EmptyQueryResponse", "N": "NoticeResponse", "S": "ParameterStatus", "T": "RowDescription",
-    "V": "FunctionCallResponse", "Z": "ReadyForQuery", "c": "CopyDone", "d": "CopyData", "n": "NoData",
-    "s": "PortalSuspended", "t": "ParameterDescription",
+    "H": "CopyOutResponse", "I": "EmptyQueryResponse", "N": "NoticeResponse", "S": "ParameterStatus",
+    "T": "RowDescription", "V": "FunctionCallResponse", "Z": "ReadyForQuery", "c": "CopyDone",
+    "d": "CopyData", "n": "NoData", "s": "PortalSuspended", "t": "ParameterDescription",
 }  # fmt: skip
 
 
@@ -198,8 +192,6 @@ def show(stream: bytes, *, of_server: bool) -> Sequence[str]:
             break
         payload = stream[5:size]
         shown = repr(payload if len(payload) <= 200 else payload[:200] + b"...")
-        lines.append(
-            f"{names.get(chr(stream[0]), chr(stream[0]))} {shown[1:] if payload else ''}".rstrip()
-        )
+        lines.append(f"{names.get(chr(stream[0]), chr(stream[0]))} {shown[1:] if payload else ''}".rstrip())
         stream = stream[size:]
     return lines

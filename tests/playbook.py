@@ -1,0 +1,298 @@
+"""Transcripts: clients and servers joined through a lane, over socket pairs and a loop without a clock.
+
+    client, server = play.client(), play.server()
+    client.sends(query("select 1"))
+    server.gets(query("select 1"))
+    server.sends(complete("SELECT 1"), IDLE)
+    client.gets(complete("SELECT 1"), IDLE)
+    assert play.lane.idle == [server.backend]
+
+`sends` writes in pieces of `play.piece` bytes, with a turn of the loop behind each, so that a test that runs
+once with all at once and once byte by byte demands the same bytes of both. `gets` demands exactly these
+messages, no more and no fewer; what nobody has demanded when the play ends is a failure too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import socket
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from pgambassador.net.backend import Backend, Statement
+from pgambassador.net.channel import Channel
+from pgambassador.net.connector import Link
+from pgambassador.net.facts import Facts
+from pgambassador.net.lane import Lane
+from pgambassador.net.session import Session
+from pgambassador.wire import build
+from tests.loop import Loop
+from tests.messages import show
+
+BASE = "base"
+SWITCH = "SET state TO '{}'"
+ROLLBACK = build.query("ROLLBACK")
+WAIT = build.notice_response("NOTICE", "00000", "please wait")
+
+
+class Policy:
+    """Decides the least that is needed, and writes down what it was asked: `play.policy.heard`."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+        self.known: dict[bytes, Statement] = {}
+
+    def count(self, event: str) -> int:
+        return sum(each[0] == event for each in self.heard)
+
+    def statement(self, body: bytes) -> Statement:
+        if body not in self.known:
+            name = b"pga_%d" % (len(self.known) + 1)
+            frame = build.frame(ord("P"), name + b"\0" + body)
+            self.known[body] = Statement(name, frame, body.partition(b"\0")[0])
+        return self.known[body]
+
+    def wanted(self) -> None:
+        self.heard.append(("wanted",))
+
+    def switch(self, backend: Backend, session: Session) -> bytes:
+        return build.query(SWITCH.format(session.state))
+
+    def reported(self, session: Session, backend: Backend, name: str, value: str) -> None:
+        self.heard.append(("reported", name, value))
+        session.state = backend.state = f"{name}={value}"
+
+    def tagged(self, session: Session, backend: Backend, tag: str) -> None:
+        self.heard.append(("tagged", tag))
+        if tag == "SET":
+            backend.marked_by = session
+        elif tag == "LISTEN":
+            backend.pinned = True
+        elif tag == "DEALLOCATE ALL":
+            session.forget_statements()
+            backend.forget_statements()
+
+    def abandoned(self, backend: Backend, half: bool) -> None:
+        self.heard.append(("abandoned", half))
+        if half or not backend.clean:
+            backend.close("abandoned")
+        else:
+            rollback = backend.transaction != "I"
+            backend.ask(ROLLBACK if rollback else b"", int(rollback))
+
+    def orphaned(self, session: Session, reason: str) -> None:
+        session.tell(build.error_response("FATAL", "08006", reason))
+        session.close(reason)
+
+    def lost(self, backend: Backend, reason: str) -> None:
+        self.heard.append(("lost", reason))
+
+    def failed(self, session: Session, error: Any) -> None:
+        session.tell(build.error_response("FATAL", error.sqlstate, error.message))
+        session.close(error.message)
+
+    def broke(self, who: Session | Backend, error: Exception) -> None:
+        raise AssertionError(f"an error of ours in {who!r}") from error
+
+    def drained(self, session: Session) -> None:
+        session.close("drained")
+
+    def left(self, session: Session, reason: str) -> None:
+        self.heard.append(("left", reason))
+
+
+class Playbook:
+    """`piece`: how many bytes `sends` writes at once, 0 for all."""
+
+    def __init__(
+        self,
+        *,
+        piece: int = 0,
+        policy: Any = None,
+        limit: int = 1,
+        sticky: bool = False,
+        statements: int = 100,
+        high_water: int = 64 * 1024,
+        lane: Lane | None = None,
+        loop: Loop | None = None,
+    ) -> None:
+        self.loop = loop or Loop()
+        self.piece = piece
+        self.policy = policy or Policy()
+        self.lane = lane or Lane(self.policy, (0.5, 60.0), limit, sticky, statements, high_water)
+        self.peers: list[Peer] = []
+
+    def client(self, state: object = BASE, *, early: bytes = b"", buffer: int = 0) -> Client:
+        """A client that has logged in."""
+        ours, theirs = _pair(buffer)
+        facts = Facts("client", "app", "shop", "", len(self.peers), 0.0)
+        session = Session(
+            cast(Any, self.loop),
+            Channel(cast(Any, self.loop), ours),
+            self.lane,
+            state,
+            facts,
+        )
+        session.start(early)
+        return Client(self, theirs, session)
+
+    def server(
+        self,
+        state: object = BASE,
+        *,
+        early: bytes = b"",
+        buffer: int = 0,
+        add: bool = True,
+        parameters: dict[str, str] | None = None,
+    ) -> Server:
+        """A server connection that has been opened for the lane."""
+        ours, theirs = _pair(buffer)
+        link = cast(Link, SimpleNamespace(address=f"server{len(self.peers)}"))
+        channel = Channel(cast(Any, self.loop), ours)
+        backend = Backend(
+            cast(Any, self.loop),
+            channel,
+            self.lane,
+            link,
+            dict(parameters or {}),
+            state,
+            early,
+        )
+        if add:
+            self.lane.add(backend)
+        return Server(self, theirs, backend)
+
+    def end(self) -> None:
+        """Nothing may be left that nobody has demanded."""
+        self.loop.run()
+        try:
+            for peer in self.peers:
+                peer.demand(b"", "nothing more")
+            assert not self.loop.problems
+        finally:
+            for peer in self.peers:
+                peer.clean_up()
+
+
+class Peer:
+    """The far end of a connection."""
+
+    of_server: bool
+
+    def __init__(self, play: Playbook, sock: socket.socket, channel: Channel) -> None:
+        self.play, self.sock, self.channel = play, sock, channel
+        self.ended = False
+        self.gone = False
+        play.peers.append(self)
+
+    def sends(self, *messages: bytes) -> None:
+        """Write these bytes, in the play's pieces."""
+        data = b"".join(messages)
+        piece = self.play.piece or len(data) or 1
+        for i in range(0, len(data), piece):
+            self.writes(data[i : i + piece])
+
+    def writes(self, data: bytes) -> None:
+        """Write these bytes at once."""
+        assert self.sock.send(data) == len(data)
+        self.play.loop.run()
+
+    def gets(self, *messages: bytes) -> None:
+        """Exactly these messages have come since the last `gets`."""
+        self.play.loop.run()
+        self.demand(b"".join(messages), "these messages")
+
+    def gets_nothing(self) -> None:
+        self.gets()
+
+    def gets_end(self, *messages: bytes) -> None:
+        """Exactly these messages, and then the connection was closed."""
+        self.gets(*messages)
+        assert self.ended, f"the connection is still open: {self.channel!r}"
+
+    def demand(self, expected: bytes, what: str) -> None:
+        got = self.read()
+        if got != expected:
+            lines = difflib.unified_diff(
+                show(expected, of_server=self._hears_server()),
+                show(got, of_server=self._hears_server()),
+                "expected",
+                "came",
+                lineterm="",
+                n=100,
+            )
+            raise AssertionError(f"{type(self).__name__} should get {what}:\n" + "\n".join(lines))
+
+    def read(self) -> bytes:
+        """All that has come."""
+        parts = []
+        while not self.ended and not self.gone:
+            try:
+                part = self.sock.recv(1 << 20)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                part = b""
+            self.ended = not part
+            parts.append(part)
+        return b"".join(parts)
+
+    def leaves(self) -> None:
+        """Close without a word."""
+        self.gone = True
+        self.sock.close()
+        self.play.loop.run()
+
+    def clean_up(self) -> None:
+        self.sock.close()
+        self.channel.close()
+
+    def _hears_server(self) -> bool:
+        return not self.of_server
+
+
+class Client(Peer):
+    of_server = False
+
+    def __init__(self, play: Playbook, sock: socket.socket, session: Session) -> None:
+        super().__init__(play, sock, session.channel)
+        self.session = session
+
+    def holds(self, server: Server) -> bool:
+        return self.session.backend is server.backend
+
+
+class Server(Peer):
+    of_server = True
+
+    def __init__(self, play: Playbook, sock: socket.socket, backend: Backend) -> None:
+        super().__init__(play, sock, backend.channel)
+        self.backend = backend
+
+    @property
+    def is_idle(self) -> bool:
+        return self.backend in self.play.lane.idle
+
+    def answers(self, asked: bytes | Sequence[bytes], *answer: bytes) -> None:
+        """Get exactly this, and send that."""
+        self.gets(*([asked] if isinstance(asked, bytes) else asked))
+        self.sends(*answer)
+
+
+def _pair(buffer: int) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+        if buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    return ours, theirs
+
+
+def switched(state: object) -> bytes:
+    """The query with which `Policy` brings a server into a state."""
+    return build.query(SWITCH.format(state))
+
+
+MakePlay = Callable[..., Playbook]

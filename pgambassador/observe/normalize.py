@@ -19,16 +19,18 @@ from pglast.parser import fingerprint
 _LETTER = "A-Za-z_\x80-\U0010ffff"
 # After a byte above 127 it may be the second half of a character: SJIS, BIG5, GBK and others have such.
 _BACKSLASH = r"(?<![\x80-\U0010ffff])\\"
+# No repeated group here is possessive: before Python 3.11.5 those match wrongly. Where giving back would end
+# a string at the first half of a doubled quote, a look ahead forbids it.
 _TOKEN = re.compile(
     rf"""
       (?P<space>     (?: [ \t\r\n\f\v]+ | --[^\r\n]* )+ )
     | (?P<comment>   /\* )
-    | (?P<escaped>   [eE]'(?: [^'\\] | '' | {_BACKSLASH}. )*+' )
+    | (?P<escaped>   [eE]'(?: [^'\\] | '' | {_BACKSLASH}. )*'(?!') )
       # Whether a backslash before a quote escapes it is a setting of the server: no match.
-    | (?P<string>    (?: [bBxXnN] | [uU]& )?+ '(?: [^'\\] | '' | {_BACKSLASH}[^'] )*+' )
-    | (?P<name>      [{_LETTER}][{_LETTER}0-9$]* | "(?: [^"] | "" )++" )
+    | (?P<string>    (?: [bBxXnN] | [uU]& )? '(?: [^'\\] | '' | {_BACKSLASH}[^'] )*'(?!') )
+    | (?P<name>      [{_LETTER}][{_LETTER}0-9$]* | "(?: [^"] | "" )+"(?!") )
     | (?P<param>     \$[0-9]{{1,9}}(?![{_LETTER}0-9$]) )
-    | (?P<dollar>    \$(?P<tag>(?:[{_LETTER}][{_LETTER}0-9]*+)?+)\$ .*? \$(?P=tag)\$ )
+    | (?P<dollar>    \$(?P<tag>(?:[{_LETTER}][{_LETTER}0-9]*)?)\$ .*? \$(?P=tag)\$ )
     | (?P<number>    \.?[0-9](?: [eE][-+][0-9] | [{_LETTER}0-9.] )* )
     | (?P<sign>      [-+*/<>=~!@#%^&|`?()\[\],;:.] )
     """,

@@ -20,15 +20,20 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": redact(record.getMessage()),
+            "message": _sound(redact(record.getMessage())),
         }
         for name in _EXTRA:
             value = getattr(record, name, None)
             if value is not None:
-                line[name] = value
+                line[name] = _sound(str(value))
         if record.exc_info:
-            line["traceback"] = redact(self.formatException(record.exc_info))
+            line["traceback"] = _sound(redact(self.formatException(record.exc_info)))
         return msgspec.json.encode(line).decode()
+
+
+def _sound(text: str) -> str:
+    """msgspec refuses lone surrogates, which text of a peer that was not UTF-8 may have been decoded to."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def set_up(level: str) -> None:

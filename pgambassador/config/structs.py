@@ -51,9 +51,7 @@ class Pool(Struct, frozen=True):
     ] = 3600.0
     statements: Annotated[
         int,
-        Meta(
-            ge=0, le=100_000, description="Prepared statements kept on a server connection; 0 turns them off."
-        ),
+        Meta(ge=1, le=100_000, description="Prepared statements kept on a server connection at most."),
     ] = 200
 
 
@@ -67,7 +65,7 @@ class PoolOverrides(Struct, frozen=True, omit_defaults=True):
     wait_notice: Duration | UnsetType | None = UNSET
     idle_timeout: Duration | UnsetType | None = UNSET
     lifetime: Duration | UnsetType | None = UNSET
-    statements: Annotated[int, Meta(ge=0, le=100_000)] | UnsetType = UNSET
+    statements: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
 
     def over(self, base: Pool) -> Pool:
         written = {name: getattr(self, name) for name in self.__struct_fields__}

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from pgambassador.embedded import Authority, Postgres, Workspace, system
 from tests.harness import HBA, Ambassador, Link, populate
+
+# How long an example takes depends on what else the machine does, and says nothing.
+settings.register_profile("pgambassador", deadline=None)
+settings.load_profile("pgambassador")
 
 
 def pytest_configure() -> None:

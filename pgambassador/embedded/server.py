@@ -230,7 +230,8 @@ class Postgres:
         secret = self.password if password is None and user == SUPERUSER else password
         login = quote(user, safe="") + (f":{quote(secret, safe='')}" if secret is not None else "")
         query = {"sslmode": "verify-full", "sslrootcert": str(self.authority.root), **parameters}
-        return f"postgresql://{login}@{HOST}:{self.port}/{quote(database, safe='')}?{urlencode(query)}"
+        encoded = urlencode(query, quote_via=quote)  # libpq does not read + as a space
+        return f"postgresql://{login}@{HOST}:{self.port}/{quote(database, safe='')}?{encoded}"
 
     def _spawn(self) -> None:
         with self.log.open("ab") as log:

@@ -10,8 +10,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
-from pgambassador.embedded import installation, unpack, workspace
+from pgambassador.cluster.upstream import parse_url
+from pgambassador.embedded import Postgres, installation, unpack, workspace
 from pgambassador.embedded.account import Account, account
 from pgambassador.embedded.authority import Authority
 from pgambassador.embedded.installation import PROGRAMS, Installation, find, system
@@ -272,3 +274,28 @@ def test_certificates_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError) as caught:
         Authority(tmp_path)
     assert caught.value.hint == "Run pip install 'pgambassador[demo]'."
+
+
+# addresses
+
+
+def test_a_url_says_the_same_to_libpq_and_to_us(tmp_path: Path) -> None:
+    folder = tmp_path / "the ca"
+    folder.mkdir()
+    made = Postgres(
+        tmp_path / "server",
+        Installation(tmp_path, "18.1"),
+        Authority(folder),
+        ME,
+        "se cret+/%",
+        lambda _: None,
+    )
+    url = made.url(application_name="a b+c", options="-c work_mem=1MB")
+    theirs = conninfo_to_dict(url)
+    assert theirs["password"] == "se cret+/%"
+    assert theirs["application_name"] == "a b+c"
+    assert theirs["options"] == "-c work_mem=1MB"
+    assert theirs["sslrootcert"] == str(folder / "ca.pem")
+    ours = parse_url(url)
+    assert (ours.password, ours.sslrootcert) == ("se cret+/%", str(folder / "ca.pem"))
+    assert ours.params == {"application_name": "a b+c", "options": "-c work_mem=1MB"}

@@ -62,6 +62,10 @@ class Greeting:
         waiting, self._first = self._first, []
         return [future for future in waiting if not future.done()]
 
+    def is_default(self, name: str, value: str) -> bool:
+        """Whether a reported parameter has the value that every new server connection has."""
+        return self.parameters is not None and self.parameters.get(name) == value
+
     async def words(self, settings: Settings) -> tuple[Settings, dict[str, str]]:
         """The settings as the server spells them, and all ParameterStatus for a client that has them."""
         parameters = await self._server_parameters()
@@ -73,8 +77,12 @@ class Greeting:
         told = parameters
         if essential is not BASE:
             told = self._tried.get(essential) or await self._try_out(essential)
-        spellings = {reported.lower(): value for reported, value in told.items()}
-        spelled = {key: spellings.get(key, value) for key, value in essential.values.items()}
+        spelled = dict(essential.values)
+        for reported, value in told.items():
+            if reported.lower() in spelled:
+                spelled[reported.lower()] = value
+                if self.is_default(reported, value):
+                    del spelled[reported.lower()]
         if plain and name is not None:
             spelled["application_name"] = name
             told = {**told, "application_name": name}

@@ -166,7 +166,8 @@ class Keeper:
             return
         if name == "application_name":
             session.facts.application_name = value
-        session.state = backend.state = session.state.with_value(name, value)
+        changed = None if self.greeting.is_default(name, value) else value
+        session.state = backend.state = session.state.with_value(name, changed)
 
     def tagged(self, session: Session, backend: Backend, tag: str) -> None:
         """A command has run that may concern the session."""

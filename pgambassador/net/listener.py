@@ -118,6 +118,7 @@ def _bind_unix(address: Address) -> socket.socket:
         _remove_stale(address.path)
         sock.setblocking(False)
         sock.bind(address.path)
+        os.chmod(address.path, 0o777)  # as PostgreSQL does; the directory says who may come
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()

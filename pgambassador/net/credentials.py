@@ -3,12 +3,15 @@
 1. One command runs at a time; those who need the secret meanwhile share its answer.
 2. An answer that says when it expires is used until shortly before that, by the wall clock at that moment.
 3. What the command printed appears in no message, whatever went wrong.
+4. A command that takes too long or prints too much is ended, with all that it has started.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -71,7 +74,7 @@ class Exec:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
-                limit=OUTPUT_LIMIT,
+                start_new_session=True,
             )
         except OSError as error:
             raise Unreachable(
@@ -81,23 +84,37 @@ class Exec:
         assert process.stdout is not None
         try:
             async with asyncio.timeout(self._timeout):
-                output = await process.stdout.read(OUTPUT_LIMIT)
+                output = await _all_of(process.stdout, program)
                 status = await process.wait()
         except TimeoutError:
             raise Unreachable(
-                f"the credentials command {program} printed nothing within {self._timeout:g} s",
+                f"the credentials command {program} was not done within {self._timeout:g} s",
                 hint="Make it faster, or raise credentials.timeout.",
             ) from None
         finally:
             if process.returncode is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+            # Somebody else may still hold the other end of the pipe, and nothing public closes ours.
+            process._transport.close()  # type: ignore[attr-defined]
         if status != 0:
             raise Unreachable(
                 f"the credentials command {program} failed with exit status {status}",
                 hint="Run it by hand to see why.",
             )
         return read_answer(output, program)
+
+
+async def _all_of(pipe: asyncio.StreamReader, program: str) -> bytes:
+    output = bytearray()
+    while piece := await pipe.read(OUTPUT_LIMIT):
+        output += piece
+        if len(output) > OUTPUT_LIMIT:
+            raise Unreachable(
+                f"the credentials command {program} printed more than {OUTPUT_LIMIT} bytes",
+                hint="Let it print the password only.",
+            )
+    return bytes(output)
 
 
 def read_answer(output: bytes, program: str) -> Secret:

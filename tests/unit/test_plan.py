@@ -1,0 +1,101 @@
+"""When a pool opens and closes connections: years of it in a loop over numbers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgambassador.pool.plan import RETRY_FIRST, RETRY_MOST, STAGGER, Plan
+
+NOW = 1000.0
+
+
+@pytest.mark.parametrize(
+    ("waiting", "total", "opening", "openings"),
+    [
+        (0, 0, 0, 0),
+        (1, 0, 0, 1),
+        (3, 0, 0, 3),  # all in parallel
+        (3, 0, 2, 1),  # two of them will be served by those under way
+        (3, 0, 3, 0),
+        (9, 2, 0, 3),  # the limit is 5
+        (9, 2, 3, 0),
+        (9, 5, 0, 0),
+    ],
+)
+def test_one_opening_for_each_who_waits(waiting, total, opening, openings):
+    assert Plan(5).openings(waiting=waiting, total=total, opening=opening, now=NOW) == openings
+
+
+@pytest.mark.parametrize(
+    ("waiting", "total", "opening", "openings"),
+    [(0, 0, 0, 2), (0, 1, 0, 1), (0, 1, 1, 0), (0, 2, 0, 0), (1, 2, 0, 1), (3, 1, 0, 3)],
+)
+def test_the_least_is_kept_open(waiting, total, opening, openings):
+    plan = Plan(5, min_size=2)
+    assert plan.openings(waiting=waiting, total=total, opening=opening, now=NOW) == openings
+
+
+@given(
+    size=st.integers(1, 20),
+    least=st.integers(0, 20),
+    waiting=st.integers(0, 100),
+    total=st.integers(0, 30),
+    opening=st.integers(0, 30),
+)
+def test_never_more_than_the_limit(size, least, waiting, total, opening):
+    plan = Plan(size, min_size=min(least, size))
+    openings = plan.openings(waiting=waiting, total=total, opening=opening, now=NOW)
+    assert openings >= 0
+    assert openings == 0 or total + opening + openings <= size
+    if waiting and total + opening == 0:
+        assert openings > 0
+
+
+def test_after_a_failure_the_next_waits_longer_and_longer():
+    plan, now, delays = Plan(5), NOW, []
+    for _ in range(20):
+        after = plan.failed(now)
+        assert plan.openings(waiting=1, total=0, opening=0, now=math.nextafter(after, 0)) == 0
+        assert plan.openings(waiting=1, total=0, opening=0, now=after) == 1
+        delays.append(after - now)
+        now = after
+    assert delays[0] == pytest.approx(RETRY_FIRST)
+    assert all(later > earlier - 1e-9 for earlier, later in itertools.pairwise(delays))
+    assert delays[-1] == pytest.approx(RETRY_MOST)
+
+
+def test_a_success_ends_the_waiting():
+    plan = Plan(5)
+    for _ in range(8):
+        plan.failed(NOW)
+    plan.succeeded()
+    assert plan.openings(waiting=1, total=0, opening=0, now=NOW) == 1
+    assert plan.failed(NOW) == pytest.approx(NOW + RETRY_FIRST)
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_lifetimes_are_staggered_and_never_exceeded(chance):
+    expiry = Plan(5, lifetime=100.0).expiry(NOW, chance)
+    assert 100.0 * (1 - STAGGER) <= expiry - NOW <= 100.0
+
+
+def test_lifetimes_differ():
+    plan = Plan(5, lifetime=100.0)
+    assert len({plan.expiry(NOW) for _ in range(20)}) > 1
+
+
+def test_without_a_lifetime_they_live_for_ever():
+    assert Plan(5).expiry(NOW) == math.inf
+
+
+def test_one_too_many_is_idle():
+    plan = Plan(5, min_size=1, idle_timeout=10.0)
+    assert plan.too_idle(freed_at=NOW, total=2, now=NOW + 10.1)
+    assert not plan.too_idle(freed_at=NOW, total=2, now=NOW + 10)
+    assert not plan.too_idle(freed_at=NOW, total=1, now=NOW + 9999)
+    assert not Plan(5).too_idle(freed_at=NOW, total=5, now=NOW + 9999)

@@ -1,0 +1,136 @@
+"""The SQL that brings a server connection into a client's state, read by PostgreSQL's own grammar."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pglast import parse_sql
+
+from pgambassador.protocol.settings import Settings, identifier, literal, switch
+
+EMPTY = Settings.of({})
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
+NAMES = st.sampled_from(
+    ["application_name", "client_encoding", "datestyle", "search_path", "timezone", "myext.level", "role"]
+)
+STATES = st.dictionaries(NAMES, TEXT).map(Settings.of)
+
+
+def sql(query: bytes) -> str:
+    """The text of one simple query, "" for none."""
+    if not query:
+        return ""
+    assert query[:1] == b"Q"
+    assert int.from_bytes(query[1:5], "big") == len(query) - 1
+    assert query[-1:] == b"\0"
+    return query[5:-1].decode()
+
+
+def run(text: str, state: Mapping[str, str]) -> dict[str, str]:
+    """What a server's session holds after these statements, of what was set in it."""
+    now = dict(state)
+    for raw in parse_sql(text):
+        statement: Any = raw.stmt
+        match type(statement).__name__, getattr(statement, "name", None):
+            case "VariableSetStmt", None:
+                assert statement.kind.name == "VAR_RESET_ALL"
+                now = {
+                    name: value for name, value in now.items() if name in ("role", "session_authorization")
+                }
+            case "VariableSetStmt", str(name):
+                assert statement.kind.name == "VAR_RESET"
+                now.pop(name, None)
+            case "SelectStmt", _:
+                call = statement.targetList[0].val
+                assert [part.sval for part in call.funcname] == ["pg_catalog", "set_config"]
+                name, value = (argument.val.sval for argument in call.args[:2])
+                assert call.args[2].val.boolval is False
+                now[name] = value
+            case other:
+                raise AssertionError(other)
+    return now
+
+
+@given(STATES, STATES)
+def test_it_leads_from_any_state_to_any_other(before, after):
+    assert run(sql(switch(before, after)), before.values) == after.values
+
+
+@given(STATES, STATES)
+def test_it_leads_from_a_state_that_nobody_knows(unknown, after):
+    assert run(sql(switch(None, after)), unknown.values) == after.values
+
+
+@given(STATES)
+def test_nothing_to_do(state):
+    assert switch(state, state) == b""
+
+
+def test_only_what_differs():
+    before = Settings.of({"timezone": "UTC", "datestyle": "ISO", "search_path": "a"})
+    after = Settings.of({"timezone": "UTC", "datestyle": "German", "application_name": "x"})
+    assert sql(switch(before, after)) == (
+        'RESET "search_path";'
+        "SELECT pg_catalog.set_config(E'application_name', E'x', false);"
+        "SELECT pg_catalog.set_config(E'datestyle', E'German', false)"
+    )
+
+
+def test_the_order():
+    """Encoding before any text, the role after everything that it might not be allowed to set."""
+    state = Settings.of({"role": "r", "client_encoding": "LATIN1", "work_mem": "1MB", "a.b": "c"})
+    text = sql(switch(EMPTY, state))
+    names = [name for name in text.split("'") if name in state.values]
+    assert names == ["client_encoding", "a.b", "work_mem", "role"]
+    assert sql(switch(state, EMPTY)) == 'RESET ROLE;RESET "work_mem";RESET "a"."b";RESET "client_encoding"'
+
+
+def test_an_unknown_state_is_reset_first():
+    text = sql(switch(None, Settings.of({"timezone": "UTC"})))
+    assert text.startswith("RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;SELECT ")
+
+
+def test_session_authorization_has_a_spelling_of_its_own():
+    text = sql(switch(Settings.of({"session_authorization": "x"}), EMPTY))
+    assert text == "RESET SESSION AUTHORIZATION"
+
+
+@given(TEXT)
+def test_a_literal_is_one_constant(text):
+    (raw,) = parse_sql(f"SELECT {literal(text)}")
+    statement: Any = raw.stmt
+    assert statement.targetList[0].val.val.sval == text
+
+
+def test_a_name_cannot_end_its_quotes():
+    assert identifier('a"; DROP TABLE t; --') == '"a""; DROP TABLE t; --"'
+
+
+def test_equal_settings_are_one_object():
+    first = Settings.of({"TimeZone": "UTC", "a": "b"})
+    assert Settings.of({"a": "b", "timezone": "UTC"}) is first
+    assert Settings.of({"a": "b"}).with_value("TIMEZONE", "UTC") is first
+    assert first.with_value("a", "c") is not first
+    assert first.without("A") is Settings.of({"timezone": "UTC"})
+    assert first.without("nothing") is first
+
+
+def test_values_differ_by_case_and_names_do_not():
+    assert Settings.of({"x": "a"}) is not Settings.of({"x": "A"})
+    assert Settings.of({"X": "a"}) is Settings.of({"x": "a"})
+
+
+def test_settings_that_nobody_has_are_forgotten():
+    Settings.of({"only": "here"})
+    gc.collect()
+    assert (("only", "here"),) not in Settings._known
+
+
+@pytest.mark.parametrize(("values", "shown"), [({}, "none"), ({"a": "secret", "b": "c"}, "a b")])
+def test_a_repr_without_values(values, shown):
+    assert repr(Settings.of(values)) == f"<Settings {shown}>"

@@ -70,8 +70,7 @@ class Policy:
         elif tag == "LISTEN":
             backend.pinned = True
         elif tag == "DEALLOCATE ALL":
-            session.forget_statements()
-            backend.forget_statements()
+            backend.forget_statements(session)
 
     def abandoned(self, backend: Backend, half: bool) -> None:
         self.heard.append(("abandoned", half))
@@ -194,8 +193,11 @@ class Peer:
             self.writes(data[i : i + piece])
 
     def writes(self, data: bytes) -> None:
-        """Write these bytes at once."""
-        assert self.sock.send(data) == len(data)
+        """Write these bytes at once; a peer that has been cut off speaks to nobody."""
+        try:
+            assert self.sock.send(data) == len(data)
+        except BrokenPipeError:
+            pass
         self.play.loop.run()
 
     def gets(self, *messages: bytes) -> None:
@@ -212,7 +214,7 @@ class Peer:
         assert self.ended, f"the connection is still open: {self.channel!r}"
 
     def demand(self, expected: bytes, what: str) -> None:
-        got = self.read()
+        got = self.read_all()
         if got != expected:
             lines = difflib.unified_diff(
                 show(expected, of_server=self._hears_server()),
@@ -237,6 +239,19 @@ class Peer:
             self.ended = not part
             parts.append(part)
         return b"".join(parts)
+
+    def read_all(self) -> bytes:
+        """All that comes while the loop goes on; buffers between the two ends are small."""
+        parts = [self.read()]
+        while True:
+            self.play.loop.run()
+            if not (part := self.read()):
+                return b"".join(parts)
+            parts.append(part)
+
+    def is_read(self) -> bool:
+        """Whether what this peer sends is being read."""
+        return self.channel.reading
 
     def leaves(self) -> None:
         """Close without a word."""

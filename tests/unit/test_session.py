@@ -372,7 +372,8 @@ def test_a_parse_that_fails_is_forgotten(play: Playbook) -> None:
     client.sends(parse(b"s", b"selekt"), SYNC)
     server.answers((parse(b"pga_1", b"selekt"), SYNC), error(), IDLE)
     client.gets(error(), IDLE)
-    assert client.session.statements == server.backend.prepared == {}
+    assert not client.session.statements
+    assert not server.backend.prepared
     # The name is free again, and so is the server's.
     client.sends(parse(b"s", b"select 1"), SYNC)
     server.answers((parse(b"pga_2", b"select 1"), SYNC), PARSE_COMPLETE, IDLE)
@@ -548,7 +549,8 @@ def test_deallocate_all_forgets(play: Playbook) -> None:
     client.sends(query("DEALLOCATE ALL"))
     server.answers(query("DEALLOCATE ALL"), complete("DEALLOCATE ALL"), IDLE)
     client.gets(complete("DEALLOCATE ALL"), IDLE)
-    assert client.session.statements == server.backend.prepared == {}
+    assert not client.session.statements
+    assert not server.backend.prepared
     teach(client, server, b"s", b"select 1", b"pga_1")
 
 

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+# cython: language_level=3, boundscheck=False, wraparound=False
 """One server connection: reads replies, settles them against its ledger and hands them to their owners.
 
 1. Every message is matched with the ledger before it goes anywhere. A message that no entry explains, or that its
@@ -273,6 +273,8 @@ cdef class Backend:
             # Its last words go to whoever holds it.
             self.reader = self.session
             self.told = self.session is not None
+            if self.session is None:
+                self.lose(f"the server ended an idle connection ({self.sqlstate})")
             return 0
         if verdict == UNOWED:
             return 0

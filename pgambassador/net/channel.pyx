@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+# cython: language_level=3, boundscheck=False, wraparound=False
 """One non-blocking socket, in plain text or TLS: reads into the caller's buffer, writes through, keeps the rest.
 
 1. A write goes to the kernel at once; only what the kernel does not take is kept, and `backlog` counts it. Whoever

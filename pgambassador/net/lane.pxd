@@ -27,6 +27,7 @@ cdef class Lane(Home):
     cdef unsigned long long wait_counts[33]
 
     cdef Backend take(self, double now)
+    cdef bint lives(self, Backend backend) except -1
     cdef int queue(self, Waiter waiter, double now) except -1
     cdef int unqueue(self, Waiter waiter) except -1
     cdef int count_query(self, double seconds, bint failed) except -1

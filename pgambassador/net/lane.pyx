@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+# cython: language_level=3, boundscheck=False, wraparound=False
 """The fast part of a pool: idle server connections, clients waiting for one, and what both add up to.
 
 1. A connection is idle, or somebody's, or parked behind a cancel; never two of these.
@@ -63,16 +63,21 @@ cdef class Lane(Home):
             backend = <Backend>self.idle.pop()
             if backend.closed:
                 continue
-            if now - backend.freed_at > MOMENT and not backend.channel.quiet():
-                self.idle.append(backend)
-                backend.on_readable()
-                if not backend.closed and self.idle and self.idle[len(self.idle) - 1] is backend:
-                    # It said something harmless, such as a ParameterStatus.
-                    self.idle.pop()
-                    return backend
-                continue
-            return backend
+            if now - backend.freed_at < MOMENT or self.lives(backend):
+                return backend
         return None
+
+    cdef bint lives(self, Backend backend) except -1:
+        """Hear what an idle connection has said: perhaps a ParameterStatus, perhaps its end."""
+        cdef int rounds
+        for rounds in range(4):
+            if backend.closed:
+                return False
+            if backend.channel.quiet():
+                return True
+            backend.on_readable()
+        backend.close("the server talks without being asked")
+        return False
 
     cdef int queue(self, Waiter waiter, double now) except -1:
         waiter.waiting = True

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+# cython: language_level=3, boundscheck=False, wraparound=False
 """The OpenSSL that Python's ssl module has loaded, called without Python objects in between.
 
 The ssl module makes the connection, verifies it and owns it. Once its handshake is done, reading and writing

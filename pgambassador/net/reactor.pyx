@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+# cython: language_level=3, boundscheck=False, wraparound=False
 """Readable sockets, many for one call of the event loop.
 
 An event loop runs each callback in a handle and a context of its own, which costs more than a short reply needs

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+# cython: language_level=3, boundscheck=False, wraparound=False
 """One client after its login: takes its messages to a server connection, as little changed as can be.
 
 1. A message that a server must answer needs a server connection; without one the session waits with that message

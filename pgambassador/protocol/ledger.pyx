@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+# cython: language_level=3, boundscheck=False, wraparound=False
 """The replies that one server connection owes, in order, and to whom.
 
 An entry stands for one message that was sent (forward, swallow) or held back (fake), under the type byte of that

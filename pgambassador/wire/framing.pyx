@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, linetrace=True
+# cython: language_level=3, boundscheck=False, wraparound=False
 """Cut one direction of a connection into frames, holding no more of each than its reader needs.
 
 1. A frame is delivered when its *head* is here: as many bytes as its type needs. What follows of it comes in
@@ -16,7 +16,10 @@ from libc.string cimport memcpy
 
 from pgambassador.errors import ProtocolViolation
 
-WHOLE = 0xFFFFFFFF
+cdef enum:
+    ALL = 0x7FFFFFFF
+
+WHOLE = ALL
 HEADER = 5
 CONTINUED = MORE
 
@@ -78,7 +81,7 @@ cdef class Scanner:
         if length < 4 or length > <size_t>self.limit:
             raise ProtocolViolation(f"invalid message length {length} of message type {chr(p[0])!r}")
         self.size = <Py_ssize_t>length + 1
-        if need == 0xFFFFFFFF and self.size > self.whole_limit:
+        if need == ALL and self.size > self.whole_limit:
             raise ProtocolViolation(
                 f"message of type {chr(p[0])!r} is {self.size} bytes long; at most {self.whole_limit} are taken",
                 sqlstate="54000",

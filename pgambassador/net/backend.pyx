@@ -8,11 +8,11 @@
 3. A connection whose state is in doubt (`doubtful`) never returns: it is closed with its client.
 4. Above its home's `high_water` a client that does not read stops its server connection being read.
 """
-from libc.string cimport memchr, memcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from pgambassador.protocol.ledger cimport BROKEN, FAKE, FORWARD, SWALLOW, UNOWED, Entry
 from pgambassador.wire.framing cimport MORE
+from pgambassador.wire.replies cimport Command, Failure, command, failure
 
 from pgambassador.errors import ProtocolViolation
 from pgambassador.wire.framing import WHOLE
@@ -253,23 +253,9 @@ cdef class Backend:
     cdef int error(self, int verdict, double now) except -1:
         """ErrorResponse: what it ends, and who is told."""
         cdef Entry *head
-        cdef const unsigned char *p = self.scanner.at + 5
-        cdef const unsigned char *end = self.scanner.at + self.scanner.have
-        cdef const unsigned char *stop
-        cdef bytes sqlstate = b"XX000"
-        cdef bint fatal = False
-        while p < end and p[0]:
-            stop = <const unsigned char *>memchr(p, 0, end - p)
-            if stop == NULL:
-                break
-            if p[0] == c'C':
-                sqlstate = (<const char *>p)[1:min(stop - p, 6)]
-            elif p[0] == c'V' or p[0] == c'S':
-                if stop - p == 6 and (memcmp(p + 1, b"FATAL", 5) == 0 or memcmp(p + 1, b"PANIC", 5) == 0):
-                    fatal = True
-            p = stop + 1
-        self.sqlstate = sqlstate.decode("ascii", "replace")
-        if fatal:
+        cdef Failure found = failure(self.scanner.at + 5, self.scanner.have - 5)
+        self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
+        if found.fatal:
             # Its last words go to whoever holds it.
             self.reader = self.session
             self.told = self.session is not None
@@ -300,26 +286,12 @@ cdef class Backend:
 
     cdef int tag(self) except -1:
         """CommandComplete: count rows; a tag that may concern the session goes to the policy."""
-        cdef const unsigned char *p = self.scanner.at + 5
+        cdef const unsigned char *tag = self.scanner.at + 5
         cdef Py_ssize_t n = self.scanner.have - 6
-        cdef Py_ssize_t i = n
-        cdef unsigned long long scale = 1, rows = 0
-        while i > 0 and c'0' <= p[i - 1] <= c'9' and n - i < 19:
-            rows += scale * (p[i - 1] - c'0')
-            scale *= 10
-            i -= 1
-        self.rows += rows
-        if n < 3 or p[n]:
-            return 0
-        if (
-            (p[0] == c'S' and p[1] == c'E' and p[2] == c'T')
-            or (p[0] == c'R' and p[1] == c'E' and p[2] == c'S')
-            or (p[0] == c'D' and (p[1] == c'I' or (p[1] == c'E' and p[2] == c'A')))
-            or (p[0] == c'L' and (p[1] == c'I' or p[1] == c'O'))
-            or (p[0] == c'U' and p[1] == c'N')
-            or (p[0] == c'P' and p[1] == c'R')
-        ):
-            self.home.policy.tagged(self.reader, self, (<const char *>p)[:n].decode("ascii", "replace"))
+        cdef Command found = command(tag, n)
+        self.rows += found.rows
+        if found.concerns_session:
+            self.home.policy.tagged(self.reader, self, (<const char *>tag)[:n].decode("ascii", "replace"))
         return 0
 
     cdef int finished(self, int kind, double now) except -1:

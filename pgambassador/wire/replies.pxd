@@ -1,0 +1,11 @@
+cdef struct Command:
+    unsigned long long rows
+    bint concerns_session
+
+cdef Command command(const unsigned char *tag, Py_ssize_t n) noexcept
+
+cdef struct Failure:
+    const unsigned char *sqlstate
+    bint fatal
+
+cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept

@@ -1,0 +1,67 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""What two replies say at a glance: a command's tag, and the head of an ErrorResponse.
+
+1. Neither reads beyond what it is given, whatever a server sent.
+2. A tag concerns the session if it may be that of SET, RESET, DISCARD, DEALLOCATE, PREPARE, LISTEN, UNLISTEN or
+   LOAD; a few others that begin like them are included, for whoever looks closer.
+3. An error without SQLSTATE has XX000.
+"""
+from libc.string cimport memchr, memcmp
+
+cdef const unsigned char *UNKNOWN = <const unsigned char *>b"XX000"
+
+
+cdef Command command(const unsigned char *tag, Py_ssize_t n) noexcept:
+    """A CommandComplete's tag of n bytes, without its zero byte: the rows it counts come last."""
+    cdef Command found
+    cdef Py_ssize_t i = n
+    cdef unsigned long long scale = 1
+    found.rows = 0
+    found.concerns_session = False
+    while i > 0 and c'0' <= tag[i - 1] <= c'9' and n - i < 19:
+        found.rows += scale * (tag[i - 1] - c'0')
+        scale *= 10
+        i -= 1
+    if n >= 3:
+        found.concerns_session = (
+            (tag[0] == c'S' and tag[1] == c'E' and tag[2] == c'T')
+            or (tag[0] == c'R' and tag[1] == c'E' and tag[2] == c'S')
+            or (tag[0] == c'D' and (tag[1] == c'I' or (tag[1] == c'E' and tag[2] == c'A')))
+            or (tag[0] == c'L' and (tag[1] == c'I' or tag[1] == c'O'))
+            or (tag[0] == c'U' and tag[1] == c'N')
+            or (tag[0] == c'P' and tag[1] == c'R')
+        )
+    return found
+
+
+cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept:
+    """The fields of an ErrorResponse, as many of them as have come: its SQLSTATE's 5 bytes, and whether it is fatal."""
+    cdef Failure found
+    cdef const unsigned char *at = fields
+    cdef const unsigned char *end = fields + n
+    cdef const unsigned char *stop
+    found.sqlstate = UNKNOWN
+    found.fatal = False
+    while at < end and at[0]:
+        stop = <const unsigned char *>memchr(at, 0, end - at)
+        if stop == NULL:
+            break
+        if at[0] == c'C' and stop - at == 6:
+            found.sqlstate = at + 1
+        elif (at[0] == c'V' or at[0] == c'S') and stop - at == 6:
+            if memcmp(at + 1, b"FATAL", 5) == 0 or memcmp(at + 1, b"PANIC", 5) == 0:
+                found.fatal = True
+        at = stop + 1
+    return found
+
+
+def read_command(bytes tag not None):
+    """(rows, whether it concerns the session) of a tag."""
+    cdef Command found = command(tag, len(tag))
+    return found.rows, bool(found.concerns_session)
+
+
+def read_failure(bytes fields not None):
+    """(SQLSTATE, whether it is fatal) of an ErrorResponse's body, or the beginning of one."""
+    cdef Failure found = failure(fields, len(fields))
+    return (<const char *>found.sqlstate)[:5].decode("ascii", "replace"), bool(found.fatal)

@@ -9,8 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import settings
+from psycopg import Connection
 
 from pgambassador.embedded import Authority, Postgres, Workspace, system
 from tests.harness import HBA, Ambassador, Link, populate
@@ -70,16 +72,26 @@ def ambassador(tmp_path: Path) -> Iterator[Callable[..., Ambassador]]:
     """Makes and starts one: `ambassador(url)` or `ambassador({"clusters": …}, pool={"size": 2})`. Each is
     stopped at the end, and must then end by itself, with 0, without a traceback."""
     with ExitStack() as stack:
+        yield _maker(tmp_path, stack)
 
-        def make(config: Mapping[str, Any] | str, *, start: bool = True, **more: Any) -> Ambassador:
-            folder = Path(tempfile.mkdtemp(prefix="ambassador-", dir=tmp_path))
-            process = Ambassador(folder, config, **more)
-            stack.callback(_finish, process)
-            if start:
-                process.start()
-            return process
 
-        yield make
+@pytest.fixture(scope="module")
+def ambassadors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ambassador]]:
+    """Like `ambassador`, for all tests of a module; they must not stop it."""
+    with ExitStack() as stack:
+        yield _maker(tmp_path_factory.mktemp("ambassadors"), stack)
+
+
+def _maker(parent: Path, stack: ExitStack) -> Callable[..., Ambassador]:
+    def make(config: Mapping[str, Any] | str, *, start: bool = True, **more: Any) -> Ambassador:
+        folder = Path(tempfile.mkdtemp(prefix="ambassador-", dir=parent))
+        process = Ambassador(folder, config, **more)
+        stack.callback(_finish, process)
+        if start:
+            process.start()
+        return process
+
+    return make
 
 
 def _finish(process: Ambassador) -> None:
@@ -93,3 +105,10 @@ def link(primary: Postgres) -> Iterator[Link]:
     """A way to the primary that can be stalled, cut and refused."""
     with Link(primary.port) as relay:
         yield relay
+
+
+@pytest.fixture
+def observer(primary: Postgres) -> Iterator[Connection]:
+    """A superuser at the primary, past every ambassador."""
+    with psycopg.connect(primary.url(), autocommit=True) as connection:
+        yield connection

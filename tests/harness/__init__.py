@@ -6,14 +6,18 @@ from tests.harness.link import Link
 from tests.harness.metrics import Metrics
 from tests.harness.servers import HBA, USERS, User, populate
 from tests.harness.waiting import wait_until
+from tests.harness.wire import Answer, Message, Wire
 
 __all__ = [
     "HBA",
     "USERS",
     "Ambassador",
+    "Answer",
     "Link",
+    "Message",
     "Metrics",
     "User",
+    "Wire",
     "pgbench",
     "populate",
     "psql",

@@ -1,0 +1,119 @@
+"""A keeper at work without a clock, a network or a server: openings succeed and fail when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+from pgambassador.config import Pool
+from pgambassador.errors import AmbassadorError
+from pgambassador.net.connector import Link
+from pgambassador.net.greeting import BASE
+from pgambassador.net.keeper import Keeper
+from pgambassador.net.session import Session
+from pgambassador.net.statements import Statements
+from pgambassador.protocol.settings import Settings
+from tests.loop import Loop
+from tests.playbook import Client, Playbook, Server
+
+PARAMETERS = {"server_version": "18.0", "TimeZone": "UTC", "application_name": "", "DateStyle": "ISO, MDY"}
+
+
+class Upstream:
+    """Hands out what a test opens."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.openings: list[asyncio.Future[Link]] = []
+        self.cancels: list[tuple[Link, asyncio.Future[None]]] = []
+
+    async def open(self) -> Link:
+        opening = self._loop.create_future()
+        self.openings.append(opening)
+        return await opening
+
+    async def cancel(self, link: Link) -> None:
+        cancel = self._loop.create_future()
+        self.cancels.append((link, cancel))
+        await cancel
+
+
+class Keeping(Playbook):
+    """`opens` and `fails` end the oldest opening; `ticks` lets the keeper look at what has become old."""
+
+    def __init__(self, *, piece: int = 0, **pool: Any) -> None:
+        loop = Loop()
+        self.upstream = Upstream(loop)
+        self.departed: list[tuple[Session, str]] = []
+        self.config = Pool(**{"size": 1, **pool})
+        self.keeper = Keeper(
+            cluster="main",
+            database="shop",
+            user="app",
+            config=self.config,
+            upstream=self.upstream,
+            statements=Statements(),
+            departed=lambda session, reason: self.departed.append((session, reason)),
+            buffer=65536,
+            sockets=cast(Any, loop),
+        )
+        super().__init__(piece=piece, policy=self.keeper, lane=self.keeper.lane, loop=loop)
+
+    def client(self, state: object = BASE, **options: Any) -> Client:
+        client = super().client(state, **options)
+        self.keeper.clients.add(client.session)
+        return client
+
+    def opens(self, parameters: Mapping[str, str] = PARAMETERS, *, early: bytes = b"") -> Server:
+        """The oldest opening succeeds."""
+        before = set(self.keeper.backends)
+        sock = self.connects(parameters, early=early)
+        (backend,) = self.keeper.backends - before
+        return Server(self, sock, backend)
+
+    def connects(self, parameters: Mapping[str, str] = PARAMETERS, *, early: bytes = b"") -> socket.socket:
+        """The oldest opening succeeds, whatever becomes of it: the server's end."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        link = SimpleNamespace(
+            sock=ours,
+            tls=None,
+            incoming=None,
+            outgoing=None,
+            address=f"server{len(self.peers)}",
+            parameters=dict(parameters),
+            leftover=early,
+        )
+        self.upstream.openings.pop(0).set_result(cast(Link, link))
+        self.loop.run()
+        return theirs
+
+    def fails(self, error: AmbassadorError) -> None:
+        """The oldest opening fails."""
+        self.upstream.openings.pop(0).set_exception(error)
+        self.loop.run()
+
+    def ticks(self, later: float = 0.0) -> None:
+        """The keeper looks around, so many seconds from now."""
+        self.does(lambda: self.keeper.tick(time.monotonic() + later))
+
+    def does(self, call: Callable[[], object]) -> None:
+        """Within the loop, as everything is in a process that runs."""
+        self.loop.call_soon(call)
+        self.loop.run()
+
+    def greets(self, settings: Settings = BASE) -> asyncio.Task[tuple[Settings, dict[str, str]]]:
+        """A login wants to know what to tell its client."""
+        task = self.loop.create_task(self.keeper.greeting.words(settings))
+        self.loop.run()
+        return task
+
+    def end(self) -> None:
+        for opening in self.upstream.openings:
+            opening.cancel()
+        super().end()

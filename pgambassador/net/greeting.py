@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from pgambassador.errors import AmbassadorError, ServerRefused, Unreachable
+from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
 from pgambassador.net.lane import Borrower
 from pgambassador.protocol.settings import Settings, switch
 from pgambassador.wire import parse
@@ -149,6 +149,12 @@ class Greeting:
             if borrowed.done() and not borrowed.cancelled() and (late := borrowed.result()) is not None:
                 late.ask(b"", 0)
             raise
-        if backend is None or backend.closed:
-            raise self._keeper.last_error or Unreachable("the server connection was lost during the login")
+        if backend is None:
+            raise self._keeper.last_error or Refused(
+                "no server connection became free to try out the session's settings",
+                sqlstate="53300",
+                hint="Raise pool.size or pool.wait_timeout, or look for transactions that stay open.",
+            )
+        if backend.closed:
+            raise Unreachable("the server connection was lost during the login", hint="Connect again.")
         return backend

@@ -38,6 +38,7 @@ class House:
         self.sockets = reactor(asyncio.get_running_loop())
         self.statements = Statements()
         self.keys: CancelKeys[Session] = CancelKeys()
+        self.arriving = 0
         self.clients = 0
         self.logins = 0
         self.login_failures = 0
@@ -86,6 +87,10 @@ class House:
 
     def pools(self) -> list[Numbers]:
         return [Numbers(keeper) for keeper in self.keepers.values()]
+
+    def crowded(self) -> bool:
+        """Whether as many are at the door, not logged in, as may ever be in."""
+        return self.arriving >= self.config.clients.max
 
     def admit(self) -> None:
         """Count a client in, or refuse it."""

@@ -40,6 +40,7 @@ class Gone(Exception):
 async def welcome(house: House, sock: socket.socket, address: str) -> None:
     """Take one accepted connection through its login; it becomes a session or is closed."""
     started = False
+    house.arriving += 1
     try:
         async with asyncio.timeout(house.config.clients.login_timeout):
             start = await _first_packets(house, sock)
@@ -63,6 +64,7 @@ async def welcome(house: House, sock: socket.socket, address: str) -> None:
     except (Gone, OSError):
         pass
     finally:
+        house.arriving -= 1
         if not started:
             sock.close()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import time
@@ -103,6 +104,10 @@ class Service:
             ) from None
 
     def _accepted(self, sock: socket.socket, peer: str) -> None:
+        if self.house.crowded():
+            self.house.rejected["too many logins"] += 1
+            sock.close()
+            return
         spawn(welcome(self.house, sock, peer), "login")
 
     async def _try_upstreams(self) -> None:
@@ -190,7 +195,18 @@ def _query_log(config: Config) -> QueryLog:
     )
 
 
+def _raise_file_limit() -> None:
+    """Every client is a file descriptor; the soft limit of many systems is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            log.warning("the limit of open files stays at %d; it bounds the number of clients", soft)
+
+
 async def serve(config: Config) -> int:
     """Run until a signal ends it; the exit code."""
     logs.set_up(config.log.level)
+    _raise_file_limit()
     return await Service(config).run()

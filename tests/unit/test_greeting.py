@@ -1,0 +1,190 @@
+"""What a client is told at its login."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from pgambassador.errors import ServerRefused, Unreachable
+from pgambassador.net.greeting import BASE, starting_up
+from pgambassador.protocol.settings import Settings
+from tests.keeping import PARAMETERS, Keeping
+from tests.messages import IDLE, complete, error, parameter_status, query
+from tests.playbook import Server
+
+DOWN = Unreachable("db.example refused the connection")
+STARTING = ServerRefused({"C": "57P03", "M": "starting up"})
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
+    keeping = Keeping()
+    monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=keeping.loop.time))
+    yield keeping
+    keeping.end()
+
+
+@pytest.fixture
+def server(play: Keeping) -> Server:
+    """The pool has been used."""
+    first = play.greets()
+    server = play.opens()
+    assert first.result() == (BASE, PARAMETERS)
+    return server
+
+
+def agrees(server: Server, *reported: bytes) -> None:
+    """The server takes whatever it was asked to set."""
+    asked = server.read_all()
+    assert asked.startswith(b"Q")
+    server.sends(complete("SELECT 1"), *reported, IDLE)
+
+
+def test_the_first_client_waits_for_the_first_connection(play: Keeping) -> None:
+    tasks = [play.greets(), play.greets()]
+    assert not any(task.done() for task in tasks)
+    assert (play.keeper.greeting.waiting, len(play.upstream.openings)) == (2, 1)
+    play.opens()
+    assert [task.result() for task in tasks] == [(BASE, PARAMETERS)] * 2
+    assert play.keeper.greeting.waiting == 0
+
+
+def test_and_hears_why_there_is_none(play: Keeping) -> None:
+    task = play.greets()
+    play.fails(DOWN)
+    assert task.exception() is DOWN
+
+
+def test_who_comes_right_behind_a_failure_hears_the_same(play: Keeping) -> None:
+    play.greets().add_done_callback(lambda task: task.exception())
+    play.fails(DOWN)
+    task = play.greets()
+    assert task.exception() is DOWN
+    assert play.upstream.openings == []
+    play.loop.pass_time(1)
+    assert not play.greets().done()
+
+
+def test_a_server_that_starts_up_is_waited_for(play: Keeping) -> None:
+    assert starting_up(STARTING)
+    task = play.greets()
+    play.fails(STARTING)
+    assert not task.done()
+    play.loop.pass_time(1)
+    play.opens()
+    assert task.result()[1] == PARAMETERS
+
+
+def test_who_gives_up_is_not_waited_for(play: Keeping) -> None:
+    task = play.greets()
+    task.cancel()
+    play.loop.run()
+    assert play.keeper.greeting.waiting == 0
+
+
+def test_settings_are_tried_out_once(play: Keeping, server: Server) -> None:
+    settings = Settings.of({"timezone": "cet"})
+    task = play.greets(settings)
+    agrees(server, parameter_status("TimeZone", "CET"))
+    told = {**PARAMETERS, "TimeZone": "CET"}
+    assert task.result() == (Settings.of({"timezone": "CET"}), told)
+    assert server.is_idle
+    again = play.greets(settings)
+    server.gets_nothing()
+    assert again.result() == task.result()
+
+
+def test_a_setting_that_the_server_refuses(play: Keeping, server: Server) -> None:
+    task = play.greets(Settings.of({"timezone": "nowhere"}))
+    server.read_all()
+    server.sends(error("22023", "invalid value for parameter"), IDLE)
+    refusal = task.exception()
+    assert isinstance(refusal, ServerRefused)
+    assert (refusal.sqlstate, refusal.message) == ("22023", "invalid value for parameter")
+    assert server.is_idle
+    # It is asked again: a setting may be made possible meanwhile.
+    task = play.greets(Settings.of({"timezone": "nowhere"}))
+    agrees(server)
+    assert task.result()
+
+
+def test_what_equals_the_servers_own_need_not_be_carried(play: Keeping, server: Server) -> None:
+    task = play.greets(Settings.of({"timezone": "utc"}))
+    agrees(server)
+    assert task.result() == (BASE, PARAMETERS)
+
+
+def test_the_name_of_an_application_needs_no_trial(play: Keeping, server: Server) -> None:
+    task = play.greets(Settings.of({"application_name": "psql"}))
+    server.gets_nothing()
+    assert task.result() == (
+        Settings.of({"application_name": "psql"}),
+        {**PARAMETERS, "application_name": "psql"},
+    )
+
+
+def test_unless_the_server_would_spell_it_otherwise(play: Keeping, server: Server) -> None:
+    task = play.greets(Settings.of({"application_name": "caf\u00e9"}))
+    agrees(server, parameter_status("application_name", r"caf\xc3\xa9"))
+    assert task.result()[1]["application_name"] == r"caf\xc3\xa9"
+
+
+def test_a_trial_waits_its_turn(play: Keeping, server: Server) -> None:
+    client = play.client()
+    client.sends(query("x"))
+    server.gets(query("x"))
+    task = play.greets(Settings.of({"timezone": "CET"}))
+    server.gets_nothing()
+    server.sends(complete("X"), IDLE)
+    client.gets(complete("X"), IDLE)
+    agrees(server, parameter_status("TimeZone", "CET"))
+    assert task.result()
+
+
+def test_a_login_that_ends_while_it_waits_for_its_trial(play: Keeping, server: Server) -> None:
+    client = play.client()
+    client.sends(query("x"))
+    server.gets(query("x"))
+    task = play.greets(Settings.of({"timezone": "CET"}))
+    task.cancel()
+    play.loop.run()
+    server.sends(complete("X"), IDLE)
+    client.gets(complete("X"), IDLE)
+    assert server.is_idle
+    with pytest.raises(asyncio.CancelledError):
+        task.result()
+
+
+def test_a_login_that_ends_during_its_trial(play: Keeping, server: Server) -> None:
+    task = play.greets(Settings.of({"timezone": "CET"}))
+    task.cancel()
+    play.loop.run()
+    agrees(server, parameter_status("TimeZone", "CET"))
+    assert server.is_idle
+
+
+def test_a_connection_lost_during_a_trial(play: Keeping, server: Server) -> None:
+    """The login must not wait for ever."""
+    task = play.greets(Settings.of({"timezone": "CET"}))
+    server.read_all()
+    server.leaves()
+    assert task.done()
+    assert task.exception() is not None
+
+
+def test_another_version_of_the_server_is_asked_again(play: Keeping, server: Server) -> None:
+    task = play.greets(Settings.of({"timezone": "CET"}))
+    agrees(server, parameter_status("TimeZone", "CET"))
+    assert task.result()
+    server.leaves()
+    client = play.client()
+    client.sends(query("x"))
+    newer = play.opens({**PARAMETERS, "server_version": "19.0"})
+    newer.answers(query("x"), complete("X"), IDLE)
+    client.gets(complete("X"), IDLE)
+    task = play.greets(Settings.of({"timezone": "CET"}))
+    agrees(newer, parameter_status("TimeZone", "CET"))
+    assert task.result()[1]["server_version"] == "19.0"

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import gc
+
+from pgambassador.net.statements import Statements
+from pgambassador.wire.build import parse
+
+
+def body(sql: bytes, *oids: int) -> bytes:
+    """A Parse behind its name."""
+    return parse(b"", sql, oids)[6:]
+
+
+def test_the_same_text_is_one_statement() -> None:
+    statements = Statements()
+    first = statements.statement(body(b"select 1"))
+    assert statements.statement(body(b"select 1")) is first
+    assert first.text == b"select 1"
+    assert first.frame == parse(first.name, b"select 1")
+
+
+def test_other_types_are_another_statement() -> None:
+    statements = Statements()
+    first, second = (statements.statement(body(b"select $1", oid)) for oid in (23, 25))
+    assert first is not second
+    assert first.name != second.name
+    assert first.frame == parse(first.name, b"select $1", (23,))
+
+
+def test_names_cannot_be_guessed() -> None:
+    names = {Statements().statement(body(b"select 1")).name for _ in range(20)}
+    assert len(names) == 20
+    assert all(len(name) < 64 for name in names)
+
+
+def test_what_nobody_has_is_forgotten() -> None:
+    statements = Statements()
+    first = statements.statement(body(b"select 1"))
+    name = first.name
+    assert len(statements) == 1
+    del first
+    gc.collect()
+    assert len(statements) == 0
+    # A server may still know the old one: a name is never used again.
+    assert statements.statement(body(b"select 2")).name != name

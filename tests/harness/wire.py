@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -71,7 +70,7 @@ class Answer(list[Message]):
 
 
 class Wire:
-    """`where` is a port on loopback, a host and a port, or the path of a Unix socket. Every wait is bounded."""
+    """`where` is a port on loopback, a host and a port, or the path of a Unix socket. No wait is for ever."""
 
     def __init__(self, where: Where, *, timeout: float = 10.0, buffer: int | None = None) -> None:
         if isinstance(where, str):
@@ -156,13 +155,13 @@ class Wire:
         finally:
             self.socket.settimeout(timeout)
 
-    def start(self, parameters: Mapping[str, str] | None = None, **more: str) -> None:
+    def start(self, **parameters: str) -> None:
         """Send a start packet."""
-        self.send(build.startup_message({**(parameters or {}), **more}))
+        self.send(build.startup_message(parameters))
 
-    def login(self, parameters: Mapping[str, str] | None = None, **more: str) -> Answer:
+    def login(self, **parameters: str) -> Answer:
         """Start where nobody has to give a password; what comes up to ReadyForQuery."""
-        self.start(parameters, **more)
+        self.start(**parameters)
         return self.until("Z")
 
     def ask(self, sql: str) -> Answer:

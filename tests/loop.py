@@ -139,6 +139,14 @@ class Loop:
             self.run()
         self.now = end
 
+    def within(self, call: Callable[[], T]) -> T:
+        """Called as by the loop itself."""
+        asyncio._set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            return call()
+        finally:
+            asyncio._set_running_loop(None)
+
     def complete(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of what must not have to wait for anything outside."""
         task = self.create_task(work)

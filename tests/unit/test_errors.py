@@ -29,11 +29,9 @@ def test_each_kind_has_its_sqlstate(kind: type[AmbassadorError], sqlstate: str) 
 
 
 def test_a_sentence_for_a_terminal() -> None:
-    assert (
-        AmbassadorError("It broke.", hint="Mend it.", detail="Twice.").sentence()
-        == "It broke. Twice. Mend it."
-    )
-    assert AmbassadorError("It broke.").sentence() == str(AmbassadorError("It broke.")) == "It broke."
+    error = AmbassadorError("It broke.", hint="Mend it.", detail="Twice.")
+    assert error.sentence() == "It broke. Twice. Mend it."
+    assert AmbassadorError("It broke.").sentence() == str(error) == "It broke."
 
 
 def test_a_server_is_quoted() -> None:

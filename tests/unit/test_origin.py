@@ -13,6 +13,7 @@ from pgambassador.net.origin import Origin
 from tests.loop import Loop
 
 URL = "postgresql://app@db.example/shop?connect_timeout=7&application_name=proxy"
+LINK: Any = object()
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def logins(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     async def connect(upstream: Upstream, secret: bytes | None, **how: Any) -> Link:
         asked.append({"upstream": upstream, "secret": secret, **how})
-        return "a link"  # type: ignore[return-value]
+        return LINK
 
     async def send_cancel(upstream: Upstream, link: Link) -> None:
         asked.append({"upstream": upstream, "cancel": link})
@@ -37,7 +38,7 @@ def origin(url: str = URL, credentials: Credentials | None = None, fallback: byt
 
 
 def opened(subject: Origin, logins: list[dict[str, Any]]) -> dict[str, Any]:
-    assert Loop().complete(subject.open()) == "a link"
+    assert Loop().complete(subject.open()) is LINK
     return logins.pop()
 
 
@@ -78,6 +79,5 @@ def test_a_command_may_name_another_user(
 
 def test_a_cancel_takes_the_same_way(logins: list[dict[str, Any]]) -> None:
     subject = origin()
-    link: Any = object()
-    Loop().complete(subject.cancel(link))
-    assert logins == [{"upstream": subject.upstream, "cancel": link}]
+    Loop().complete(subject.cancel(LINK))
+    assert logins == [{"upstream": subject.upstream, "cancel": LINK}]

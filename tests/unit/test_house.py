@@ -1,0 +1,203 @@
+"""All pools and clients of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from pgambassador.auth.credential import Credential, Plain
+from pgambassador.config import Clients, Cluster, Config, Database, Pool, QueryLog, Secret
+from pgambassador.errors import Refused
+from pgambassador.net.greeting import BASE
+from pgambassador.net.house import House
+from tests.loop import Loop
+from tests.messages import (
+    BIND_COMPLETE,
+    IDLE,
+    NO_DATA,
+    PARSE_COMPLETE,
+    SYNC,
+    bind,
+    complete,
+    error,
+    execute,
+    extended,
+    parse,
+    query,
+)
+from tests.playbook import Client, Playbook, Server
+
+CLUSTERS = {
+    "main": Cluster(url=Secret("postgresql://app:secret@db.example/shop")),
+    "open": Cluster(url=Secret("postgresql://open.example")),
+}
+
+
+class Records(list[tuple[Any, ...]]):
+    """Stands in for the query log."""
+
+    add = list.append
+
+
+class Homes:
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.made: list[House] = []
+
+    def build(
+        self,
+        *,
+        users: Mapping[str, Credential | None] | None = None,
+        records: Records | None = None,
+        **config: Any,
+    ) -> House:
+        settings = Config(**{"clusters": {"main": CLUSTERS["main"]}, **config})
+        log: Any = records
+        self.made.append(self.loop.within(lambda: House(settings, users or {}, log)))
+        return self.made[-1]
+
+
+@pytest.fixture
+def homes() -> Iterator[Homes]:
+    subject = Homes()
+    yield subject
+    for each in subject.made:
+        if hasattr(each.sockets, "close"):
+            each.sockets.close()
+
+
+def test_one_pool_for_each_cluster_database_and_user(homes: Homes) -> None:
+    house = homes.build(
+        clusters=CLUSTERS,
+        databases={
+            "shop": Database(cluster="main"),
+            "store": Database(cluster="main", database="shop"),
+            "stock": Database(cluster="main"),
+            "any": Database(cluster="open"),
+        },
+    )
+    shop = house.keeper("shop", "a")
+    # The URL says as whom: all clients share the pool.
+    assert house.keeper("shop", "b") is shop
+    assert house.keeper("store", "a") is shop
+    assert house.keeper("stock", "a") is not shop
+    # It does not: each client logs in as itself.
+    assert house.keeper("any", "a") is not house.keeper("any", "b")
+    assert {(each.cluster, each.database, each.user) for each in house.pools()} == {
+        ("main", "shop", "app"),
+        ("main", "stock", "app"),
+        ("open", "any", "a"),
+        ("open", "any", "b"),
+    }
+
+
+def test_a_pool_has_the_configuration_of_its_database(homes: Homes) -> None:
+    house = homes.build(pool=Pool(size=7, mode="session"), clients=Clients(buffer=4096))
+    keeper = house.keeper("shop", "a")
+    assert (keeper.lane.limit, keeper.lane.sticky, keeper.lane.high_water) == (7, True, 4096)
+
+
+def test_a_database_that_is_not_served(homes: Homes) -> None:
+    house = homes.build(databases={"shop": Database()})
+    with pytest.raises(Refused) as refused:
+        house.keeper("x" * 1000, "a")
+    assert refused.value.sqlstate == "3D000"
+    assert len(refused.value.message) < 120
+
+
+@pytest.mark.parametrize(
+    ("credential", "password"), [(Plain(b"theirs"), b"theirs"), (None, None)], ids=["plain", "none"]
+)
+def test_a_client_may_bring_the_password(
+    homes: Homes, credential: Credential | None, password: bytes | None
+) -> None:
+    house = homes.build(
+        clusters={"open": CLUSTERS["open"]}, users={} if credential is None else {"a": credential}
+    )
+    upstream: Any = house.keeper("shop", "a").upstream
+    secret = homes.loop.complete(upstream._provider.secret())
+    assert (None if secret is None else secret.password) == password
+
+
+def test_clients_are_counted_and_limited(homes: Homes) -> None:
+    house = homes.build(clients=Clients(max=2))
+    house.admit()
+    house.admit()
+    with pytest.raises(Refused) as refused:
+        house.admit()
+    assert (refused.value.sqlstate, house.clients) == ("53300", 2)
+    assert "2" in (refused.value.hint or "")
+    house.dismiss()
+    house.admit()
+    assert house.rejected == {"too many clients": 1}
+
+
+def test_nobody_comes_in_while_it_drains(homes: Homes) -> None:
+    house = homes.build()
+    emptied: list[bool] = []
+    house.on_empty = lambda: emptied.append(True)
+    house.admit()
+    house.draining = True
+    with pytest.raises(Refused) as refused:
+        house.admit()
+    assert refused.value.sqlstate == "57P03"
+    assert emptied == []
+    house.dismiss()
+    assert emptied == [True]
+
+
+# The query log.
+
+
+def joined(homes: Homes, house: House) -> tuple[Client, Server]:
+    keeper = house.keeper("shop", "a")
+    play = Playbook(policy=keeper, lane=keeper.lane, loop=homes.loop)
+    house.admit()
+    return play.client(BASE), play.server(BASE)
+
+
+def test_what_is_recorded_of_a_statement(homes: Homes) -> None:
+    records = Records()
+    house = homes.build(records=records, query_log=QueryLog(slow=0.0))
+    client, server = joined(homes, house)
+    client.sends(query("select 1"))
+    server.answers(query("select 1"), complete("SELECT 1"), IDLE)
+    client.gets(complete("SELECT 1"), IDLE)
+    client.sends(extended(b"select 2"), SYNC)
+    server.answers(
+        (extended(b"select 2"), SYNC), PARSE_COMPLETE, BIND_COMPLETE, NO_DATA, error("42703"), IDLE
+    )
+    client.read_all()
+    client.sends(parse(b"s", b"select 3"), bind(b"s"), execute(), SYNC)
+    server.read_all()
+    server.sends(PARSE_COMPLETE, BIND_COMPLETE, complete("SELECT 3"), IDLE)
+    client.read_all()
+    assert [each[5] for each in records] == [b"select 1", b"select 2", b"select 3"]
+    at, address, database, user, application, _, seconds, waited, rows, *_, link, sqlstate = records[0]
+    assert at > 1.7e9
+    assert (address, database, user, application) == ("client", "shop", "app", "")
+    assert (waited, rows, sqlstate) == (0, 1, "")
+    assert 0 <= seconds < 10
+    assert link == server.backend.link.address
+    assert records[1][-1] == "42703"
+    client.leaves()
+    assert (house.clients, len(house.keys)) == (0, 0)
+    server.backend.close("")
+    for each in (client, server):
+        each.clean_up()
+
+
+def test_failures_are_left_out_when_they_are_not_wanted(homes: Homes) -> None:
+    records = Records()
+    house = homes.build(records=records, query_log=QueryLog(slow=None, errors=False))
+    client, server = joined(homes, house)
+    client.sends(query("selekt"))
+    server.answers(query("selekt"), error(), IDLE)
+    client.gets(error(), IDLE)
+    assert records == []
+    client.leaves()
+    server.backend.close("")
+    for each in (client, server):
+        each.clean_up()

@@ -1,0 +1,414 @@
+"""From accept to the first ReadyForQuery, over a loop without a clock."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pgambassador.auth.credential import Plain
+from pgambassador.config import Auth, Clients, Cluster, Config, Database, Secret
+from pgambassador.errors import AmbassadorError, ServerRefused
+from pgambassador.net.greeting import BASE
+from pgambassador.net.house import House
+from pgambassador.net.login import settings_of, welcome
+from pgambassador.protocol.settings import Settings
+from pgambassador.protocol.startup import Channel, upstream_login
+from pgambassador.wire import build, parse
+from pgambassador.wire.frames import take_frame
+from tests.keeping import PARAMETERS, Upstream
+from tests.loop import Loop
+from tests.messages import IDLE, complete, fatal, query
+
+START = build.startup_message({"user": "app", "database": "shop"})
+QUERY = query("x")
+
+
+class Caller:
+    """A client as it arrives."""
+
+    def __init__(self, door: Door, data: bytes = b"", *, piece: int = 0) -> None:
+        self.door = door
+        ours, self.sock = socket.socketpair()
+        for sock in (ours, self.sock):
+            sock.setblocking(False)
+        self.task = door.loop.create_task(welcome(door.house, ours, "10.0.0.1:40000"))
+        door.callers.append(self)
+        self.sends(data, piece=piece)
+
+    def sends(self, data: bytes, *, piece: int = 0) -> None:
+        for i in range(0, len(data), piece or len(data) or 1):
+            self.sock.send(data[i : i + (piece or len(data))])
+            self.door.loop.run()
+        self.door.loop.run()
+
+    def reads(self) -> bytes:
+        """All that has come; b"" also when the connection was closed."""
+        self.door.loop.run()
+        try:
+            return self.sock.recv(1 << 16)
+        except BlockingIOError:
+            return b"(nothing)"
+
+    def is_refused(self) -> dict[str, str]:
+        """The fields of the one error that has come before the connection was closed."""
+        data = bytearray(self.reads())
+        frame = take_frame(data, 1 << 16)
+        assert frame is not None and frame[0] == ord("E") and not data
+        assert self.reads() == b""
+        return parse.fields(frame[1])
+
+    def logs_in(self) -> tuple[int, bytes]:
+        """Its cancel key; what it is told is what a server tells."""
+        frames = {}
+        parameters = {}
+        data = bytearray(self.reads())
+        while (frame := take_frame(data, 1 << 16)) is not None:
+            kind, payload = frame
+            if kind == ord("S"):
+                name, value, _ = payload.split(b"\0")
+                parameters[name.decode()] = value.decode()
+            frames[chr(kind)] = payload
+        assert list(frames) == ["R", "S", "K", "Z"]
+        assert (frames["R"], frames["Z"]) == (b"\0\0\0\0", b"I")
+        self.parameters = parameters
+        return int.from_bytes(frames["K"][:4], "big"), frames["K"][4:]
+
+
+class Door:
+    """A house whose servers are opened by the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, users: dict[str, Any], **config: Any) -> None:
+        self.loop = Loop()
+        self.upstream = Upstream(self.loop)
+        self.callers: list[Caller] = []
+        self.servers: list[socket.socket] = []
+        monkeypatch.setattr("pgambassador.net.house.Origin", lambda *_, **__: self.upstream)
+        monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=self.loop.time))
+        cluster = Cluster(url=Secret("postgresql://app@db.example"))
+        settings = Config(**{"clusters": {"main": cluster}, **config})
+        self.house = self.loop.within(lambda: House(settings, users, None))
+
+    def opens(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+        link: Any = SimpleNamespace(
+            sock=ours,
+            tls=None,
+            incoming=None,
+            outgoing=None,
+            address="db",
+            leftover=b"",
+            parameters=PARAMETERS,
+        )
+        self.upstream.openings.pop(0).set_result(link)
+        self.loop.run()
+        self.servers.append(theirs)
+        return theirs
+
+    def fails(self, error: AmbassadorError) -> None:
+        self.upstream.openings.pop(0).set_exception(error)
+        self.loop.run()
+
+    def close(self) -> None:
+        for caller in self.callers:
+            caller.sock.close()
+        for opening in self.upstream.openings:
+            opening.cancel()
+        self.loop.run()
+        for keeper in self.house.keepers.values():
+            self.loop.within(keeper.stop)
+        for _, cancel in self.upstream.cancels:
+            cancel.cancel()
+        self.loop.run()
+        for each in self.servers:
+            each.close()
+        if hasattr(self.house.sockets, "close"):
+            self.house.sockets.close()
+        assert self.house.clients == 0
+        assert not self.loop.problems
+
+
+MakeDoor = Callable[..., Door]
+
+
+@pytest.fixture
+def doors(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeDoor]:
+    made: list[Door] = []
+
+    def make(users: dict[str, Any] | None = None, **config: Any) -> Door:
+        made.append(Door(monkeypatch, users or {}, **config))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def door(doors: MakeDoor) -> Door:
+    return doors()
+
+
+@pytest.mark.parametrize("piece", [0, 1], ids=["whole", "bytewise"])
+def test_a_login(door: Door, piece: int) -> None:
+    caller = Caller(door, START, piece=piece)
+    assert caller.reads() == b"(nothing)"
+    server = door.opens()
+    pid, key = caller.logs_in()
+    assert caller.parameters == PARAMETERS
+    assert pid > 0 and len(key) == 4
+    caller.sends(QUERY, piece=piece)
+    assert server.recv(100) == QUERY
+    server.send(complete("X") + IDLE)
+    assert caller.reads() == complete("X") + IDLE
+    assert (door.house.clients, door.house.logins, len(door.house.keys)) == (1, 1, 1)
+    (session,) = door.house.keeper("shop", "app").clients
+    assert (session.facts.user, session.facts.database, session.facts.pid) == ("app", "shop", pid)
+    assert session.facts.address == "10.0.0.1:40000"
+
+
+@pytest.mark.parametrize("piece", [0, 1], ids=["whole", "bytewise"])
+def test_a_query_glued_to_the_start(door: Door, piece: int) -> None:
+    caller = Caller(door, START + QUERY, piece=piece)
+    server = door.opens()
+    caller.logs_in()
+    assert server.recv(100) == QUERY
+
+
+def test_encryption_is_declined(door: Door) -> None:
+    caller = Caller(door, build.SSL_REQUEST)
+    assert caller.reads() == b"N"
+    caller.sends(build.GSSENC_REQUEST)
+    assert caller.reads() == b"N"
+    caller.sends(START)
+    door.opens()
+    caller.logs_in()
+
+
+def test_settings_are_those_of_the_client(door: Door) -> None:
+    caller = Caller(
+        door, build.startup_message({"user": "app", "database": "shop", "application_name": "psql"})
+    )
+    door.opens()
+    caller.logs_in()
+    assert caller.parameters == {**PARAMETERS, "application_name": "psql"}
+    (session,) = door.house.keeper("shop", "app").clients
+    assert (session.state, session.facts.application_name) == (
+        Settings.of({"application_name": "psql"}),
+        "psql",
+    )
+
+
+def test_which_parameters_are_settings() -> None:
+    packet = parse.startup(
+        build.startup_message(
+            {
+                "user": "app",
+                "database": "shop",
+                "replication": "false",
+                "options": "-c TimeZone=UTC -c work_mem=1MB",
+                "DateStyle": "ISO",
+                "timezone": "CET",
+            }
+        )[4:]
+    )
+    # What stands by itself is set behind the options.
+    assert settings_of(packet) is Settings.of({"timezone": "CET", "work_mem": "1MB", "datestyle": "ISO"})
+    assert settings_of(parse.startup(START[4:])) is BASE
+
+
+def test_options_that_are_not_understood_are_logged(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    Caller(door, build.startup_message({"user": "app", "options": "-Z"}))
+    door.opens()
+    assert "-Z" in caplog.text
+
+
+def test_a_newer_protocol_is_negotiated(door: Door) -> None:
+    caller = Caller(door, build.startup_message({"user": "app", "database": "shop"}, version=(3 << 16) | 2))
+    assert caller.reads()[:1] == b"v"
+    door.opens()
+    caller.logs_in()
+
+
+# Refusals.
+
+
+def test_the_servers_refusal_in_its_words(door: Door) -> None:
+    caller = Caller(door, START)
+    door.fails(ServerRefused({"S": "FATAL", "V": "FATAL", "C": "28P01", "M": "no such user", "F": "auth.c"}))
+    assert caller.is_refused() == {
+        "S": "FATAL",
+        "V": "FATAL",
+        "C": "28P01",
+        "M": "no such user",
+        "F": "auth.c",
+    }
+    assert (door.house.login_failures, door.house.clients) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("start", "sqlstate"),
+    [
+        (build.startup_message({"user": "app", "database": "other"}), "3D000"),
+        (build.startup_message({"user": "app", "database": "shop", "replication": "database"}), "0A000"),
+        (build.startup_message({"database": "shop"}), "28000"),
+        (b"\0\0\0\x08\0\2\0\0", "0A000"),
+        (b"\0\0\0\x04", "08P01"),
+        (b"GET / HTTP/1.1\r\n\r\n", "08P01"),
+    ],
+)
+def test_what_is_refused(doors: MakeDoor, start: bytes, sqlstate: str) -> None:
+    door = doors(databases={"shop": Database()})
+    fields = Caller(door, start).is_refused()
+    assert (fields["S"], fields["C"]) == ("FATAL", sqlstate)
+    assert fields["M"][0].islower()
+    assert door.house.login_failures == 1
+
+
+def test_too_many_clients(doors: MakeDoor) -> None:
+    door = doors(clients=Clients(max=1))
+    first = Caller(door, START)
+    door.opens()
+    first.logs_in()
+    assert Caller(door, START).is_refused()["C"] == "53300"
+    first.sock.close()
+    door.loop.run()
+    Caller(door, START).logs_in()
+
+
+def test_shutting_down(door: Door) -> None:
+    door.house.draining = True
+    assert Caller(door, START).is_refused()["C"] == "57P03"
+
+
+def test_a_login_that_takes_too_long(doors: MakeDoor) -> None:
+    door = doors(clients=Clients(login_timeout=10.0))
+    silent = Caller(door)
+    slow = Caller(door, START[:9])
+    waiting = Caller(door, START)
+    door.loop.pass_time(9.9)
+    assert silent.reads() == slow.reads() == waiting.reads() == b"(nothing)"
+    door.loop.pass_time(0.2)
+    for each in (silent, slow, waiting):
+        assert each.is_refused()["C"] == "57014"
+    assert door.house.rejected == {"login timeout": 3}
+
+
+@pytest.mark.parametrize("data", [b"", START[:3], build.SSL_REQUEST, START])
+def test_a_caller_that_goes_away(door: Door, data: bytes) -> None:
+    caller = Caller(door, data)
+    caller.sock.close()
+    door.loop.run()
+    if data == START:
+        door.opens()
+    assert caller.task.done()
+    assert door.house.clients == 0
+
+
+def test_a_session_that_begins_while_draining_ends_at_once(door: Door) -> None:
+    caller = Caller(door, START)
+    door.house.draining = True
+    door.opens()
+    data = caller.reads()
+    assert data.startswith(b"R") and b"57P01" in data
+    assert caller.reads() == b""
+
+
+# Authentication.
+
+USERS = {"app": Plain(b"right")}
+
+
+def talks(door: Door, password: bytes, *, user: str = "app") -> bytearray:
+    """A login as a client library does it; what comes behind is returned."""
+    dialogue = upstream_login({"database": "shop"}, password, user=user, channel=Channel(local=True))
+    caller = Caller(door, next(dialogue))
+    buffer = bytearray(caller.reads())
+    while True:
+        while (frame := take_frame(buffer, 1 << 16)) is None:
+            if door.upstream.openings:
+                door.opens()
+            buffer += caller.reads()
+        try:
+            caller.sends(dialogue.send(frame))
+        except StopIteration as stop:
+            assert stop.value.parameters == PARAMETERS
+            return buffer
+
+
+@pytest.mark.parametrize("method", ["scram-sha-256", "md5"])
+def test_the_right_password(doors: MakeDoor, method: Any) -> None:
+    door = doors(USERS, auth=Auth(method=method))
+    assert talks(door, b"right") == b""
+    assert door.house.logins == 1
+
+
+@pytest.mark.parametrize("method", ["scram-sha-256", "md5"])
+@pytest.mark.parametrize(("user", "password"), [("app", b"wrong"), ("nobody", b"right")])
+def test_a_wrong_password_and_an_unknown_user_look_the_same(
+    doors: MakeDoor, method: Any, user: str, password: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = doors(USERS, auth=Auth(method=method))
+    caplog.set_level("INFO")
+    with pytest.raises(ServerRefused) as refused:
+        talks(door, password, user=user)
+    assert refused.value.sqlstate == "28P01"
+    assert refused.value.message == f'password authentication failed for user "{user}"'
+    assert door.upstream.openings == []
+    assert "login refused" in caplog.text
+    assert password.decode() not in caplog.text.replace("the password is wrong", "")
+
+
+# Cancelling.
+
+
+def test_cancelling_a_query_that_runs(door: Door) -> None:
+    caller = Caller(door, START)
+    server = door.opens()
+    pid, key = caller.logs_in()
+    caller.sends(QUERY)
+    canceller = Caller(door, build.cancel_request(pid, key))
+    ((link, cancel),) = door.upstream.cancels
+    assert link.address == "db"
+    # The connection closes when the server has been told.
+    assert canceller.reads() == b"(nothing)"
+    cancel.set_result(None)
+    assert canceller.reads() == b""
+    assert server.recv(100) == QUERY
+
+
+def test_cancelling_what_waits_for_a_connection(door: Door) -> None:
+    caller = Caller(door, START)
+    server = door.opens()
+    pid, key = caller.logs_in()
+    (keeper,) = door.house.keepers.values()
+    server.send(fatal())
+    server.close()
+    door.loop.run()
+    caller.sends(QUERY)
+    assert keeper.lane.waiting == 1
+    canceller = Caller(door, build.cancel_request(pid, key))
+    assert canceller.reads() == b""
+    answer = caller.reads()
+    assert b"C57014\0" in answer and answer.endswith(IDLE)
+    assert door.upstream.cancels == []
+
+
+@pytest.mark.parametrize("state", ["idle", "wrong key", "gone"])
+def test_cancelling_nothing(door: Door, state: str) -> None:
+    caller = Caller(door, START)
+    door.opens()
+    pid, key = caller.logs_in()
+    if state == "wrong key":
+        caller.sends(QUERY)
+        key = bytes(each ^ 1 for each in key)
+    elif state == "gone":
+        caller.sock.close()
+        door.loop.run()
+    assert Caller(door, build.cancel_request(pid, key)).reads() == b""
+    assert door.upstream.cancels == []

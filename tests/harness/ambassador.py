@@ -121,7 +121,7 @@ class Ambassador:
     ) -> str:
         """In plain text, as an application connects."""
         login = quote(user, safe="") + (f":{quote(password, safe='')}" if password is not None else "")
-        query = f"?{urlencode(parameters)}" if parameters else ""
+        query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
         return f"{scheme}://{login}@{HOST}:{self.port}/{quote(database, safe='')}{query}"
 
     def http(self, path: str) -> tuple[int, str]:

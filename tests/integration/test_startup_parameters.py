@@ -233,6 +233,4 @@ def test_a_refused_client_leaves_the_pool_as_it_was(sharing: Ambassador) -> None
 
 def test_psql_with_pgoptions(proxy: Ambassador) -> None:
     dsn = proxy.dsn(options="-c search_path=here -c lock_timeout=3s", application_name="a b")
-    assert psql(dsn.replace("+", "%20"), "show search_path; show lock_timeout; show application_name") == (
-        "here\n3s\na b"
-    )
+    assert psql(dsn, "show search_path; show lock_timeout; show application_name") == ("here\n3s\na b")

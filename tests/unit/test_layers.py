@@ -36,6 +36,11 @@ PGLAST = ("observe/normalize.py",)
 # Modules whose behaviour shows in the tests of another.
 TESTED_BY = {
     "__main__": "test_cli",
+    "conversation": "test_connector",
+    "facts": "test_login",
+    "numbers": "test_keeper",
+    "sockets": "test_reactor",
+    "transport": "test_connector",
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -89,7 +89,11 @@ class Wire:
     def session(cls, where: Where, user: str = "app", database: str = "app", **parameters: str) -> Self:
         """Logged in where nobody has to give a password."""
         wire = cls(where)
-        wire.login(user=user, database=database, **parameters)
+        try:
+            wire.login(user=user, database=database, **parameters)
+        except BaseException:
+            wire.socket.close()
+            raise
         return wire
 
     def __enter__(self) -> Self:

@@ -69,8 +69,8 @@ cdef class Lane(Home):
 
     cdef bint lives(self, Backend backend) except -1:
         """Hear what an idle connection has said: perhaps a ParameterStatus, perhaps its end."""
-        cdef int rounds
-        for rounds in range(4):
+        cdef int _round
+        for _round in range(4):
             if backend.closed:
                 return False
             if backend.channel.quiet():

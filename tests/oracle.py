@@ -66,12 +66,18 @@ class Ledger:
     def push(self, kind: int, action: int, owner: Any, note: Any = None, name: Any = None) -> None:
         if kind == ord("S"):
             self.skipping = False
-        if not self.skipping:
+        if not self.skipping and (kind != ord("c") or self.owed):
             self.owed.append((kind, action, owner, note, name))
+
+    def _pop(self) -> tuple[int, int, Any, Any, Any]:
+        entry = self.owed.pop(0)
+        while self.owed and self.owed[0][0] == ord("c"):
+            del self.owed[0]  # no COPY has taken it
+        return entry
 
     def due(self) -> tuple[int, Any] | None:
         if self.owed and self.owed[0][1] == ledger.fake:
-            kind, _, owner, _, _ = self.owed.pop(0)
+            kind, _, owner, _, _ = self._pop()
             return kind, owner
         return None
 
@@ -83,7 +89,7 @@ class Ledger:
         if chr(kind) in PARTICULAR and chr(kind) not in allowed:
             return ledger.broken
         if chr(kind) in last and action != ledger.fake:
-            self.owed.pop(0)
+            self._pop()
         return action
 
     def fail(self) -> list[tuple[int, int, Any, Any, Any]]:
@@ -93,12 +99,13 @@ class Ledger:
         self.skipping = "S" not in kinds
         end = len(kinds) if self.skipping else kinds.index("S")
         dropped, self.owed = self.owed[:end], self.owed[end:]
-        return dropped
+        return [entry for entry in dropped if entry[0] != ord("c")]
 
     def copy_in(self) -> bool:
-        while len(self.owed) > 1 and self.owed[1][0] == ord("S"):
-            del self.owed[1]
-        return len(self.owed) > 1
+        while len(self.owed) > 1 and chr(self.owed[1][0]) in "Sc":
+            if self.owed.pop(1)[0] == ord("c"):
+                return True
+        return False
 
     def entries(self) -> list[tuple[int, int, Any]]:
         return [entry[:3] for entry in self.owed]

@@ -40,6 +40,7 @@ class Policy:
     """Decides the least that is needed, and writes down what it was asked: `play.policy.heard`."""
 
     def __init__(self) -> None:
+        self.all_harmless = False
         self.heard: list[tuple[Any, ...]] = []
         self.known: dict[bytes, Statement] = {}
 
@@ -58,6 +59,9 @@ class Policy:
 
     def switch(self, backend: Backend, session: Session) -> bytes:
         return build.query(SWITCH.format(session.state))
+
+    def harmless(self, backend: Backend, session: Session) -> bool:
+        return self.all_harmless
 
     def reported(self, session: Session, backend: Backend, name: str, value: str) -> None:
         self.heard.append(("reported", name, value))

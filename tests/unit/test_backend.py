@@ -96,8 +96,8 @@ def test_a_parameter_of_the_client_is_part_of_its_session(
     # Another client has another state.
     other = play.client()
     other.sends(QUERY)
-    server.gets(switched("base"), QUERY)
-    server.sends(complete("SET"), IDLE, *ONE, IDLE)
+    server.answers(switched("base"), complete("SET"), IDLE)
+    server.answers(QUERY, *ONE, IDLE)
     other.gets(*ONE, IDLE)
 
 
@@ -284,6 +284,35 @@ def test_last_words_of_an_idle_connection_reach_nobody(
     assert (play.lane.total, play.lane.idle) == (0, [])
 
 
+def test_last_words_to_a_client_that_is_done(play: Playbook, client: Client, server: Server) -> None:
+    """They come with its last reply: it no longer needs the connection, and its session goes on."""
+    working(client, server)
+    server.writes(b"".join((*ONE, IDLE, fatal())))
+    client.gets(*ONE, IDLE)
+    assert not client.session.closed
+    server.leaves()
+    assert play.lane.total == 0
+    replacement = play.server()
+    working(client, replacement)
+    replacement.sends(*ONE, IDLE)
+    client.gets(*ONE, IDLE)
+
+
+@pytest.mark.parametrize("sqlstate", ["26000", "42P05"])
+def test_a_server_that_knows_other_statements_than_we_think(
+    play: Playbook, client: Client, server: Server, sqlstate: str
+) -> None:
+    """A DO block can DEALLOCATE: such a connection is not used for others."""
+    client.sends(parse(b"s", b"x"), SYNC)
+    server.answers((parse(b"pga_1", b"x"), SYNC), PARSE_COMPLETE, IDLE)
+    client.gets(PARSE_COMPLETE, IDLE)
+    client.sends(bind(b"s"), execute(), SYNC)
+    server.answers((bind(b"pga_1"), execute(), SYNC), error(sqlstate), IDLE)
+    client.gets(error(sqlstate), IDLE)
+    server.gets_end(TERMINATE)
+    assert ("lost", "retired") in play.policy.heard
+
+
 def test_a_death_without_a_word(play: Playbook, client: Client, server: Server) -> None:
     working(client, server)
     server.leaves()
@@ -380,10 +409,9 @@ def test_a_malformed_error_does_no_harm(client: Client, server: Server) -> None:
 def test_a_refused_switch_does_not_let_its_client_through(play: Playbook, server: Server) -> None:
     client = play.client(state="another role")
     client.sends(QUERY)
-    server.answers((switched("another role"), QUERY), error("42501"), IDLE, *ONE, IDLE)
-    got = client.read()
-    assert b"settings" in got and row(b"1") not in got
-    client.gets_end()
+    server.answers(switched("another role"), error("42501"), IDLE)
+    assert told(client, "settings")
+    server.gets_end()
     assert play.lane.total == 0
 
 

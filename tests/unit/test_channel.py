@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from pgambassador.net import openssl
 from pgambassador.net.channel import Channel
 from tests.loop import Loop
 from tests.tls import End, Plainly, ends
@@ -334,6 +335,14 @@ def test_repr(pair: Pair) -> None:
 
 
 # TLS alone.
+
+
+def test_openssl_is_called_directly_where_it_can_be() -> None:
+    for kind in ("tls", "tls12", "not borrowed", "plain"):
+        pair = Pair(kind)
+        assert pair.channel.borrowed == (openssl.available and kind.startswith("tls"))
+        pair.far.sock.close()
+        pair.channel.close()
 
 
 @pytest.fixture(params=["tls", "tls12", "not borrowed"])

@@ -309,7 +309,9 @@ def test_a_set_of_one_client_is_undone_for_the_next(play: Keeping) -> None:
     client.gets(complete("SET"), IDLE)
     other = play.client()
     other.sends(QUERY)
-    assert switch(None, BASE) in server.read_all()
+    server.answers(switch(None, BASE), complete("RESET"), IDLE)
+    server.answers(QUERY, *DONE)
+    other.gets(*DONE)
 
 
 def test_a_reported_parameter_follows_its_client(play: Keeping) -> None:
@@ -327,12 +329,52 @@ def test_and_one_that_is_as_it_was_is_not_carried(play: Keeping) -> None:
     _, server = served(play)
     client = play.client(Settings.of({"timezone": "CET"}))
     client.sends(query("reset timezone"))
-    server.read_all()
-    # The answer to whatever brought the connection into the client's state, then to the client.
-    server.sends(complete("SELECT 1"), IDLE)
+    server.answers(switch(BASE, client.session.state), complete("SELECT 1"), IDLE)
+    server.gets(query("reset timezone"))
     server.sends(complete("RESET"), parameter_status("TimeZone", "UTC"), IDLE)
-    client.read_all()
+    client.gets(complete("RESET"), parameter_status("TimeZone", "UTC"), IDLE)
     assert client.session.state is BASE
+
+
+def test_only_a_change_of_name_leaves_in_the_same_write(play: Keeping) -> None:
+    _, server = served(play)
+    named = play.client(Settings.of({"application_name": "psql"}))
+    named.sends(QUERY)
+    server.gets(switch(BASE, named.session.state), QUERY)
+    server.sends(complete("SELECT 1"), IDLE, *DONE)
+    named.gets(*DONE)
+    other = play.client(Settings.of({"role": "clerk"}))
+    other.sends(QUERY)
+    server.answers(switch(named.session.state, other.session.state), complete("SELECT 1"), IDLE)
+    server.answers(QUERY, *DONE)
+    other.gets(*DONE)
+
+
+@pytest.mark.parametrize("tag", ["DO", "CALL"])
+def test_what_a_block_may_have_set_is_undone(play: Keeping, tag: str) -> None:
+    client, server = served(play)
+    client.sends(QUERY)
+    server.answers(QUERY, complete(tag), IDLE)
+    client.gets(complete(tag), IDLE)
+    other = play.client()
+    other.sends(QUERY)
+    server.answers(switch(None, BASE), complete("RESET"), IDLE)
+    server.answers(QUERY, *DONE)
+    other.gets(*DONE)
+
+
+def test_a_cancel_that_may_still_arrive_costs_the_connection(play: Keeping) -> None:
+    client, server = served(play)
+    client.sends(QUERY)
+    server.gets(QUERY)
+    play.loop.create_task(play.keeper.cancel(server.backend))
+    play.loop.run()
+    server.sends(*DONE)
+    client.gets(*DONE)
+    play.upstream.cancels[0][1].set_exception(DOWN)
+    play.loop.run()
+    assert server.backend.closed
+    server.read_all()
 
 
 def test_what_describes_the_server_is_not_part_of_a_session(play: Keeping) -> None:

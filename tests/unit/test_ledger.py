@@ -13,7 +13,7 @@ from tests import oracle
 
 A, B = "a", "b"
 
-kinds = st.sampled_from(b"PBDCESQF")
+kinds = st.sampled_from(b"PBDCESQFc")
 actions = st.sampled_from([forward, swallow, fake])
 owners = st.sampled_from([A, B, None])
 
@@ -175,8 +175,23 @@ def test_copy_in_drops_the_syncs_that_the_server_will_ignore() -> None:
     assert ledger.copy_in() is False
     assert ledger.entries() == [(ord("E"), forward, A)]
     ledger = owing("ESB")
-    assert ledger.copy_in() is True
+    assert ledger.copy_in() is False
     assert ledger.entries() == [(ord("E"), forward, A), (ord("B"), forward, A)]
+
+
+def test_a_copy_that_was_ended_before_its_response_was_seen() -> None:
+    ledger = owing("EScSQ")
+    assert ledger.copy_in() is True
+    assert [chr(kind) for kind, _, _ in ledger.entries()] == ["E", "S", "Q"]
+
+
+def test_an_end_without_a_copy_is_dropped_when_its_turn_comes() -> None:
+    ledger = owing("cQccQ")
+    assert [chr(kind) for kind, _, _ in ledger.entries()] == ["Q", "c", "c", "Q"]
+    assert answers(ledger, "CZ") == [forward, forward]
+    assert [chr(kind) for kind, _, _ in ledger.entries()] == ["Q"]
+    ledger = owing("PcS")
+    assert [chr(entry[0]) for entry in ledger.fail()] == ["P"]
 
 
 def test_it_grows_and_wraps() -> None:

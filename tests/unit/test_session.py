@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 from typing import Any
 
 import pytest
@@ -298,9 +299,9 @@ def test_flush_pays_a_faked_parse(play: Playbook) -> None:
 def test_flush_pays_a_fake_behind_a_reply(play: Playbook) -> None:
     client, server = join(play)
     teach(client, server, b"mine", b"select 1", b"pga_1")
-    client.sends(describe(b"mine"), parse(b"also", b"select 1"), FLUSH)
+    client.sends(describe(b"mine"), close_statement(b"mine"), FLUSH)
     server.answers((describe(b"pga_1"), FLUSH), parameter_description(), columns(b"a"))
-    client.gets(parameter_description(), columns(b"a"), PARSE_COMPLETE)
+    client.gets(parameter_description(), columns(b"a"), CLOSE_COMPLETE)
     client.sends(SYNC)
     server.answers(SYNC, IDLE)
     client.gets(IDLE)
@@ -310,7 +311,7 @@ def test_a_fake_is_not_paid_within_another_message(play: Playbook) -> None:
     """The RowDescription before it comes in two reads."""
     client, server = join(play)
     teach(client, server, b"mine", b"select 1", b"pga_1")
-    client.sends(describe(b"mine"), parse(b"also", b"select 1"), FLUSH)
+    client.sends(describe(b"mine"), close_statement(b"mine"), FLUSH)
     server.gets(describe(b"pga_1"), FLUSH)
     message = columns(b"a", b"b", b"c")
     server.sends(parameter_description(), message[:9])
@@ -319,7 +320,7 @@ def test_a_fake_is_not_paid_within_another_message(play: Playbook) -> None:
     server.gets(FLUSH)
     client.gets_nothing()
     server.sends(message[9:])
-    client.gets(message[9:], PARSE_COMPLETE)
+    client.gets(message[9:], CLOSE_COMPLETE)
     client.sends(SYNC)
     server.answers(SYNC, IDLE)
     client.gets(IDLE)
@@ -383,13 +384,34 @@ def test_a_parse_that_fails_is_forgotten(play: Playbook) -> None:
     client.gets(error(), IDLE)
 
 
-def test_a_faked_parse_behind_an_error_did_not_happen(play: Playbook) -> None:
+def test_what_stands_behind_an_error_did_not_happen(play: Playbook) -> None:
     client, server = join(play)
     teach(client, server, b"s", b"select 1", b"pga_1")
     client.sends(parse(b"bad", b"selekt"), parse(b"t", b"select 1"), close_statement(b"s"), SYNC)
-    server.answers((parse(b"pga_2", b"selekt"), SYNC), error(), IDLE)
+    # While something is under way only the server can say what it knows.
+    server.gets(parse(b"pga_2", b"selekt"), close_statement(b"pga_1"), parse(b"pga_1", b"select 1"), SYNC)
+    server.sends(error(), IDLE)
     client.gets(error(), IDLE)
     assert set(client.session.statements) == {b"s"}
+    client.sends(bind(b"s"), execute(), SYNC)
+    server.answers((bind(b"pga_1"), execute(), SYNC), BIND_COMPLETE, *ONE, IDLE)
+    client.gets(BIND_COMPLETE, *ONE, IDLE)
+
+
+def test_a_known_statement_prepared_behind_something_under_way(play: Playbook) -> None:
+    client, server = join(play)
+    teach(client, server, b"s", b"select 1", b"pga_1")
+    client.sends(query("DEALLOCATE ALL"), parse(b"t", b"select 1"), bind(b"t"), SYNC)
+    server.gets(
+        query("DEALLOCATE ALL"),
+        close_statement(b"pga_1"),
+        parse(b"pga_1", b"select 1"),
+        bind(b"pga_1"),
+        SYNC,
+    )
+    server.sends(complete("DEALLOCATE ALL"), IDLE, CLOSE_COMPLETE, PARSE_COMPLETE, BIND_COMPLETE, IDLE)
+    client.gets(complete("DEALLOCATE ALL"), IDLE, PARSE_COMPLETE, BIND_COMPLETE, IDLE)
+    assert set(client.session.statements) == {b"t"}
 
 
 def test_a_faked_parse_before_an_error_did_happen(play: Playbook) -> None:
@@ -503,6 +525,18 @@ def test_a_name_in_use_is_refused_in_the_servers_words(play: Playbook) -> None:
     client.sends(bind(b"s"), execute(), SYNC)
     server.answers((bind(b"pga_1"), execute(), SYNC), BIND_COMPLETE, *ONE, IDLE)
     client.gets(BIND_COMPLETE, *ONE, IDLE)
+
+
+def test_a_name_prepared_twice_in_one_pipeline(play: Playbook) -> None:
+    client, server = join(play)
+    client.sends(parse(b"s", b"select 1"), parse(b"s", b"select 2"), SYNC)
+    # However the server is brought to refuse the second.
+    asked = server.read_all()
+    assert asked.startswith(parse(b"pga_1", b"select 1")) and asked.count(parse(b"s", b"")) == 1
+    server.sends(PARSE_COMPLETE, PARSE_COMPLETE, error("42P05"), IDLE, CLOSE_COMPLETE, IDLE)
+    client.gets(PARSE_COMPLETE, error("42P05"), IDLE)
+    assert server.is_idle
+    assert client.session.statements == {b"s": play.policy.known[b"select 1\0\0\0"]}
 
 
 def test_a_closed_name_can_be_used_again(play: Playbook) -> None:
@@ -659,6 +693,28 @@ def test_copy_in_by_the_extended_protocol(play: Playbook) -> None:
     assert server.is_idle
 
 
+def test_a_copy_that_is_sent_without_waiting_for_its_response(play: Playbook) -> None:
+    """Copy-both at once: the end of the COPY was sent before the CopyInResponse has come."""
+    client, server = join(play)
+    batch = (query("copy t from stdin"), copy_data(b"1\n"), COPY_DONE, query("select 1"))
+    client.sends(*batch)
+    server.answers(batch, COPY_IN, complete("COPY 1"), IDLE)
+    client.gets(COPY_IN, complete("COPY 1"), IDLE)
+    assert client.holds(server)
+    server.sends(*ONE, IDLE)
+    client.gets(*ONE, IDLE)
+    assert server.is_idle
+
+
+def test_a_copy_that_is_sent_without_waiting_and_fails(play: Playbook) -> None:
+    client, server = join(play)
+    batch = (query("copy t from stdin"), copy_data(b"1\n"), COPY_DONE, query("select 1"))
+    client.sends(*batch)
+    server.answers(batch, error("42P01"), IDLE, *ONE, IDLE)
+    client.gets(error("42P01"), IDLE, *ONE, IDLE)
+    assert server.is_idle
+
+
 def test_copy_in_by_the_extended_protocol_that_fails(play: Playbook) -> None:
     client, server = join(play)
     begun = (extended(b"copy t from stdin"), SYNC)
@@ -731,22 +787,92 @@ def test_copy_out_that_fails_in_the_middle(play: Playbook) -> None:
 # The client's state.
 
 
-def test_a_server_in_another_state_is_switched_in_the_same_write(play: Playbook) -> None:
+def test_a_server_in_another_state_is_switched_first(play: Playbook) -> None:
+    """What the client sends waits for the server's word: it must not be done in the state of another."""
     first, server = join(play)
     second = play.client(state="german")
     second.sends(query("select 1"))
-    server.gets(switched("german"), query("select 1"))
-    server.sends(complete("SET"), IDLE, *ONE, IDLE)
+    server.gets(switched("german"))
+    server.sends(complete("SET"), IDLE)
+    server.answers(query("select 1"), *ONE, IDLE)
     second.gets(*ONE, IDLE)
     assert server.is_idle
     second.sends(query("select 1"))
     server.answers(query("select 1"), *ONE, IDLE)
     second.gets(*ONE, IDLE)
     first.sends(extended(b"select 1"), SYNC)
-    server.gets(switched(BASE), extended(b"select 1"), SYNC)
-    server.sends(complete("SET"), IDLE, PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE)
+    server.answers(switched(BASE), complete("SET"), IDLE)
+    server.answers((extended(b"select 1"), SYNC), PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE)
     first.gets(PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE)
     assert play.lane.queries == 3
+
+
+def test_a_harmless_switch_leaves_in_the_same_write(play: Playbook) -> None:
+    play.policy.all_harmless = True
+    server = play.server()
+    client = play.client(state="another name")
+    client.sends(query("select 1"))
+    server.gets(switched("another name"), query("select 1"))
+    server.sends(complete("SET"), IDLE, *ONE, IDLE)
+    client.gets(*ONE, IDLE)
+    assert server.is_idle
+
+
+def test_what_comes_during_the_switch_waits_too(play: Playbook) -> None:
+    server = play.server()
+    client = play.client(state="german")
+    client.sends(query("select 1"), extended(b"select 2"))
+    server.gets(switched("german"))
+    client.sends(SYNC, query("select 3")[:9])
+    server.gets_nothing()
+    server.sends(complete("SET"), IDLE)
+    server.gets(query("select 1"), extended(b"select 2"), SYNC)
+    client.sends(query("select 3")[9:])
+    server.gets(query("select 3"))
+    server.sends(*ONE, IDLE, PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE, *ONE, IDLE)
+    client.gets(*ONE, IDLE, PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE, *ONE, IDLE)
+    assert server.is_idle
+
+
+def test_a_client_that_was_waiting_is_switched_to(play: Playbook) -> None:
+    client = play.client(state="german")
+    client.sends(query("select 1"))
+    server = play.server()
+    server.answers(switched("german"), complete("SET"), IDLE)
+    server.answers(query("select 1"), *ONE, IDLE)
+    client.gets(*ONE, IDLE)
+    assert server.is_idle
+
+
+def test_a_client_that_leaves_during_the_switch(play: Playbook) -> None:
+    server = play.server()
+    client, other = play.client(state="german"), play.client(state="german")
+    client.sends(query("select 1"))
+    server.gets(switched("german"))
+    other.sends(query("select 2"))
+    client.leaves()
+    if not server.backend.closed:
+        server.sends(complete("SET"), IDLE)
+        server.answers(query("select 2"), *ONE, IDLE)
+    else:
+        server.gets_end()
+        server = play.server("german")
+        server.answers(query("select 2"), *ONE, IDLE)
+    other.gets(*ONE, IDLE)
+
+
+def test_a_client_that_says_goodbye_during_the_switch(play: Playbook) -> None:
+    """What it sent before it left is still done."""
+    server = play.server()
+    client = play.client(state="german")
+    client.sends(query("insert"), TERMINATE)
+    server.gets(switched("german"))
+    client.sock.shutdown(socket.SHUT_WR)
+    play.loop.run()
+    server.sends(complete("SET"), IDLE)
+    server.answers(query("insert"), complete("INSERT 0 1"), IDLE)
+    client.gets_end(complete("INSERT 0 1"), IDLE)
+    assert server.is_idle
 
 
 def test_what_one_client_has_set_is_unset_for_the_next(play: Playbook) -> None:
@@ -759,8 +885,29 @@ def test_what_one_client_has_set_is_unset_for_the_next(play: Playbook) -> None:
     server.answers(query("select 1"), *ONE, IDLE)
     first.gets(*ONE, IDLE)
     second.sends(query("select 1"))
-    server.gets(switched(BASE), query("select 1"))
-    server.sends(complete("RESET"), complete("SET"), IDLE, *ONE, IDLE)
+    server.answers(switched(BASE), complete("RESET"), complete("SET"), IDLE)
+    server.answers(query("select 1"), *ONE, IDLE)
+    second.gets(*ONE, IDLE)
+
+
+@pytest.mark.parametrize("how", ["query", "unnamed", "named"])
+def test_what_set_config_has_set_is_unset_too(play: Playbook, how: str) -> None:
+    """No tag says that it was called."""
+    first, server = join(play)
+    second = play.client()
+    sql = b"select pg_catalog.Set_Config('role', 'boss', false)"
+    if how == "query":
+        first.sends(query(sql))
+    else:
+        name = b"s" if how == "named" else b""
+        first.sends(parse(name, sql), bind(name), execute(), SYNC)
+    server.read_all()
+    server.sends(*(() if how == "query" else (PARSE_COMPLETE, BIND_COMPLETE)), row(b"boss"))
+    server.sends(complete("SELECT 1"), IDLE)
+    first.read_all()
+    second.sends(query("select 1"))
+    server.answers(switched(BASE), complete("SET"), IDLE)
+    server.answers(query("select 1"), *ONE, IDLE)
     second.gets(*ONE, IDLE)
 
 
@@ -768,8 +915,9 @@ def test_what_the_switch_says_is_for_us_alone(play: Playbook) -> None:
     server = play.server()
     client = play.client(state="german")
     client.sends(query("select 1"))
-    server.gets(switched("german"), query("select 1"))
-    server.sends(notice("hm"), parameter_status("DateStyle", "German"), complete("SET"), IDLE, *ONE, IDLE)
+    server.gets(switched("german"))
+    server.sends(notice("hm"), parameter_status("DateStyle", "German"), complete("SET"), IDLE)
+    server.answers(query("select 1"), *ONE, IDLE)
     client.gets(*ONE, IDLE)
     assert server.backend.parameters == {"DateStyle": "German"}
     assert play.policy.count("reported") == 0
@@ -972,6 +1120,19 @@ def test_vanishing_while_waiting(play: Playbook) -> None:
     server = play.server()
     server.answers(query("select 2"), *ONE, IDLE)
     second.gets(*ONE, IDLE)
+
+
+def test_saying_goodbye_while_waiting(play: Playbook) -> None:
+    """What was sent before it is still done, in its turn."""
+    client = play.client()
+    client.sends(query("insert"), TERMINATE)
+    client.sock.shutdown(socket.SHUT_WR)
+    play.loop.run()
+    assert client.session.waiting
+    server = play.server()
+    server.answers(query("insert"), complete("INSERT 0 1"), IDLE)
+    client.gets_end(complete("INSERT 0 1"), IDLE)
+    assert server.is_idle
 
 
 def test_vanishing_in_a_transaction(play: Playbook) -> None:

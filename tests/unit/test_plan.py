@@ -6,8 +6,9 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pgambassador.pool.plan import RETRY_FIRST, RETRY_MOST, STAGGER, Plan
 
@@ -99,3 +100,94 @@ def test_one_too_many_is_idle():
     assert not plan.too_idle(freed_at=NOW, total=2, now=NOW + 10)
     assert not plan.too_idle(freed_at=NOW, total=1, now=NOW + 9999)
     assert not Plan(5).too_idle(freed_at=NOW, total=5, now=NOW + 9999)
+
+
+class PoolOverTime(RuleBasedStateMachine):
+    """A pool that obeys its plan, in a world where anything may happen next; time is a number."""
+
+    @initialize(size=st.integers(1, 6), least=st.integers(0, 6))
+    def begins(self, size: int, least: int) -> None:
+        self.plan = Plan(size, min(least, size), idle_timeout=60.0)
+        self.now = NOW
+        self.waiting = self.opening = 0
+        self.idle: list[float] = []  # since when
+        self.busy = 0
+        self.asks()
+
+    def asks(self) -> None:
+        while self.waiting and self.idle:
+            self.idle.pop()
+            self.waiting -= 1
+            self.busy += 1
+        begun = self.plan.openings(
+            waiting=self.waiting, total=len(self.idle) + self.busy, opening=self.opening, now=self.now
+        )
+        assert begun == 0 or self.now >= self.plan.retry_at, "a storm"
+        self.opening += begun
+
+    @rule(clients=st.integers(1, 10))
+    def clients_come(self, clients: int) -> None:
+        self.waiting += clients
+        self.asks()
+
+    @rule()
+    def a_client_gives_up(self) -> None:
+        self.waiting = max(self.waiting - 1, 0)
+        self.asks()
+
+    @rule()
+    def an_opening_succeeds(self) -> None:
+        if self.opening:
+            self.opening -= 1
+            self.plan.succeeded()
+            self.idle.append(self.now)
+            self.asks()
+
+    @rule()
+    def an_opening_fails(self) -> None:
+        if self.opening:
+            self.opening -= 1
+            delay = self.plan.failed(self.now) - self.now
+            assert RETRY_FIRST - 1e-6 < delay < RETRY_MOST + 1e-6
+            self.asks()
+
+    @rule()
+    def a_client_is_done(self) -> None:
+        if self.busy:
+            self.busy -= 1
+            self.idle.append(self.now)
+            self.asks()
+
+    @rule()
+    def a_connection_dies(self) -> None:
+        if self.busy:
+            self.busy -= 1
+        elif self.idle:
+            self.idle.pop()
+        self.asks()
+
+    @rule(seconds=st.floats(0.01, 120.0))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        while self.idle and self.plan.too_idle(
+            freed_at=self.idle[0], total=len(self.idle) + self.busy, now=self.now
+        ):
+            assert len(self.idle) + self.busy > self.plan.min_size
+            del self.idle[0]
+        self.asks()
+
+    @invariant()
+    def never_above_its_size(self) -> None:
+        assert len(self.idle) + self.busy + self.opening <= self.plan.size
+
+    @invariant()
+    def nobody_waits_for_nothing(self) -> None:
+        """Unless the pool is full or has just failed, something is under way for those who wait."""
+        if self.now >= self.plan.retry_at:
+            room = self.plan.size - len(self.idle) - self.busy
+            assert self.opening >= min(self.waiting, room)
+            assert len(self.idle) + self.busy + self.opening >= self.plan.min_size
+
+
+PoolOverTime.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+test_a_pool_over_time = PoolOverTime.TestCase

@@ -129,7 +129,7 @@ class Playbook:
     def client(self, state: object = BASE, *, early: bytes = b"", buffer: int = 0) -> Client:
         """A client that has logged in."""
         ours, theirs = _pair(buffer)
-        facts = Facts("client", "app", "shop", "", len(self.peers), 0.0)
+        facts = Facts("client", "app", "shop", "", len(self.peers), 0.0, cast(Any, state))
         session = Session(
             cast(Any, self.loop),
             Channel(cast(Any, self.loop), ours),

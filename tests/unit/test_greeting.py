@@ -111,10 +111,21 @@ def test_a_setting_that_the_server_refuses(play: Keeping, server: Server) -> Non
     assert task.result()
 
 
-def test_what_equals_the_servers_own_need_not_be_carried(play: Keeping, server: Server) -> None:
+def test_what_equals_the_servers_own_costs_nothing_later(play: Keeping, server: Server) -> None:
     task = play.greets(Settings.of({"timezone": "utc"}))
     agrees(server)
-    assert task.result() == (BASE, PARAMETERS)
+    settings, told = task.result()
+    assert (settings, told) == (Settings.of({"timezone": "UTC"}), PARAMETERS)
+    other, client = play.client(), play.client(settings)
+    for each in (other, client, other, client):
+        each.sends(query("x"))
+        asked = server.read_all()
+        if not asked.endswith(query("x")):  # the trial is undone once
+            server.sends(complete("RESET"), IDLE)
+            asked = server.read_all()
+        assert asked == query("x")
+        server.sends(complete("X"), IDLE)
+        each.gets(complete("X"), IDLE)
 
 
 def test_the_name_of_an_application_needs_no_trial(play: Keeping, server: Server) -> None:

@@ -325,15 +325,33 @@ def test_a_reported_parameter_follows_its_client(play: Keeping) -> None:
     assert client.session.state is Settings.of({"timezone": "CET"})
 
 
-def test_and_one_that_is_as_it_was_is_not_carried(play: Keeping) -> None:
+def test_and_one_that_is_as_every_server_has_it_costs_nothing(play: Keeping) -> None:
+    client, server = served(play)
+    client.sends(QUERY)
+    server.answers(QUERY, parameter_status("TimeZone", "UTC"), *DONE)
+    client.gets(parameter_status("TimeZone", "UTC"), *DONE)
+    other = play.client()
+    other.sends(QUERY)
+    server.answers(QUERY, *DONE)
+    other.gets(*DONE)
+
+
+def test_a_reset_leads_back_to_the_start_packet(play: Keeping) -> None:
     _, server = served(play)
-    client = play.client(Settings.of({"timezone": "CET"}))
+    started = Settings.of({"timezone": "CET"})
+    client = play.client(started)
     client.sends(query("reset timezone"))
-    server.answers(switch(BASE, client.session.state), complete("SELECT 1"), IDLE)
+    server.answers(switch(BASE, started), complete("SELECT 1"), IDLE)
     server.gets(query("reset timezone"))
     server.sends(complete("RESET"), parameter_status("TimeZone", "UTC"), IDLE)
-    client.gets(complete("RESET"), parameter_status("TimeZone", "UTC"), IDLE)
-    assert client.session.state is BASE
+    client.read_all()
+    assert client.session.state is started
+    client.sends(QUERY)
+    asked = server.read_all()
+    assert asked.endswith(switch(None, started)) or asked == switch(BASE, started)
+    server.sends(complete("SELECT 1"), IDLE)
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
 
 
 def test_only_a_change_of_name_leaves_in_the_same_write(play: Keeping) -> None:

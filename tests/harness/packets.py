@@ -1,0 +1,59 @@
+"""Packets that are lost: nothing arrives and nobody is told, as when a cable is pulled."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import fcntl
+import socket
+import struct
+import sys
+import termios
+
+from tests.harness.link import Link
+from tests.harness.waiting import wait_until
+
+SO_ATTACH_FILTER = 26  # linux/socket.h; the socket module has no name for it
+_RETURN = 0x06  # BPF_RET | BPF_K
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = (
+        ("code", ctypes.c_ushort),
+        ("if_true", ctypes.c_ubyte),
+        ("if_false", ctypes.c_ubyte),
+        ("value", ctypes.c_uint),
+    )
+
+
+def lose(end: socket.socket) -> None:
+    """No packet reaches this socket any more, so that none is acknowledged. Needs no privilege."""
+    program = (_Instruction * 1)(_Instruction(_RETURN, 0, 0, 0))  # of every packet keep 0 bytes
+    end.setsockopt(
+        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(program))
+    )
+
+
+def _unacknowledged(end: socket.socket) -> int:
+    """Bytes that were sent and may have to be sent again."""
+    size = array.array("i", [0])
+    fcntl.ioctl(end, termios.TIOCOUTQ, size)
+    return size[0]
+
+
+class Cable(Link):
+    """`pull` makes the connections that exist lose every packet; new ones are as before.
+
+    Packets that we send are not lost: nothing must be left to be sent, nor to be sent again.
+    """
+
+    possible = sys.platform == "linux"
+
+    def pull(self) -> None:
+        def pull() -> None:
+            ends = [end for pair in self._pairs for end in pair.pending]
+            wait_until(lambda: not any(map(_unacknowledged, ends)), "quiet on the line", deadline=5)
+            for end in ends:
+                lose(end)
+
+        self._order(pull)

@@ -14,6 +14,7 @@ cdef class Statement:
     cdef readonly bytes name
     cdef readonly bytes frame
     cdef readonly bytes text
+    cdef readonly bint sets
 
 cdef class Client:
     cdef readonly Channel channel
@@ -27,6 +28,9 @@ cdef class Client:
         self, int kind, object note, double started, double now, unsigned long long rows, object sqlstate
     ) except -1
     cdef int served(self) except -1
+    cdef bint may_read(self) noexcept
+    cdef int rejoin(self) except -1
+    cdef int switched(self) except -1
     cdef int orphaned(self, str reason, bint told) except -1
 
 cdef class Home:
@@ -50,6 +54,7 @@ cdef class Backend:
     cdef readonly dict prepared
     cdef public object state
     cdef public object marked_by
+    cdef public object defaults
     cdef public bint pinned
     cdef public bint retiring
     cdef readonly double opened
@@ -70,6 +75,8 @@ cdef class Backend:
     cdef bint copy_syncs
     cdef bint failed
     cdef bint counted
+    cdef bint dying
+    cdef readonly bint switching
     cdef bint told
     cdef unsigned long long rows
     cdef object sqlstate
@@ -89,6 +96,7 @@ cdef class Backend:
     cdef bint ready(self) noexcept
     cdef int release(self) except -1
     cdef int join(self, Client client) except -1
+    cdef int drop(self, Statement statement, Client client) except -1
     cdef int prepare(self, Statement statement, Client client) except -1
     cpdef adopt(self, Statement statement, Client client)
     cdef int lose(self, str reason) except -1

@@ -39,6 +39,7 @@ class Home:
 
 class Backend:
     state: Any
+    defaults: Any
     marked_by: object | None
     pinned: bool
     retiring: bool

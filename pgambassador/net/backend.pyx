@@ -12,7 +12,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from pgambassador.protocol.ledger cimport BROKEN, FAKE, FORWARD, SWALLOW, UNOWED, Entry
 from pgambassador.wire.framing cimport MORE
-from pgambassador.wire.replies cimport Command, Failure, command, failure
+from pgambassador.wire.replies cimport Command, Failure, command, failure, mentions_set_config
 
 from pgambassador.errors import ProtocolViolation
 from pgambassador.wire.framing import WHOLE
@@ -43,6 +43,7 @@ cdef class Statement:
         self.name = name
         self.frame = frame
         self.text = text
+        self.sets = mentions_set_config(text, len(text))
 
     def __repr__(self):
         return f"<Statement {self.name.decode()}>"
@@ -62,6 +63,18 @@ cdef class Client:
 
     cdef int served(self) except -1:
         """Your server connection owes you nothing, and may have been taken back."""
+        return 0
+
+    cdef bint may_read(self) noexcept:
+        """Whether you want more of your client's messages."""
+        return True
+
+    cdef int rejoin(self) except -1:
+        """Your server connection is not in your state any more."""
+        return 0
+
+    cdef int switched(self) except -1:
+        """Your server connection is in your state now."""
         return 0
 
     cdef int orphaned(self, str reason, bint told) except -1:
@@ -127,7 +140,7 @@ cdef class Backend:
 
     def on_drained(self):
         """The server takes what its client sends again."""
-        if self.session is not None:
+        if self.session is not None and self.session.may_read():
             self.session.channel.start_reading()
 
     cdef int take(self, Py_ssize_t n) except -1:
@@ -177,7 +190,7 @@ cdef class Backend:
                 owner.channel.send(<const char *>run, length)
                 length = 0
             self.reader = None
-            self.lose(f"the server broke the protocol: {error.message}")
+            self.lose(f"the server broke the protocol: {error.message}" if not self.switching else error.message)
         except Exception as error:
             # Ours. What the connection owes is not known any more.
             self.home.policy.broke(self, error)
@@ -204,29 +217,31 @@ cdef class Backend:
         """Who reads the message that begins here, and what it changes before it is passed on."""
         cdef int verdict = self.ledger.verdict(kind)
         cdef Entry *head
-        if verdict == BROKEN:
+        if self.doubtful and (verdict == BROKEN or verdict == UNOWED):
+            # Its client alone has it, and takes what comes.
+            verdict = UNOWED
+            self.reader = self.session
+        elif verdict == BROKEN:
             raise ProtocolViolation(f"message {chr(kind)!r} does not answer anything that was asked")
-        if verdict == UNOWED:
+        elif verdict == UNOWED:
             if kind not in (c'N', c'S', c'E', c'A'):
                 raise ProtocolViolation(f"message {chr(kind)!r} came unasked")
             self.reader = self.session
-            if kind == c'A' and not self.pinned:
+            if kind == c'A' and not self.pinned and not self.home.sticky:
                 self.reader = None
         elif verdict == SWALLOW:
             self.reader = None
         else:
             head = self.ledger.head()
             self.reader = <Client>head.owner
-            if kind == c'A' and not self.pinned:
+            if kind == c'A' and not self.pinned and not self.home.sticky:
                 self.reader = None
         if kind == c'S':
             self.parameter(verdict)
         elif kind == c'E':
             self.error(verdict, now)
         elif kind == c'G':
-            if self.ledger.copy_in():
-                self.doubtful = True
-            self.copying = True
+            self.copying = not self.ledger.copy_in()
             self.copy_syncs = False
         elif kind == c'Z':
             self.status = self.scanner.at[5]
@@ -257,10 +272,15 @@ cdef class Backend:
         self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
         if found.fatal:
             # Its last words go to whoever holds it.
-            self.reader = self.session
-            self.told = self.session is not None
+            self.dying = True
             if self.session is None:
                 self.lose(f"the server ended an idle connection ({self.sqlstate})")
+            elif self.ready() and not self.home.sticky and not self.pinned:
+                # Its client is only about to let go of it, and need not know.
+                self.reader = None
+            else:
+                self.reader = self.session
+                self.told = True
             return 0
         if verdict == UNOWED:
             return 0
@@ -268,13 +288,16 @@ cdef class Backend:
         if head.kind == c'Q' or head.kind == c'F' or head.kind == c'S':
             if verdict == SWALLOW and not self.resetting:
                 # What its client has sent behind it would be done in the wrong state.
-                raise ProtocolViolation("it refused the session's settings")
+                raise ProtocolViolation("the server refused the session's settings")
             if verdict == SWALLOW and self.refused is None:
                 self.failed = True
                 self.refused = (<const char *>self.scanner.at)[5:self.scanner.have]
         else:
             # Also what we asked for on a client's behalf, such as a Parse: its own message fails with it.
             self.reader = <Client>head.owner
+            if self.sqlstate in ("26000", "42P05") and type(<object>head.note) is Statement:
+                # What this server knows is not what we think it knows (a DO block can DEALLOCATE).
+                self.retiring = True
             if self.reader is not None:
                 self.reader.settled(head.kind, <object>head.note, head.started, now, 0, self.sqlstate)
             if self.copying and self.copy_syncs:
@@ -326,7 +349,7 @@ cdef class Backend:
     cdef int undo(self, list dropped) except -1:
         """What an error has kept from happening did not happen."""
         cdef Client owner
-        for kind, action, owner, note, name in dropped:
+        for kind, action, owner, note, name in reversed(dropped):
             if kind == c'P':
                 if type(note) is not Statement:
                     self.unnamed_of = None
@@ -358,6 +381,8 @@ cdef class Backend:
     cdef int settle_down(self) except -1:
         """After a read, or after a client's message: does it go home?"""
         cdef Client session = self.session
+        if self.scanner.left and self.reader is not None:
+            return 0
         if self.failed and self.ledger.count == 0 and self.done is None:
             return self.lose("the server refused the session's settings")
         if session is None:
@@ -368,12 +393,22 @@ cdef class Backend:
                     done(self.refused)
                 return self.release()
             return 0
+        if self.dying and not self.told and self.ready():
+            self.session = None
+            session.backend = None
+            self.lose(f"the server ended the connection ({self.sqlstate})")
+            return session.served()
+        if self.switching and self.ready():
+            self.switching = False
+            return session.switched()
         if self.ledger.count == 0 and not self.channel.reading and session.channel.backlog() <= self.home.high_water:
             self.channel.start_reading()
         if not self.ready() or session.mid_message():
             if self.ledger.count == 0:
                 session.served()
             return 0
+        if self.home.sticky and self.state is not session.state:
+            return session.rejoin()
         if not self.home.sticky and not self.pinned and not self.doubtful:
             self.session = None
             session.backend = None
@@ -395,19 +430,27 @@ cdef class Backend:
         return client is not None and self.scanner.left > 0 and self.reader is client
 
     cdef int join(self, Client client) except -1:
-        """Give the connection to a client, brought into the client's state in the same write."""
+        """Give the connection to a client, brought into the client's state. True: it is still on its way there.
+
+        What a client sends must never be done in the state of the one before. So it waits for the server's word,
+        unless it could not matter; then the change leaves in the same write.
+        """
         cdef bytes change
         self.session = client
         client.backend = self
         if self.state is not client.state or (self.marked_by is not None and self.marked_by is not client):
             change = self.home.policy.switch(self, client)
             if change:
-                self.channel.stage(change, len(change))
                 self.ledger.put(c'Q', SWALLOW, client, None, None, 0.0)
                 self.unnamed_of = None
+                self.switching = not self.home.policy.harmless(self, client)
+                if self.switching:
+                    self.channel.send(change, len(change))
+                else:
+                    self.channel.stage(change, len(change))
             self.state = client.state
             self.marked_by = None
-        return 0
+        return self.switching
 
     cdef int prepare(self, Statement statement, Client client) except -1:
         """Make sure that the server knows a statement, before what is staged next."""
@@ -421,17 +464,18 @@ cdef class Backend:
         self.adopt(statement, client)
         return 0
 
+    cdef int drop(self, Statement statement, Client client) except -1:
+        """Have the server forget a statement, whether it knows it or not."""
+        cdef bytes close = b"C" + (6 + len(statement.name)).to_bytes(4, "big") + b"S" + statement.name + b"\x00"
+        self.prepared.pop(statement, None)
+        self.channel.stage(close, len(close))
+        return self.ledger.put(c'C', SWALLOW, client, statement, None, 0.0)
+
     cpdef adopt(self, Statement statement, Client client):
         """The server is being taught a statement; beyond the limit it forgets the one used longest ago."""
-        cdef Statement oldest
-        cdef bytes close
         self.prepared[statement] = None
         if len(self.prepared) > self.home.statement_limit:
-            oldest = next(iter(self.prepared))
-            del self.prepared[oldest]
-            close = b"C" + (6 + len(oldest.name)).to_bytes(4, "big") + b"S" + oldest.name + b"\x00"
-            self.channel.stage(close, len(close))
-            self.ledger.put(c'C', SWALLOW, client, oldest, None, 0.0)
+            self.drop(next(iter(self.prepared)), client)
 
     # What the policy may do with it.
 
@@ -451,6 +495,8 @@ cdef class Backend:
         if count == 0:
             self.release()
             return
+        if not queries:
+            raise ValueError("nothing to ask")
         self.resetting = True
         self.done = done
         self.refused = None
@@ -490,7 +536,10 @@ cdef class Backend:
         self.cancelling -= 1
         if self.parked and not self.cancelling and not self.closed:
             self.parked = False
-            self.home.freed(self)
+            if self.doubtful:
+                self.lose("a cancel request may still reach it")
+            else:
+                self.home.freed(self)
 
     def close(self, str reason not None):
         """Say goodbye and close; a client that still has it is told."""
@@ -510,6 +559,9 @@ cdef class Backend:
         self.unnamed_of = None
         self.channel.close()
         self.home.gone(self, reason)
+        done, self.done = self.done, None
+        if done is not None:
+            done(b"")
         if session is not None:
             session.backend = None
             session.orphaned(reason, self.told or half)

@@ -27,6 +27,7 @@ cdef class Channel:
     cdef readonly bint borrowed
     cdef bint more
     cdef bint ended
+    cdef int patience
     cdef Store held
     cdef Store rest
 
@@ -42,3 +43,4 @@ cdef class Channel:
     cdef int start_reading(self) except -1
     cdef int stop_reading(self) except -1
     cdef int fail(self) except -1
+    cdef int release(self) except -1

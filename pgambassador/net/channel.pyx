@@ -7,7 +7,8 @@
 3. TLS runs over memory: one recv takes all records that are there (a socket-bound SSL_read takes two system
    calls for each record), and what is decrypted but not yet delivered is announced by `more`, since no event of
    the socket will.
-4. A broken socket is noticed in one place: `fail` calls `on_readable` once more, whose `fill` then reports it.
+4. What was written before a channel was closed with `linger` still leaves, if its peer reads.
+5. A broken socket is noticed in one place: `fail` calls `on_readable` once more, whose `fill` then reports it.
 """
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -34,6 +35,19 @@ cdef enum:
     KEEP = 16 * 1024
 
 cdef char cipher[CIPHER_SIZE]
+
+# Closed for everybody but the kernel, which has not taken all of it yet.
+lingering = set()
+cdef int PATIENCE = 40
+
+
+def sweep():
+    """Called a few times a second: a peer that does not read is given up after `PATIENCE` calls."""
+    cdef Channel channel
+    for channel in list(lingering):
+        channel.patience -= 1
+        if channel.patience <= 0:
+            channel.release()
 
 
 cdef int store_add(Store *store, const char *data, Py_ssize_t n) except -1:
@@ -252,7 +266,7 @@ cdef class Channel:
     def on_writable(self):
         """The kernel takes bytes again."""
         cdef Py_ssize_t taken
-        if self.closed or self.broken:
+        if not self.writing:
             return
         taken = c_send(self.fd, self.rest.base + self.rest.start, self.rest.used, 0)
         if taken < 0:
@@ -265,7 +279,9 @@ cdef class Channel:
             store_clear(&self.rest)
             self.writing = False
             self.loop.remove_writer(self.fd)
-            if self.on_drained is not None:
+            if self.closed:
+                self.release()
+            elif self.on_drained is not None:
                 self.on_drained()
 
     cdef int fail(self) except -1:
@@ -275,7 +291,9 @@ cdef class Channel:
                 self.writing = False
                 self.loop.remove_writer(self.fd)
             store_clear(&self.rest)
-            if self.on_readable is not None:
+            if self.closed:
+                self.release()
+            elif self.on_readable is not None:
                 self.loop.call_soon(self.on_readable)
         return 0
 
@@ -311,11 +329,24 @@ cdef class Channel:
     def pause_reading(self):
         self.stop_reading()
 
-    def close(self):
-        """Close now; over TLS with a close_notify if the kernel takes it."""
+    def close(self, bint linger=False):
+        """Close now; with `linger` as soon as the kernel has taken what is kept, for which `sweep` sets a limit."""
         if self.closed:
             return
         self.stop_reading()
+        if linger:
+            self.flush()
+        self.closed = True
+        self.on_readable = self.on_drained = None
+        if linger and self.rest.used and not self.broken:
+            self.patience = PATIENCE
+            lingering.add(self)
+        else:
+            self.release()
+
+    cdef int release(self) except -1:
+        """Let go of the socket; over TLS with a close_notify if the kernel takes it."""
+        lingering.discard(self)
         if self.writing:
             self.writing = False
             self.loop.remove_writer(self.fd)
@@ -326,11 +357,10 @@ cdef class Channel:
                 pass  # The peer's own notice is not waited for.
             notice = self.outgoing.read()
             c_send(self.fd, <const char *>notice, len(notice), 0)
-        self.closed = True
-        self.on_readable = self.on_drained = None
         store_clear(&self.rest)
         store_clear(&self.held)
         self.sock.close()
+        return 0
 
     def __repr__(self):
         state = "closed" if self.closed else "broken" if self.broken else "open"

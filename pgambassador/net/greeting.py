@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 BASE = Settings.of({})
 _STARTING_UP = "57P03"
-_TRIED_MOST = 1000
+# What clients make us remember is bounded in number and size.
+_TRIED_MOST = 500
+_TRIED_SIZE = 4096
 
 
 def starting_up(error: AmbassadorError) -> bool:
@@ -56,15 +58,11 @@ class Greeting:
     def despair(self, error: AmbassadorError) -> None:
         """The first connection cannot be opened."""
         for future in self._take_first():
-            future.set_exception(error)
+            future.set_exception(error.with_traceback(None))
 
     def _take_first(self) -> list[asyncio.Future[None]]:
         waiting, self._first = self._first, []
         return [future for future in waiting if not future.done()]
-
-    def is_default(self, name: str, value: str) -> bool:
-        """Whether a reported parameter has the value that every new server connection has."""
-        return self.parameters is not None and self.parameters.get(name) == value
 
     async def words(self, settings: Settings) -> tuple[Settings, dict[str, str]]:
         """The settings as the server spells them, and all ParameterStatus for a client that has them."""
@@ -81,8 +79,6 @@ class Greeting:
         for reported, value in told.items():
             if reported.lower() in spelled:
                 spelled[reported.lower()] = value
-                if self.is_default(reported, value):
-                    del spelled[reported.lower()]
         if plain and name is not None:
             spelled["application_name"] = name
             told = {**told, "application_name": name}
@@ -98,7 +94,7 @@ class Greeting:
             if keeper.opening == 0 and error is not None and not starting_up(error):
                 # It has just failed: the reason is known, and asking again at once would only be a storm.
                 self._first.remove(future)
-                raise error
+                raise error.with_traceback(None)
             try:
                 await future
             finally:
@@ -110,6 +106,12 @@ class Greeting:
     async def _try_out(self, settings: Settings) -> dict[str, str]:
         backend = await self._borrow()
         before = backend.state if backend.marked_by is None else None
+        queries = switch(before, settings)
+        if settings in self._tried or not queries:
+            # Somebody else has tried them meanwhile.
+            told = self._tried.get(settings) or dict(backend.parameters)
+            backend.ask(b"", 0)
+            return told
         asked: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         backend.state, backend.marked_by = settings, None
 
@@ -121,14 +123,18 @@ class Greeting:
             if not asked.done():
                 asked.set_result(error)
 
-        backend.ask(switch(before, settings), 1, done)
+        backend.ask(queries, 1, done)
         error = await asked
+        if backend.closed:
+            raise Unreachable("the server connection was lost during the login", hint="Connect again.")
         if error is not None:
             raise ServerRefused(parse.fields(error))
-        if len(self._tried) >= _TRIED_MOST:
-            del self._tried[next(iter(self._tried))]
-        self._tried[settings] = dict(backend.parameters)
-        return self._tried[settings]
+        told = dict(backend.parameters)
+        if settings.size <= _TRIED_SIZE:
+            if len(self._tried) >= _TRIED_MOST:
+                del self._tried[next(iter(self._tried))]
+            self._tried[settings] = told
+        return told
 
     async def _borrow(self) -> Backend:
         borrowed: asyncio.Future[Backend | None] = asyncio.get_running_loop().create_future()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from pgambassador.auth.credential import Credential, Plain
 from pgambassador.config import Config
-from pgambassador.errors import Refused
+from pgambassador.errors import Refused, Unreachable
 from pgambassador.net.facts import Facts
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.numbers import Numbers
@@ -35,7 +35,8 @@ class House:
         self.users = users
         self.query_log = query_log
         self.keepers: dict[tuple[str, str, str], Keeper] = {}
-        self.sockets = reactor(asyncio.get_running_loop())
+        self.servers = reactor(asyncio.get_running_loop())
+        self.sockets = reactor(asyncio.get_running_loop(), self.servers)
         self.statements = Statements()
         self.keys: CancelKeys[Session] = CancelKeys()
         self.arriving = 0
@@ -44,6 +45,8 @@ class House:
         self.login_failures = 0
         self.rejected: Counter[str] = Counter()
         self.draining = False
+        self.configured: set[Keeper] = set()
+        """The pools of the URLs themselves: they are kept, and without them we are not ready."""
         self.on_empty: Callable[[], None] | None = None
 
     def keeper(self, database: str, user: str) -> Keeper:
@@ -78,12 +81,28 @@ class House:
                 statements=self.statements,
                 departed=self._departed,
                 buffer=self.config.clients.buffer,
-                sockets=self.sockets,
+                sockets=self.servers,
             )
             keeper.lane.slow, keeper.lane.sample = self._thresholds()
             if self.query_log is not None:
                 keeper.lane.sink = self._record
         return keeper
+
+    def prune(self) -> None:
+        """Forget pools that nobody has a use for; names come from clients."""
+        for key, keeper in list(self.keepers.items()):
+            if keeper not in self.configured and keeper.unused:
+                del self.keepers[key]
+
+    def trouble(self) -> str | None:
+        """Why clients should not be sent here: a configured pool, or any server, cannot be reached."""
+        for keeper in self.keepers.values():
+            error = keeper.last_error
+            if error is None or keeper.lane.total:
+                continue
+            if keeper in self.configured or isinstance(error, Unreachable):
+                return f"cluster {keeper.cluster}: {error.message}"
+        return None
 
     def pools(self) -> list[Numbers]:
         return [Numbers(keeper) for keeper in self.keepers.values()]

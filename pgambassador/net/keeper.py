@@ -31,7 +31,7 @@ from pgambassador.net.statements import Statements
 from pgambassador.net.tasks import spawn
 from pgambassador.observe.metrics import BUCKETS
 from pgambassador.pool.plan import Plan
-from pgambassador.protocol.settings import FIXED, switch
+from pgambassador.protocol.settings import FIXED, Settings, effective, switch
 from pgambassador.wire import build
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Keeper:
             return
         loop = asyncio.get_running_loop()
         now = time.monotonic()
-        waiting = self.lane.waiting + self.greeting.waiting
+        waiting = self.lane.waiting + min(self.greeting.waiting, 1)
         for _ in range(
             self.plan.openings(waiting=waiting, total=self.lane.total, opening=self.opening, now=now)
         ):
@@ -124,6 +124,7 @@ class Keeper:
             channel.close()
             return
         backend = Backend(self.sockets, channel, self.lane, link, dict(link.parameters), BASE, link.leftover)
+        backend.defaults = Settings.of(link.parameters)
         backend.expires = self.plan.expiry(backend.opened)
         if backend.closed:
             return
@@ -140,7 +141,7 @@ class Keeper:
             error.sentence(),
             extra={"cluster": self.cluster, "database": self.database, "user": self.user},
         )
-        if self.lane.total == 0 and not starting_up(error):
+        if self.lane.total == 0 and self.opening == 0 and not starting_up(error):
             self.greeting.despair(error)
             message = _as_error(error)
             while (waiter := self.lane.first_waiting()) is not None:
@@ -157,8 +158,18 @@ class Keeper:
     # What the compiled part asks.
 
     def switch(self, backend: Backend, session: Session) -> bytes:
-        before = backend.state if backend.marked_by is None else None
-        return switch(before, session.state)
+        defaults = backend.defaults
+        before = effective(backend.state, defaults) if backend.marked_by is None else None
+        return switch(before, effective(session.state, defaults))
+
+    def harmless(self, backend: Backend, session: Session) -> bool:
+        """Whether a statement may follow the change of settings at once: it is only about a name."""
+        if backend.marked_by is not None:
+            return False
+        name = "application_name"
+        defaults = backend.defaults
+        before, after = effective(backend.state, defaults), effective(session.state, defaults)
+        return before.without(name) is after.without(name)
 
     def reported(self, session: Session, backend: Backend, name: str, value: str) -> None:
         """A ParameterStatus reached a client: it is part of its session from now on."""
@@ -166,12 +177,17 @@ class Keeper:
             return
         if name == "application_name":
             session.facts.application_name = value
-        changed = None if self.greeting.is_default(name, value) else value
-        session.state = backend.state = session.state.with_value(name, changed)
+        facts = session.facts
+        if facts.reset:
+            value = facts.start.values.get(name.lower(), value)
+        session.state = session.state.with_value(name, value)
+        if not facts.reset:
+            backend.state = session.state
 
     def tagged(self, session: Session, backend: Backend, tag: str) -> None:
         """A command has run that may concern the session."""
-        if tag in ("SET", "RESET"):
+        session.facts.reset = tag in ("RESET", "DISCARD ALL") and session.facts.start is not BASE
+        if tag in ("SET", "RESET", "DO", "CALL"):
             backend.marked_by = session
         elif tag in ("DISCARD ALL", "DEALLOCATE ALL"):
             backend.forget_statements(session)
@@ -180,6 +196,14 @@ class Keeper:
                 backend.pinned = False
         elif tag in ("LISTEN", "PREPARE"):
             backend.pinned = True
+        if session.facts.reset:
+            self._reset(session, backend)
+
+    def _reset(self, session: Session, backend: Backend) -> None:
+        """Back to the values of the start packet, which a server connection that many share does not know."""
+        start = session.facts.start
+        session.state = Settings.of({**session.state.values, **start.values})
+        backend.state = BASE
 
     def abandoned(self, backend: Backend, half: bool) -> None:
         """A client has left while it held the connection; `half`: in the middle of a message."""
@@ -191,7 +215,10 @@ class Keeper:
             else:
                 backend.close("its client left in the middle of its work")
             return
-        queries = [_ROLLBACK] if backend.transaction != "I" else []
+        queries = []
+        if backend.transaction != "I":
+            queries.append(_ROLLBACK)
+            backend.marked_by = backend  # settings changed in it are undone, unseen
         if self.lane.sticky or backend.pinned:
             queries.append(_DISCARD)
             backend.forget_statements()
@@ -212,7 +239,11 @@ class Keeper:
         try:
             await self.upstream.cancel(backend.link)
         except AmbassadorError as error:
+            backend.spoil()  # it may have been sent, and arrive when another client's statement runs
             log.warning("a cancel request failed: %s", error.sentence())
+        except BaseException:
+            backend.spoil()
+            raise
         finally:
             backend.cancel_ends()
 
@@ -314,6 +345,13 @@ class Keeper:
             hint="Raise pool.size or pool.wait_timeout, or look for transactions that stay open.",
         )
         return _as_error(self.last_error or error)
+
+    @property
+    def unused(self) -> bool:
+        """No clients, no connections, none under way."""
+        return not (
+            self.clients or self.lane.total or self.opening or self.lane.waiting or self.greeting.waiting
+        )
 
     # The end.
 

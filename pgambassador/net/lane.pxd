@@ -8,6 +8,8 @@ cdef class Waiter(Client):
 
 cdef class Lane(Home):
     cdef readonly list idle
+    cdef list free
+    cdef bint serving
     cdef readonly object waiters
     cdef readonly Py_ssize_t total
     cdef readonly Py_ssize_t waiting
@@ -27,6 +29,7 @@ cdef class Lane(Home):
     cdef unsigned long long wait_counts[33]
 
     cdef Backend take(self, double now)
+    cdef int serve(self, Backend backend) except -1
     cdef bint lives(self, Backend backend) except -1
     cdef int queue(self, Waiter waiter, double now) except -1
     cdef int unqueue(self, Waiter waiter) except -1

@@ -46,6 +46,7 @@ cdef class Lane(Home):
             raise ValueError("at most 32 buckets")
         self.policy = policy
         self.idle = []
+        self.free = []
         self.waiters = deque()
         self.limit = limit
         self.sticky = sticky
@@ -96,8 +97,23 @@ cdef class Lane(Home):
         return 0
 
     cdef int freed(self, Backend backend) except -1:
+        # A waiter may let go of it at once, and the next one too: a loop, or a long queue would be deep recursion.
+        self.free.append(backend)
+        if self.serving:
+            return 0
+        self.serving = True
+        try:
+            while self.free:
+                self.serve(self.free.pop())
+        finally:
+            self.serving = False
+        return 0
+
+    cdef int serve(self, Backend backend) except -1:
         cdef Waiter waiter
         cdef double now
+        if backend.closed:
+            return 0
         if backend.retiring:
             backend.close("retired")
             return 0

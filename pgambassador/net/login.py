@@ -48,7 +48,7 @@ async def welcome(house: House, sock: socket.socket, address: str) -> None:
                 started = await _login(house, sock, start, address)
     except TimeoutError:
         house.rejected["login timeout"] += 1
-        await _refuse(
+        refuse(
             sock,
             Refused(
                 f"the login was not finished within {house.config.clients.login_timeout:g} s",
@@ -60,7 +60,7 @@ async def welcome(house: House, sock: socket.socket, address: str) -> None:
         house.login_failures += 1
         for note in getattr(error, "__notes__", ()):
             log.info("login refused: %s", note, extra={"client": address})
-        await _refuse(sock, error)
+        refuse(sock, error)
     except (Gone, OSError):
         pass
     finally:
@@ -95,7 +95,7 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
     if session.waiting:
         keeper.cancels += 1
         session.refuse(build.error_response("ERROR", "57014", "canceling statement due to user request"))
-    elif session.backend is not None and session.backend.owes:
+    elif session.backend is not None and session.backend.owes and not session.switching:
         await keeper.cancel(session.backend)
 
 
@@ -123,6 +123,7 @@ async def _login(house: House, sock: socket.socket, start: Start, address: str) 
         application_name=packet.params.get("application_name", ""),
         pid=0,
         connected_at=time.time(),
+        start=settings,
     )
     session = Session(house.sockets, Channel(house.sockets, sock), keeper.lane, settings, facts)
     facts.pid, key = house.keys.issue(session)
@@ -198,7 +199,8 @@ async def _read(sock: socket.socket) -> bytes:
     return data
 
 
-async def _refuse(sock: socket.socket, error: AmbassadorError) -> None:
+def refuse(sock: socket.socket, error: AmbassadorError) -> None:
+    """Tell a client that has no session, as far as its socket takes it."""
     if isinstance(error, ServerRefused):
         message = build.error_response_from({**error.fields, "S": "FATAL", "V": "FATAL"})
     else:

@@ -6,7 +6,9 @@ to be relayed. All sockets of the relay are watched by one epoll, and only that 
 
 1. `add_reader` and `remove_reader` mean what the event loop's own mean; everything else is the event loop's.
 2. A socket that was removed in the same turn is not called any more, even if its number has been given away.
-3. A callback that fails is the event loop's to report, and does not keep others from being called.
+3. One reactor can come before another: what its sockets have said is heard first. So a server connection's end
+   is known before a client, who spoke after it, could be given that connection.
+4. A callback that fails is the event loop's to report, and does not keep others from being called.
 """
 import os
 
@@ -47,13 +49,15 @@ cdef class Reactor:
     cdef object loop
     cdef int watch
     cdef list callbacks  # by file descriptor
+    cdef Reactor before
     cdef readonly object add_writer
     cdef readonly object remove_writer
     cdef readonly object call_soon
 
-    def __init__(self, loop):
+    def __init__(self, loop, Reactor before=None):
         self.loop = loop
         self.callbacks = []
+        self.before = before
         self.add_writer = loop.add_writer
         self.remove_writer = loop.remove_writer
         self.call_soon = loop.call_soon
@@ -78,7 +82,10 @@ cdef class Reactor:
     def turn(self):
         """Call what is readable, each once."""
         cdef int fds[MOST]
-        cdef int i, n = pga_ready(self.watch, fds, MOST)
+        cdef int i, n
+        if self.before is not None:
+            self.before.turn()
+        n = pga_ready(self.watch, fds, MOST)
         cdef list ready = [self.callbacks[fds[i]] for i in range(n)]
         for i in range(n):
             callback = ready[i]
@@ -100,9 +107,9 @@ cdef class Reactor:
         return f"<Reactor {len(self.callbacks) - self.callbacks.count(None)} sockets>"
 
 
-def reactor(loop):
+def reactor(loop, before=None):
     """A Reactor where the system has epoll, else the event loop itself."""
     try:
-        return Reactor(loop)
+        return Reactor(loop, before if isinstance(before, Reactor) else None)
     except OSError:
         return loop

@@ -9,6 +9,7 @@ cdef class Session(Waiter):
     cdef readonly bint closed
     cdef readonly bint leaving
     cdef readonly bint draining
+    cdef readonly bint switching
     cdef object loop
     cdef Scanner scanner
     cdef bytes refusal
@@ -31,6 +32,7 @@ cdef class Session(Waiter):
     cdef int acquire(self) except -1
     cdef int query(self, Backend backend) except -1
     cdef int parse(self, Backend backend) except -1
+    cdef bint just_prepared(self, Backend backend, bytes name) except -1
     cdef int bind(self, Backend backend) except -1
     cdef int bring_unnamed(self, Backend backend) except -1
     cdef int describe(self, Backend backend) except -1
@@ -38,5 +40,6 @@ cdef class Session(Waiter):
     cdef int forward(self) except -1
     cdef int cut(self, Backend backend) except -1
     cdef Py_ssize_t name_end(self, Py_ssize_t start) except -2
+    cdef bint said_goodbye(self) except -1
     cdef int refuse_one(self, int kind) except -1
     cdef int terminate(self) except -1

@@ -16,8 +16,9 @@ from libc.string cimport memchr
 from pgambassador.net.backend cimport SHARED, Backend, Statement, clock
 from pgambassador.net.channel cimport Channel
 from pgambassador.net.lane cimport Lane, Waiter
-from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW
+from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
 from pgambassador.wire.framing cimport MORE, Scanner
+from pgambassador.wire.replies cimport mentions_set_config
 
 from pgambassador.errors import ProtocolViolation
 from pgambassador.wire.framing import WHOLE
@@ -75,7 +76,7 @@ cdef class Session(Waiter):
             n = self.channel.fill(inbox, SHARED)
             if n <= 0:
                 break
-            if self.waiting:
+            if self.waiting or self.switching:
                 self.lane.bytes_received += n
                 self.scanner.append(<const unsigned char *>inbox, n)
                 if self.scanner.held > WAIT_BOUND:
@@ -87,6 +88,9 @@ cdef class Session(Waiter):
                 return
         if n > 0:
             self.loop.call_soon(self.on_readable)
+        elif n == 0 and (self.waiting or self.switching) and self.said_goodbye():
+            # What it sent before it left is still done, when its turn comes.
+            self.channel.stop_reading()
         elif n != -1:
             self.close("the client went away")
 
@@ -178,15 +182,31 @@ cdef class Session(Waiter):
             self.lane.queue(self, self.now)
             return False
         self.waited = 0.0
-        backend.join(self)
-        return True
+        self.switching = backend.join(self)
+        return not self.switching
 
     cdef int granted(self, Backend backend, double now) except -1:
         self.now = now
         self.waited = now - self.waiting_since
-        backend.join(self)
+        self.switching = backend.join(self)
+        self.channel.start_reading()
+        return 0 if self.switching else self.take(0)
+
+    cdef int switched(self) except -1:
+        self.switching = False
+        self.now = clock()
         self.channel.start_reading()
         return self.take(0)
+
+    cdef bint said_goodbye(self) except -1:
+        """Whether the last of what is kept is a Terminate."""
+        cdef bytes kept = bytes(self.scanner.kept or b"")
+        cdef Py_ssize_t at = 0
+        cdef int kind = 0
+        while at + 5 <= len(kept):
+            kind = kept[at]
+            at += 1 + int.from_bytes(kept[at + 1:at + 5], "big")
+        return kind == c'X' and at == len(kept)
 
     cdef int linked(self, int kind) except -1:
         """A message on its way to the server connection that the session holds."""
@@ -200,6 +220,10 @@ cdef class Session(Waiter):
                 backend.copy_syncs = True
             elif kind == c'c' or kind == c'f':
                 backend.copying = False
+            return self.forward()
+        if kind == c'c' or kind == c'f':
+            # Perhaps of a COPY whose CopyInResponse is still on its way.
+            backend.ledger.put(c'c', FORWARD, self, None, None, self.now)
             return self.forward()
         if backend.ledger.skipping and kind != c'S':
             return self.forward()
@@ -253,6 +277,8 @@ cdef class Session(Waiter):
         backend.unsynced = False
         # A simple query ends the unnamed statement (manual: "Extended Query").
         self.unnamed = backend.unnamed_of = None
+        if mentions_set_config(<const char *>self.scanner.at, self.scanner.have):
+            backend.marked_by = self
         backend.ledger.put(c'Q', FORWARD, self, text, None, self.now)
         return self.forward()
 
@@ -264,30 +290,49 @@ cdef class Session(Waiter):
         backend.unsynced = True
         if end == 6:
             self.unnamed = at[:self.scanner.have]
+            if mentions_set_config(at, self.scanner.have):
+                backend.marked_by = self
             backend.unnamed_of = self
             backend.ledger.put(c'P', FORWARD, self, self.unnamed, None, self.now)
             return self.forward()
         name = at[5:end - 1]
-        if name in self.statements:
+        if name in self.statements and (backend.ledger.count == 0 or self.just_prepared(backend, name)):
             # The server shall refuse it in its own words: make the name known there, until the next Sync.
             self.cut(backend)
             self.litter = name
             trivial = b"P" + (8 + len(name)).to_bytes(4, "big") + name + b"\x00\x00\x00\x00"
             backend.channel.stage(trivial, len(trivial))
             backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
-        if self.lane.sticky or name in self.statements:
+        if self.lane.sticky or self.litter is not None:
             backend.ledger.put(c'P', FORWARD, self, at[end:self.scanner.have], None, self.now)
             return self.forward()
         statement = self.policy.statement(at[end:self.scanner.have])
         self.statements[name] = statement
         if statement in backend.prepared:
-            backend.ledger.put(c'P', FAKE, self, statement, name, self.now)
-            return 0
+            if backend.ledger.count == 0 and backend.status != c'E':
+                backend.ledger.put(c'P', FAKE, self, statement, name, self.now)
+                return 0
+            # What is under way may yet change what the server knows: then only the server can say.
+            self.cut(backend)
+            backend.drop(statement, self)
         self.cut(backend)
         backend.channel.stage(statement.frame, len(statement.frame))
         backend.ledger.put(c'P', FORWARD, self, statement, name, self.now)
         backend.adopt(statement, self)
         return 0
+
+    cdef bint just_prepared(self, Backend backend, bytes name) except -1:
+        """Whether the name has been prepared in this part of the pipeline, with nothing since that could end it."""
+        cdef Py_ssize_t i = backend.ledger.count
+        cdef Entry *entry
+        while i > 0:
+            i -= 1
+            entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
+            if entry.kind in (c'S', c'Q', c'E', c'C'):
+                return False
+            if entry.kind == c'P' and <object>entry.name == name:
+                return True
+        return False
 
     cdef int bind(self, Backend backend) except -1:
         cdef Statement statement
@@ -314,6 +359,8 @@ cdef class Session(Waiter):
                 self.portals.clear()
             self.portals[(<const char *>at)[5:portal - 1]] = self.bound
         if statement is not None:
+            if statement.sets:
+                backend.marked_by = self
             self.cut(backend)
             backend.prepare(statement, self)
             rest = self.scanner.size - 1 - (end - portal) + len(statement.name) + 1
@@ -444,6 +491,13 @@ cdef class Session(Waiter):
             self.close("")
         return 0
 
+    cdef bint may_read(self) noexcept:
+        return not self.leaving and self.channel.backlog() <= self.lane.high_water
+
+    cdef int rejoin(self) except -1:
+        self.switching = self.backend.join(self)
+        return self.backend.channel.flush()
+
     cdef bint mid_message(self) noexcept:
         return self.scanner.left > 0
 
@@ -473,6 +527,7 @@ cdef class Session(Waiter):
     cdef int orphaned(self, str reason, bint told) except -1:
         if self.closed:
             return 0
+        self.switching = False
         if told:
             self.close(reason)
         else:
@@ -532,16 +587,18 @@ cdef class Session(Waiter):
         if self.waiting:
             self.lane.unqueue(self)
         self.lane.leaves()
-        self.channel.close()
-        if backend is not None:
-            half = self.scanner.left > 0 and self.passing
-            backend.detach()
-            self.policy.abandoned(backend, half)
-        self.policy.left(self, reason)
+        half = self.scanner.left > 0 and self.passing
+        self.scanner.kept = None
         self.statements = {}
         self.portals = {}
-        self.unnamed = None
-        self.bound = None
+        self.unnamed = self.bound = None
+        self.channel.close(linger=True)
+        try:
+            if backend is not None:
+                backend.detach()
+                self.policy.abandoned(backend, half)
+        finally:
+            self.policy.left(self, reason)
 
     def __repr__(self):
         state = "closed" if self.closed else "waiting" if self.waiting else "active" if self.backend else "idle"

@@ -18,12 +18,13 @@ import time
 from pgambassador import __version__
 from pgambassador.auth.credential import Credential, read_credential
 from pgambassador.config import Config, read_users
-from pgambassador.errors import AmbassadorError, ConfigError
+from pgambassador.errors import AmbassadorError, ConfigError, Refused
 from pgambassador.net import tls
+from pgambassador.net.channel import lingering, sweep
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
 from pgambassador.net.listener import Listener, bind
-from pgambassador.net.login import welcome
+from pgambassador.net.login import refuse, welcome
 from pgambassador.net.tasks import spawn
 from pgambassador.observe import log as logs
 from pgambassador.observe.http import HttpServer
@@ -106,6 +107,10 @@ class Service:
     def _accepted(self, sock: socket.socket, peer: str) -> None:
         if self.house.crowded():
             self.house.rejected["too many logins"] += 1
+            refuse(
+                sock,
+                Refused("too many clients are logging in just now", sqlstate="53300", hint="Try again."),
+            )
             sock.close()
             return
         spawn(welcome(self.house, sock, peer), "login")
@@ -125,8 +130,10 @@ class Service:
             ]
             if not served:
                 continue
+            keeper = self.house.keeper(served[0], upstream.user)
+            self.house.configured.add(keeper)
             try:
-                await self.house.keeper(served[0], upstream.user).greeting.words(BASE)
+                await keeper.greeting.words(BASE)
             except AmbassadorError as error:
                 log.error("cluster %s cannot be used yet: %s", name, error.sentence())
 
@@ -136,10 +143,8 @@ class Service:
             return False, "starting"
         if self.house.draining:
             return False, "shutting down"
-        for keeper in self.house.keepers.values():
-            if keeper.last_error is not None and keeper.lane.total == 0:
-                return False, f"cluster {keeper.cluster}: {keeper.last_error.message}"
-        return True, "ready"
+        trouble = self.house.trouble()
+        return (True, "ready") if trouble is None else (False, trouble)
 
     async def _tick(self) -> None:
         while True:
@@ -147,6 +152,8 @@ class Service:
             now = time.monotonic()
             for keeper in list(self.house.keepers.values()):
                 keeper.tick(now)
+            self.house.prune()
+            sweep()
 
     def _on_signal(self, number: int) -> None:
         self._signals += 1
@@ -172,6 +179,10 @@ class Service:
                     await self._empty.wait()
             except TimeoutError:
                 log.warning("%d clients are cut off", house.clients)
+        rounds = int(patience / TICK)
+        while lingering and rounds > 0:
+            rounds -= 1
+            await asyncio.sleep(TICK)
         self._stop.set()
 
     async def _close(self) -> None:

@@ -11,7 +11,9 @@ message: P B D C E for the extended protocol, S for Sync, Q for a simple query, 
 3. After an error in the extended protocol the server skips everything up to the next Sync (manual: "Extended
    Query"): the entries up to it are dropped, and while no Sync has been sent, `skipping` says that nothing else
    will be answered. A failed simple query or function call ends only itself: its ReadyForQuery still comes.
-4. CopyInResponse: a server in COPY ignores Sync (manual: "COPY Operations"), so Syncs sent behind it are dropped.
+4. CopyInResponse: a server in COPY ignores Sync (manual: "COPY Operations"), so Syncs sent behind it are dropped,
+   up to the CopyDone or CopyFail (c) that ends the COPY, if that has been sent before CopyInResponse was seen. A c
+   has no reply; one that no COPY has taken is dropped when it reaches the head, as a server ignores it.
 """
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_DECREF
@@ -57,7 +59,7 @@ cdef class Ledger:
         cdef Entry *entry
         if kind == c'S':
             self.skipping = False
-        elif self.skipping:
+        elif self.skipping or (kind == c'c' and self.count == 0):
             return 0
         if self.count > self.mask:
             self.grow()
@@ -84,6 +86,8 @@ cdef class Ledger:
         Py_DECREF(<object>owner)
         Py_DECREF(<object>note)
         Py_DECREF(<object>name)
+        if self.count and self.ring[self.first].kind == c'c':
+            return self.drop_head()
         return 0
 
     cdef int verdict(self, unsigned char kind) noexcept:
@@ -168,14 +172,20 @@ cdef class Ledger:
         return dropped
 
     cpdef bint copy_in(self):
-        """CopyInResponse came: drop the Syncs that the server will ignore. True if other messages follow it."""
+        """CopyInResponse came: drop the Syncs that the server will ignore. True if the client has ended its COPY."""
         cdef Entry kept
-        while self.count > 1 and self.ring[(self.first + 1) & self.mask].kind == c'S':
+        cdef unsigned char behind
+        while self.count > 1:
+            behind = self.ring[(self.first + 1) & self.mask].kind
+            if behind != c'S' and behind != c'c':
+                return False
             kept = self.ring[self.first]
             self.ring[self.first] = self.ring[(self.first + 1) & self.mask]
             self.ring[(self.first + 1) & self.mask] = kept
             self.drop_head()
-        return self.count > 1
+            if behind == c'c':
+                return True
+        return False
 
     def entries(self):
         """What is owed, as (kind, action, owner)."""

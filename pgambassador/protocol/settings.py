@@ -33,13 +33,16 @@ FIXED: Final = frozenset(
 _LAST: Final = ("session_authorization", "role")
 # Text may be in another encoding than the one before.
 _FIRST: Final = ("client_encoding",)
+# Larger ones, which a client may make at will, are not remembered.
+_KEEP: Final = 2048
 
 
 class Settings:
     """An immutable set of parameters; make one with `Settings.of`."""
 
-    __slots__ = ("__weakref__", "values")
+    __slots__ = ("__weakref__", "size", "values")
     values: dict[str, str]
+    size: int
     _known: ClassVar[WeakValueDictionary[tuple[tuple[str, str], ...], Settings]] = WeakValueDictionary()
 
     @classmethod
@@ -50,6 +53,7 @@ class Settings:
         if known is None:
             known = cls()
             known.values = dict(key)
+            known.size = sum(len(name) + len(value) for name, value in key)
             cls._known[key] = known
         return known
 
@@ -70,20 +74,37 @@ class Settings:
 
 
 def literal(text: str) -> str:
-    """A string constant that means the same under any standard_conforming_strings."""
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+    """A string constant that means the same under any standard_conforming_strings and client_encoding.
+
+    Every byte that is not plain ASCII is escaped: an escape is a byte in the server's encoding, as each
+    byte of a start packet is.
+    """
+    plain = (
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b"\\'" else f"\\x{byte:02x}"
+        for byte in build.encode(text)
+    )
+    return f"E'{''.join(plain)}'"
 
 
-def identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+@lru_cache(maxsize=1024)
+def effective(settings: Settings, defaults: Settings) -> Settings:
+    """The settings without those that a server connection has by itself, as its login said."""
+    own = defaults.values
+    same = [name for name, value in settings.values.items() if own.get(name) == value]
+    return Settings.of({k: v for k, v in settings.values.items() if k not in same}) if same else settings
 
 
-@lru_cache(maxsize=4096)
 def switch(before: Settings | None, after: Settings) -> bytes:
     """The simple query that leads from one state to another, b"" if there is nothing to do.
 
     `before` is None when the server connection's state is not known: everything is reset first.
     """
+    if after.size > _KEEP or (before is not None and before.size > _KEEP):
+        return _switch(before, after)
+    return _remembered(before, after)
+
+
+def _switch(before: Settings | None, after: Settings) -> bytes:
     statements: list[str] = []
     if before is None:
         statements += ["RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL"]
@@ -91,7 +112,7 @@ def switch(before: Settings | None, after: Settings) -> bytes:
     else:
         old = before.values
         gone = [name for name in old if name not in after.values]
-        statements += [f"RESET {_reset_name(name)}" for name in sorted(gone, key=_order, reverse=True)]
+        statements += [_reset(name) for name in sorted(gone, key=_order, reverse=True)]
     changed = {name: value for name, value in after.values.items() if old.get(name) != value}
     calls = [
         f"pg_catalog.set_config({literal(name)}, {literal(changed[name])}, false)"
@@ -101,16 +122,19 @@ def switch(before: Settings | None, after: Settings) -> bytes:
     return build.query(";".join(statements)) if statements else b""
 
 
+_remembered = lru_cache(maxsize=512)(_switch)
+
+
 def _order(name: str) -> tuple[int, str]:
     if name in _FIRST:
         return (0, name)
     return (2 + _LAST.index(name), name) if name in _LAST else (1, name)
 
 
-def _reset_name(name: str) -> str:
-    """RESET takes identifiers, dotted for an extension's parameters; role has a spelling of its own."""
+def _reset(name: str) -> str:
+    """Back to what the server connection began with; a null value means that."""
     if name == "role":
-        return "ROLE"
+        return "RESET ROLE"
     if name == "session_authorization":
-        return "SESSION AUTHORIZATION"
-    return ".".join(identifier(part) for part in name.split("."))
+        return "RESET SESSION AUTHORIZATION"
+    return f"SELECT pg_catalog.set_config({literal(name)}, NULL, false)"

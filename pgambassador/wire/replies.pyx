@@ -2,11 +2,14 @@
 """What two replies say at a glance: a command's tag, and the head of an ErrorResponse.
 
 1. Neither reads beyond what it is given, whatever a server sent.
-2. A tag concerns the session if it may be that of SET, RESET, DISCARD, DEALLOCATE, PREPARE, LISTEN, UNLISTEN or
-   LOAD; a few others that begin like them are included, for whoever looks closer.
+2. A tag concerns the session if it may be that of SET, RESET, DISCARD, DEALLOCATE, PREPARE, LISTEN, UNLISTEN,
+   LOAD, DO or CALL; a few others that begin like them are included, for whoever looks closer.
 3. An error without SQLSTATE has XX000.
 """
 from libc.string cimport memchr, memcmp
+
+cdef extern from "strings.h" nogil:
+    int strncasecmp(const char *a, const char *b, size_t n)
 
 cdef const unsigned char *UNKNOWN = <const unsigned char *>b"XX000"
 
@@ -22,7 +25,9 @@ cdef Command command(const unsigned char *tag, Py_ssize_t n) noexcept:
         found.rows += scale * (tag[i - 1] - c'0')
         scale *= 10
         i -= 1
-    if n >= 3:
+    if n == 2:
+        found.concerns_session = tag[0] == c'D' and tag[1] == c'O'
+    elif n >= 3:
         found.concerns_session = (
             (tag[0] == c'S' and tag[1] == c'E' and tag[2] == c'T')
             or (tag[0] == c'R' and tag[1] == c'E' and tag[2] == c'S')
@@ -30,6 +35,7 @@ cdef Command command(const unsigned char *tag, Py_ssize_t n) noexcept:
             or (tag[0] == c'L' and (tag[1] == c'I' or tag[1] == c'O'))
             or (tag[0] == c'U' and tag[1] == c'N')
             or (tag[0] == c'P' and tag[1] == c'R')
+            or (tag[0] == c'C' and tag[1] == c'A')
         )
     return found
 
@@ -53,6 +59,24 @@ cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept:
                 found.fatal = True
         at = stop + 1
     return found
+
+
+cdef bint mentions_set_config(const char *text, Py_ssize_t n) noexcept:
+    """Whether the name of that function occurs, in any case; it changes settings without a tag that says so."""
+    cdef const char *at = text
+    cdef const char *end = text + n
+    while True:
+        at = <const char *>memchr(at, c'_', end - at)
+        if at == NULL:
+            return False
+        if at - text >= 3 and end - at >= 7 and strncasecmp(at - 3, "set_config", 10) == 0:
+            return True
+        at += 1
+
+
+def mentions(bytes text not None):
+    """Whether a statement's text names set_config."""
+    return bool(mentions_set_config(text, len(text)))
 
 
 def read_command(bytes tag not None):

@@ -158,8 +158,8 @@ def bench(place: Place) -> Place:
 
 
 def run_pgbench(place: Place, *arguments: str, each: int = 60) -> None:
-    """A thread for each client: while pgbench prepares a statement, the other clients of the thread stand still,
-    also one that holds the server connection which the preparing one waits for."""
+    """A thread for each client: while pgbench prepares a statement, the thread's other clients stand still,
+    even if one of them holds the server connection that is waited for."""
     options = ("-n", "-c", str(CLIENTS), "-j", str(CLIENTS), "-t", str(each))
     report = pgbench(place.dsn(), *options, *arguments)
     done = re.search(r"actually processed: (\d+)/(\d+)", report)

@@ -62,6 +62,7 @@ cdef class Backend:
     cdef readonly double freed_at
     cdef readonly bint copying
     cdef readonly bint doubtful
+    cdef readonly bint spoiled
     cdef readonly bint unsynced
     cdef readonly bint resetting
     cdef readonly bint parked

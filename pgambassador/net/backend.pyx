@@ -412,7 +412,10 @@ cdef class Backend:
         if not self.home.sticky and not self.pinned and not self.doubtful:
             self.session = None
             session.backend = None
-            self.release()
+            if self.spoiled and not self.cancelling:
+                self.close("a cancel request may still reach it")
+            else:
+                self.release()
         return session.served()
 
     cdef int release(self) except -1:
@@ -525,8 +528,8 @@ cdef class Backend:
             client.statements.update(kept)
 
     def spoil(self):
-        """Its state is in doubt: it goes to nobody else."""
-        self.doubtful = True
+        """Its state is in doubt, or a cancel request may still reach it: it goes to nobody else."""
+        self.spoiled = True
 
     def cancel_begins(self):
         """A cancel request is under way: nobody else may have the connection until it has arrived."""
@@ -536,7 +539,7 @@ cdef class Backend:
         self.cancelling -= 1
         if self.parked and not self.cancelling and not self.closed:
             self.parked = False
-            if self.doubtful:
+            if self.spoiled:
                 self.lose("a cancel request may still reach it")
             else:
                 self.home.freed(self)
@@ -573,6 +576,11 @@ cdef class Backend:
         return self.ledger.count > 0
 
     @property
+    def note(self):
+        """What is known of the statement that is being answered: its text, its Parse, a Statement, or None."""
+        return <object>self.ledger.head().note if self.ledger.count else None
+
+    @property
     def transaction(self):
         """The last ReadyForQuery: I, T or E."""
         return chr(self.status)
@@ -586,6 +594,7 @@ cdef class Backend:
             and not self.copying
             and not self.ledger.skipping
             and not self.doubtful
+            and not self.spoiled
             and not self.scanner.left
             and not self.closed
             and not self.channel.broken

@@ -70,7 +70,8 @@ class Greeting:
         if settings is BASE:
             return settings, parameters
         name = settings.values.get("application_name")
-        plain = name is not None and name.isascii() and name.isprintable()
+        # A server cuts it to what fits into a name, and writes what cannot be printed in its own way.
+        plain = name is not None and name.isascii() and name.isprintable() and len(name) < 64
         essential = settings.without("application_name") if plain else settings
         told = parameters
         if essential is not BASE:

@@ -20,7 +20,7 @@ from pgambassador.net.numbers import Numbers
 from pgambassador.net.origin import Origin
 from pgambassador.net.reactor import reactor
 from pgambassador.net.session import Session
-from pgambassador.net.statements import Statements
+from pgambassador.net.statements import Statements, statement_text
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.protocol.cancel import CancelKeys
 
@@ -158,7 +158,7 @@ class House:
                 facts.database,
                 facts.user,
                 facts.application_name,
-                _text(note),
+                statement_text(note),
                 seconds,
                 waited,
                 rows,
@@ -168,15 +168,3 @@ class House:
                 sqlstate,
             )
         )
-
-
-def _text(note: object) -> bytes:
-    """The statement's text from what the relay kept of it: a query, a Parse, or a Statement."""
-    if note is None:
-        return b""
-    if isinstance(note, bytes):
-        if note[:1] == b"P" and len(note) > 6 and int.from_bytes(note[1:5], "big") + 1 == len(note):
-            return note[6:].partition(b"\0")[0]
-        return note.partition(b"\0")[0]
-    text: bytes = note.text  # type: ignore[attr-defined]
-    return text

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from pgambassador.net.greeting import BASE, Greeting, starting_up
 from pgambassador.net.lane import Borrower, Lane
 from pgambassador.net.session import Session
 from pgambassador.net.sockets import Sockets
-from pgambassador.net.statements import Statements
+from pgambassador.net.statements import Statements, statement_text
 from pgambassador.net.tasks import spawn
 from pgambassador.observe.metrics import BUCKETS
 from pgambassador.pool.plan import Plan
@@ -36,6 +37,8 @@ from pgambassador.wire import build
 
 log = logging.getLogger(__name__)
 
+# SET x TO DEFAULT is a RESET, though its tag does not say so.
+_TO_DEFAULT = re.compile(rb"(?i)(?:\bto|=)\s*default\b")
 _ROLLBACK = build.query("ROLLBACK")
 _DISCARD = build.query("DISCARD ALL")
 
@@ -186,7 +189,10 @@ class Keeper:
 
     def tagged(self, session: Session, backend: Backend, tag: str) -> None:
         """A command has run that may concern the session."""
-        session.facts.reset = tag in ("RESET", "DISCARD ALL") and session.facts.start is not BASE
+        session.facts.reset = session.facts.start is not BASE and (
+            tag in ("RESET", "DISCARD ALL")
+            or (tag == "SET" and _TO_DEFAULT.search(statement_text(backend.note)) is not None)
+        )
         if tag in ("SET", "RESET", "DO", "CALL"):
             backend.marked_by = session
         elif tag in ("DISCARD ALL", "DEALLOCATE ALL"):

@@ -34,3 +34,15 @@ class Statements:
 
     def __len__(self) -> int:
         return len(self._known)
+
+
+def statement_text(note: object) -> bytes:
+    """The statement's text from what the relay kept of it: a query, a Parse, or a Statement."""
+    if note is None:
+        return b""
+    if isinstance(note, bytes):
+        if note[:1] == b"P" and len(note) > 6 and int.from_bytes(note[1:5], "big") + 1 == len(note):
+            return note[6:].partition(b"\0")[0]
+        return note.partition(b"\0")[0]
+    text: bytes = note.text  # type: ignore[attr-defined]
+    return text

@@ -11,7 +11,7 @@ from pgambassador.embedded.ports import HOST
 
 
 class Tap:
-    """Listens on `port`, passes everything on, and keeps in `said` what each connection sent to the target."""
+    """Listens on `port`, passes everything on, and keeps in `said` what each connection sent."""
 
     def __init__(self, port: int) -> None:
         self._target = (HOST, port)

@@ -237,7 +237,7 @@ def test_a_client_that_does_not_finish_its_login_is_sent_away(
     primary: Postgres, ambassador: Callable[..., Ambassador]
 ) -> None:
     proxy = ambassador(
-        primary.url("app", USERS["app"].password, "app"), clients={"login_timeout": "300ms", "max": 1}
+        primary.url("app", USERS["app"].password, "app"), clients={"login_timeout": "1s", "max": 1}
     )
     slow = [Wire(proxy.port) for _ in range(3)]
     slow[1].send(START[:-1])

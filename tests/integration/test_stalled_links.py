@@ -144,7 +144,7 @@ def test_behind_a_stalled_connection_nobody_waits_longer_than_the_wait_timeout(
 def test_a_client_is_asked_for_a_sign_of_life(
     primary: Postgres, ambassador: Callable[..., Ambassador]
 ) -> None:
-    """Also clients can vanish without a packet, with a transaction open; PostgreSQL uses keepalives as well."""
+    """Clients too vanish without a packet, with a transaction open; PostgreSQL uses keepalives as well."""
     proxy = ambassador(primary.url("app", USERS["app"].password, "app"))
     with Wire.session(proxy.port) as client:
         client.ask("begin")

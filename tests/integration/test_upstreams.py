@@ -40,6 +40,10 @@ def who(proxy: Ambassador, user: str = "app") -> list[str | None]:
         return row
 
 
+def opened(proxy: Ambassador) -> int:
+    return int(proxy.metrics().total("pgambassador_server_connections"))
+
+
 # Ways to log in.
 
 
@@ -122,11 +126,12 @@ def test_connections_are_opened_side_by_side(primary: Postgres, ambassador: Star
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire.session(proxy.port)) for _ in range(5)]
         wires[0].ask("begin")
+        wait_until(lambda: opened(proxy) == link.connections, "nothing under way")
+        idle = opened(proxy) - 1
         before = link.accepted
         link.stall()
         for wire in wires[1:]:
             wire.send(build.query("begin; select pg_backend_pid()"))
-        idle = int(proxy.metrics().total("pgambassador_server_connections")) - 1
         wait_until(lambda: link.accepted == before + 4 - idle, "four logins under way")
         link.resume()
         pids = {wire.until("Z").value for wire in wires[1:]}
@@ -183,7 +188,7 @@ def test_a_limit_of_the_server(primary: Postgres, ambassador: Start, observer: C
     observer.execute("alter role app_md5 connection limit 1")
     try:
         proxy = ambassador(primary.url("app_md5", USERS["app_md5"].password, "app"), pool={"size": 5})
-        wait_until(lambda: proxy.metrics().total("pgambassador_server_connections") == 1)
+        wait_until(lambda: opened(proxy) == 1)
         with Wire.session(proxy.port) as one, Wire.session(proxy.port) as two:
             one.ask("begin")
             two.send(build.query("select 'patience'"))

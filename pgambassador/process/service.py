@@ -63,6 +63,7 @@ class Service:
             await self._serve_http()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._on_signal, number)
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
             self.query_log.start()
             for listener in self.listeners:
                 listener.start()
@@ -154,6 +155,10 @@ class Service:
                 keeper.tick(now)
             self.house.prune()
             sweep()
+
+    def _on_hangup(self) -> None:
+        """What asks other servers to reload must not end this one."""
+        log.warning("the configuration cannot be reloaded while running; restart to apply changes")
 
     def _on_signal(self, number: int) -> None:
         self._signals += 1

@@ -37,6 +37,7 @@ from pgambassador.wire import build
 
 log = logging.getLogger(__name__)
 
+_IDENTITY = re.compile(rb"(?i)\b(?:role|authorization)\b")
 # SET x TO DEFAULT is a RESET, though its tag does not say so.
 _TO_DEFAULT = re.compile(rb"(?i)(?:\bto|=)\s*default\b")
 _ROLLBACK = build.query("ROLLBACK")
@@ -202,6 +203,8 @@ class Keeper:
                 backend.pinned = False
         elif tag in ("LISTEN", "PREPARE"):
             backend.pinned = True
+        if tag == "SET" and _IDENTITY.search(statement_text(backend.note)):
+            backend.pinned = True  # or rights that were given up would come back
         if session.facts.reset:
             self._reset(session, backend)
 

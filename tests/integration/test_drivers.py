@@ -10,6 +10,7 @@ import asyncio
 import datetime
 import decimal
 import io
+import os
 import re
 import subprocess
 import sys
@@ -613,7 +614,8 @@ def test_an_application_in_a_process_of_its_own(place: Place) -> None:
         "print(flush=True)\n"
         "os._exit(0)\n"
     )
-    environment = {
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    environment |= {
         "PGHOST": "127.0.0.1",
         "PGPORT": str(place.proxy.port),
         "PGUSER": "app",

@@ -11,7 +11,7 @@ from psycopg import Connection
 
 from pgambassador.embedded import Postgres
 from pgambassador.wire import build
-from tests.harness import USERS, Ambassador, Wire, wait_until
+from tests.harness import USERS, Ambassador, Link, Wire, wait_until
 
 MOST = 3
 
@@ -109,6 +109,24 @@ def test_idle_clients_cost_no_server_connection(
             for client in clients:
                 assert client.ask("select 1").value == "1"
             assert servers() == few
+
+
+def test_many_first_logins_at_once_need_one_server_connection(
+    primary: Postgres, ambassador: Callable[..., Ambassador], link: Link
+) -> None:
+    """What it says of itself greets all of them."""
+    url = primary.url("app", USERS["app"].password, "app").replace(str(primary.port), str(link.port))
+    link.stall()
+    proxy = ambassador(url, pool={"size": 20})
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(proxy.port)) for _ in range(30)]
+        for wire in wires:
+            wire.start(user="app", database="app")
+        wait_until(lambda: proxy.metrics().total("pgambassador_clients") == 30)
+        link.resume()
+        for wire in wires:
+            wire.until("Z")
+        assert link.accepted == 1
 
 
 def test_a_start_packet_alone_opens_no_server_connection(

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from pgambassador.embedded import Postgres
+from pgambassador.wire import build
 from tests.harness import USERS, Ambassador, Wire, psql
 
 SHOW = "select current_setting($$%s$$)"
@@ -164,6 +165,27 @@ def test_clients_with_different_settings_share_one_server_connection(sharing: Am
     assert len(pids) == 1
     for wire in wires:
         wire.leave()
+
+
+def test_clients_with_different_encodings_share_one_server_connection(sharing: Ambassador) -> None:
+    """What a start packet says arrives as it was meant, whoever had the server connection before."""
+    text = "Grüße \\ aus 'Zürich' あ"
+    with (
+        Wire.session(sharing.port, client_encoding="LATIN1") as latin,
+        Wire.session(sharing.port, client_encoding="SJIS") as sjis,
+        Wire.session(
+            sharing.port, client_encoding="UTF8", options="-c standard_conforming_strings=off"
+        ) as utf8,
+    ):
+        for former in (latin, sjis, utf8, latin):
+            former.ask("select 1")
+            with Wire.session(sharing.port, **{"my.text": text, "search_path": "schéma"}) as wire:
+                assert settings(wire, "my.text", "search_path") == [text, "schéma"]
+                former.ask("select 1")
+                assert settings(wire, "my.text", "search_path") == [text, "schéma"]
+        latin.send(build.frame(ord("Q"), "select 'é', length('é'), octet_length('é')\0".encode("latin1")))
+        row = next(message.payload for message in latin.until("Z") if message.kind == "D")
+        assert row == b"\0\3" + b"\0\0\0\1\xe9" + b"\0\0\0\0011" + b"\0\0\0\0012"
 
 
 def test_settings_hold_within_a_pipeline_and_a_transaction(sharing: Ambassador) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psycopg
 import pytest
@@ -36,6 +37,10 @@ def patient(mode: str, primary: Postgres, ambassadors: Callable[..., Ambassador]
 
 def waiting(proxy: Ambassador) -> float:
     return proxy.metrics().total("pgambassador_pool_waiting_clients")
+
+
+def _are_waiting(proxy: Ambassador, clients: int) -> bool:
+    return waiting(proxy) == clients
 
 
 QUESTIONS = {
@@ -115,7 +120,7 @@ def test_who_came_first_is_served_first(mode: str, patient: Ambassador) -> None:
     queue = [Wire.session(patient.port) for _ in range(8)]
     for index, client in enumerate(queue):
         client.send(build.query("select nextval('turn')"))
-        wait_until(lambda index=index: waiting(patient) == index + 1)
+        wait_until(partial(_are_waiting, patient, index + 1))
     if mode == "transaction":
         holder.ask("commit")
     holder.leave()

@@ -145,7 +145,7 @@ def test_an_idle_connection_that_broke_is_not_noticed(
 def test_one_clear_error_when_the_server_connection_is_killed_at_work(
     state: str, proxy: Ambassador, observer: Connection
 ) -> None:
-    """The server's own last words, once; then the connection ends, as without a proxy. Others go on."""
+    """The server's own last words, once; then the end, as without a proxy. Others go on."""
     with Wire.session(proxy.port) as client, Wire.session(proxy.port) as neighbour:
         neighbour.ask("begin")
         client.ask("begin")

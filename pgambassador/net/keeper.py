@@ -83,6 +83,7 @@ class Keeper:
         self.clients: set[Session] = set()
         self.backends: set[Backend] = set()
         self.greeting = Greeting(self)
+        self._parting: dict[Backend, asyncio.Task[object]] = {}
         self._retry: asyncio.TimerHandle | None = None
 
     # Opening.
@@ -220,7 +221,8 @@ class Keeper:
             return
         if half or not backend.clean:
             if backend.owes and not half:
-                spawn(self._cancel_and_close(backend), "cancel for a client that left")
+                task = spawn(self._cancel_and_close(backend), "cancel for a client that left")
+                self._parting[backend] = task
             else:
                 backend.close("its client left in the middle of its work")
             return
@@ -239,6 +241,7 @@ class Keeper:
         try:
             await self.cancel(backend)
         finally:
+            self._parting.pop(backend, None)
             backend.close("its client left while a query ran")
 
     async def cancel(self, backend: Backend) -> None:
@@ -374,8 +377,13 @@ class Keeper:
         self.stopping = True
         for session in list(self.clients):
             self.drained(session)
-        for backend in list(self.backends):
+        for backend in self.backends - self._parting.keys():
             backend.close("shutdown")
+
+    async def stopped(self, patience: float) -> None:
+        """Wait until queries that nobody wants any more have been cancelled."""
+        if self._parting:
+            await asyncio.wait(list(self._parting.values()), timeout=patience)
 
     def __repr__(self) -> str:
         return f"<Keeper {self.cluster}/{self.database}/{self.user} {self.lane!r} opening={self.opening}>"

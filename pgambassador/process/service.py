@@ -63,7 +63,8 @@ class Service:
             await self._serve_http()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._on_signal, number)
-            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+                loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
             self.query_log.start()
             for listener in self.listeners:
                 listener.start()
@@ -195,6 +196,8 @@ class Service:
             listener.close()
         for keeper in list(self.house.keepers.values()):
             keeper.stop()
+        for keeper in list(self.house.keepers.values()):
+            await keeper.stopped(FAST_DRAIN)
         if self.http is not None:
             await self.http.close()
         self.query_log.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.harness.ambassador import ROOT
@@ -26,7 +27,7 @@ class Run:
         return line
 
 
-def command(*arguments: str, timeout: float = 30.0, **environment: str) -> Run:
+def command(*arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 30.0) -> Run:
     """Nothing of our own environment configures it."""
     clean = {
         name: value
@@ -36,7 +37,7 @@ def command(*arguments: str, timeout: float = 30.0, **environment: str) -> Run:
     done = subprocess.run(
         [sys.executable, "-m", "pgambassador", *arguments],
         cwd=ROOT,
-        env={**clean, **environment},
+        env={**clean, **(environment or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

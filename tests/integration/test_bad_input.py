@@ -128,7 +128,8 @@ def test_a_configuration_file_that_is_no_text(tmp_path: Path) -> None:
     ],
 )
 def test_the_environment(name: str, value: str, words: tuple[str, ...]) -> None:
-    said(command("check", *([] if name.startswith("UPSTREAM") else [URL]), **{name: value}), USAGE, *words)
+    url = [] if name.startswith("UPSTREAM") else [URL]
+    said(command("check", *url, environment={name: value}), USAGE, *words)
 
 
 # Files of certificates.
@@ -324,7 +325,7 @@ def test_the_programs_of_postgresql_are_missing(content: str | None, tmp_path: P
         folder.mkdir()
     elif content is not None:
         folder.write_text(content)
-    run = command("demo", PGAMBASSADOR_PG_BIN=str(folder))
+    run = command("demo", environment={"PGAMBASSADOR_PG_BIN": str(folder)})
     assert run.code in (FAILED, USAGE)
     said(run, run.code, str(folder), "PGAMBASSADOR_PG_BIN")
 

@@ -10,12 +10,13 @@ COMPILED := $(shell find pgambassador -name '*.pyx' -o -name '*.pxd')
 MODULES = $(subst /,.,$(basename $(filter %.pyx,$(COMPILED))))
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test adversity check format bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    a primary, a replica and the ambassador, to try"
 	@echo "make test    all tests (ARGS='-k name' for some)"
+	@echo "make adversity  clients, cancels and killed servers at random, against a ledger of what was told"
 	@echo "make check   format, lint, types, stubs"
 	@echo "make format  write the format that check wants"
 	@echo "make bench   side by side with PgBouncer"
@@ -26,6 +27,9 @@ demo: $(VENV)/installed-demo
 
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest $(ARGS)
+
+adversity: $(VENV)/installed-dev
+	$(RUN) -m pytest tests/adversity $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(RUN) -m ruff format --check .

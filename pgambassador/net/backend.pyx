@@ -397,7 +397,8 @@ cdef class Backend:
             self.session = None
             session.backend = None
             self.lose(f"the server ended the connection ({self.sqlstate})")
-            return session.served()
+            # Nothing of what a client has said while the connection was prepared for it has been sent.
+            return session.switched() if self.switching else session.served()
         if self.switching and self.ready():
             self.switching = False
             return session.switched()

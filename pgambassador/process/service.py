@@ -36,6 +36,7 @@ log = logging.getLogger("pgambassador")
 
 TICK = 0.25
 FAST_DRAIN = 1.0
+CANCEL_PATIENCE = 5.0
 
 
 class Service:
@@ -197,7 +198,7 @@ class Service:
         for keeper in list(self.house.keepers.values()):
             keeper.stop()
         for keeper in list(self.house.keepers.values()):
-            await keeper.stopped(FAST_DRAIN)
+            await keeper.stopped(CANCEL_PATIENCE if self._signals < 2 else 0)
         if self.http is not None:
             await self.http.close()
         self.query_log.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -534,10 +535,10 @@ def test_stopping_cuts_off(play: Keeping) -> None:
     for each in (client, waiting):
         assert says(each, b"SFATAL\0", b"C57P01\0")
         each.gets_end()
-    server.gets_end()
     assert play.keeper.clients == set()
     for _, cancel in play.upstream.cancels:
-        cancel.set_result(None)
+        play.does(partial(cancel.set_result, None))
+    server.gets_end()
 
 
 def test_a_connection_that_comes_too_late(play: Keeping) -> None:

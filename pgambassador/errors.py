@@ -34,7 +34,8 @@ class AmbassadorError(Exception):
 
     def sentence(self) -> str:
         """The message with its detail and hint, for a terminal or a log."""
-        return " ".join(part for part in (self.message, self.detail, self.hint) if part)
+        parts = [part for part in (self.message, self.detail, self.hint) if part]
+        return " ".join(part if part.endswith((".", "?", "!")) else f"{part}." for part in parts)
 
 
 class ProtocolViolation(AmbassadorError):
@@ -61,6 +62,15 @@ class ConfigError(AmbassadorError):
     sqlstate = "F0000"
 
 
+_REMEDIES = {
+    "28P01": "Correct user or password, in the URL or where it says that they are kept.",
+    "28000": "Correct the user, or let it in with a line in the server's pg_hba.conf.",
+    "3D000": "Correct the database's name, or create it.",
+    "53300": "Make the pools smaller (pool.size), or raise max_connections of the server.",
+    "57P03": "Wait until the server has started.",
+}
+
+
 class ServerRefused(AmbassadorError):
     """The server answered a login with its own ErrorResponse; its fields pass on unchanged."""
 
@@ -75,3 +85,8 @@ class ServerRefused(AmbassadorError):
             severity="FATAL",
         )
         self.fields = dict(fields)
+
+    def sentence(self) -> str:
+        """In the server's words; to a refused login they tell no remedy, for those who only guess."""
+        remedy = _REMEDIES.get(self.sqlstate)
+        return super().sentence() if self.hint or not remedy else f"{super().sentence()} {remedy}"

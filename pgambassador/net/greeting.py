@@ -25,6 +25,7 @@ _STARTING_UP = "57P03"
 # What clients make us remember is bounded in number and size.
 _TRIED_MOST = 500
 _TRIED_SIZE = 4096
+_TRIES = 3
 
 
 def starting_up(error: AmbassadorError) -> bool:
@@ -105,7 +106,16 @@ class Greeting:
         return self.parameters
 
     async def _try_out(self, settings: Settings) -> dict[str, str]:
-        backend = await self._borrow()
+        for _ in range(_TRIES):
+            told = await self._try_on(await self._borrow(), settings)
+            if told is not None:
+                return told
+        raise Unreachable("the server connection was lost during the login", hint="Connect again.")
+
+    async def _try_on(self, backend: Backend, settings: Settings) -> dict[str, str] | None:
+        """All parameters under these settings; None if the connection is lost, whatever the settings are."""
+        if backend.closed:
+            return None
         before = backend.state if backend.marked_by is None else None
         queries = switch(before, settings)
         if settings in self._tried or not queries:
@@ -113,7 +123,8 @@ class Greeting:
             told = self._tried.get(settings) or dict(backend.parameters)
             backend.ask(b"", 0)
             return told
-        asked: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        asked: asyncio.Future[tuple[bytes | None, dict[str, str]]]
+        asked = asyncio.get_running_loop().create_future()
         backend.state, backend.marked_by = settings, None
 
         def done(error: bytes | None) -> None:
@@ -122,15 +133,15 @@ class Greeting:
                 backend.state = BASE if before is None else before
                 backend.marked_by = self if before is None else None
             if not asked.done():
-                asked.set_result(error)
+                # By the time that the waiting task runs, the connection may be another client's.
+                asked.set_result((error, dict(backend.parameters)))
 
         backend.ask(queries, 1, done)
-        error = await asked
+        error, told = await asked
         if backend.closed:
-            raise Unreachable("the server connection was lost during the login", hint="Connect again.")
+            return None
         if error is not None:
             raise ServerRefused(parse.fields(error))
-        told = dict(backend.parameters)
         if settings.size <= _TRIED_SIZE:
             if len(self._tried) >= _TRIED_MOST:
                 del self._tried[next(iter(self._tried))]
@@ -162,6 +173,4 @@ class Greeting:
                 sqlstate="53300",
                 hint="Raise pool.size or pool.wait_timeout, or look for transactions that stay open.",
             )
-        if backend.closed:
-            raise Unreachable("the server connection was lost during the login", hint="Connect again.")
         return backend

@@ -24,6 +24,8 @@ from pgambassador.net.statements import Statements, statement_text
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.protocol.cancel import CancelKeys
 
+DOOR = 100
+
 
 class House:
     """`users` is the list of who may log in; it is empty where everybody local is trusted."""
@@ -45,8 +47,6 @@ class House:
         self.login_failures = 0
         self.rejected: Counter[str] = Counter()
         self.draining = False
-        self.configured: set[Keeper] = set()
-        """The pools of the URLs themselves: they are kept, and without them we are not ready."""
         self.on_empty: Callable[[], None] | None = None
 
     def keeper(self, database: str, user: str) -> Keeper:
@@ -91,7 +91,7 @@ class House:
     def prune(self) -> None:
         """Forget pools that nobody has a use for; names come from clients."""
         for key, keeper in list(self.keepers.items()):
-            if keeper not in self.configured and keeper.unused:
+            if not keeper.essential and keeper.unused:
                 del self.keepers[key]
 
     def trouble(self) -> str | None:
@@ -100,7 +100,7 @@ class House:
             error = keeper.last_error
             if error is None or keeper.lane.total:
                 continue
-            if keeper in self.configured or isinstance(error, Unreachable):
+            if keeper.essential or isinstance(error, Unreachable):
                 return f"cluster {keeper.cluster}: {error.message}"
         return None
 
@@ -108,8 +108,8 @@ class House:
         return [Numbers(keeper) for keeper in self.keepers.values()]
 
     def crowded(self) -> bool:
-        """Whether as many are at the door, not logged in, as may ever be in."""
-        return self.arriving >= self.config.clients.max
+        """Whether as many are at the door, not logged in, as may ever be in; a few may always."""
+        return self.arriving >= max(self.config.clients.max, DOOR)
 
     def admit(self) -> None:
         """Count a client in, or refuse it."""

@@ -80,6 +80,7 @@ class Keeper:
         self.closed: Counter[str] = Counter()
         self.last_error: AmbassadorError | None = None
         self.stopping = False
+        self.essential = False  # the pool of a URL itself: it is kept, and without it we are not ready
         self.clients: set[Session] = set()
         self.backends: set[Backend] = set()
         self.greeting = Greeting(self)
@@ -94,7 +95,7 @@ class Keeper:
             return
         loop = asyncio.get_running_loop()
         now = time.monotonic()
-        waiting = self.lane.waiting + min(self.greeting.waiting, 1)
+        waiting = self.lane.waiting + min(self.greeting.waiting, 1) or int(self.out_of_reach)
         for _ in range(
             self.plan.openings(waiting=waiting, total=self.lane.total, opening=self.opening, now=now)
         ):
@@ -109,15 +110,13 @@ class Keeper:
 
     async def _open(self) -> None:
         try:
-            link = await self.upstream.open()
+            try:
+                link = await self.upstream.open()
+            finally:
+                self.opening -= 1
         except AmbassadorError as error:
-            self.opening -= 1
             self._failed(error)
             return
-        except BaseException:
-            self.opening -= 1
-            raise
-        self.opening -= 1
         self.connects += 1
         self.plan.succeeded()
         self.last_error = None
@@ -268,13 +267,8 @@ class Keeper:
 
     def orphaned(self, session: Session, reason: str) -> None:
         """The server connection died under a client and could not say why."""
-        error = AmbassadorError(
-            reason,
-            sqlstate="08006",
-            detail="The transaction or query that was running on it may or may not have been completed.",
-            hint="Connect again.",
-        )
-        self.failed(session, error)
+        detail = "The transaction or query that was running on it may or may not have been completed."
+        self.failed(session, AmbassadorError(reason, sqlstate="08006", detail=detail, hint="Connect again."))
 
     def failed(self, session: Session, error: AmbassadorError) -> None:
         """Tell a client why its session ends, and end it."""
@@ -322,7 +316,8 @@ class Keeper:
             if not self.plan.too_idle(freed_at=backend.freed_at, total=self.lane.total, now=now):
                 break  # the stack's bottom has been idle longest
             backend.close("idle")
-        if self.greeting.parameters is not None and self.lane.total + self.opening < self.plan.min_size:
+        short = self.lane.total + self.opening < self.plan.min_size
+        if self.out_of_reach or (short and self.greeting.parameters is not None):
             self.wanted()
 
     def _waited(self, now: float) -> None:
@@ -357,6 +352,11 @@ class Keeper:
             hint="Raise pool.size or pool.wait_timeout, or look for transactions that stay open.",
         )
         return _as_error(self.last_error or error)
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether it must find out by itself when the server is back: nobody is sent here meanwhile."""
+        return self.essential and self.last_error is not None and self.lane.total == 0
 
     @property
     def unused(self) -> bool:

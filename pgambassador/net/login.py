@@ -38,9 +38,8 @@ class Gone(Exception):
 
 
 async def welcome(house: House, sock: socket.socket, address: str) -> None:
-    """Take one accepted connection through its login; it becomes a session or is closed."""
+    """Take one accepted connection, already counted as arriving, to its end: a session, or closed."""
     started = False
-    house.arriving += 1
     try:
         async with asyncio.timeout(house.config.clients.login_timeout):
             start = await _first_packets(house, sock)

@@ -116,6 +116,7 @@ class Service:
             )
             sock.close()
             return
+        self.house.arriving += 1
         spawn(welcome(self.house, sock, peer), "login")
 
     async def _try_upstreams(self) -> None:
@@ -134,7 +135,7 @@ class Service:
             if not served:
                 continue
             keeper = self.house.keeper(served[0], upstream.user)
-            self.house.configured.add(keeper)
+            keeper.essential = True
             try:
                 await keeper.greeting.words(BASE)
             except AmbassadorError as error:

@@ -163,8 +163,11 @@ class Raw(Worker):
         self.check(self.zone, self.ask(build.query("show timezone")).value)
         if self.random.random() < 0.3:
             zone = self.random.choice(ZONES)
-            self.ask(build.query(f"set timezone = '{zone}'"))
-            self.zone = zone
+            answer = self.ask(build.query(f"set timezone = '{zone}'"))
+            if answer.kinds == "EZ":  # a cancel request of before has hit it
+                self.check("57014", answer.error.sqlstate)
+            else:
+                self.zone = zone
 
     def several(self) -> None:
         tokens = [self.token() for _ in range(3)]

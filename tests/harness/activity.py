@@ -44,3 +44,11 @@ def terminate(observer: Connection, *pids: int) -> None:
     """Returns when they are gone."""
     for pid in pids:
         observer.execute("select pg_terminate_backend(%s, 5000)", (pid,))
+
+
+def stop(observer: Connection, text: str) -> None:
+    """End what a test has left running on purpose: to others it would look like theirs."""
+    rows = observer.execute(
+        "select pid from pg_stat_activity where query like %s and pid <> pg_backend_pid()", (f"%{text}%",)
+    )
+    terminate(observer, *(pid for (pid,) in rows.fetchall()))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from struct import pack
 
 import pytest
 from psycopg import Connection
 
 from pgambassador.embedded import Postgres
+from pgambassador.net.house import DOOR
 from pgambassador.wire import build
 from tests.harness import USERS, Ambassador, Answer, Message, Wire, wait_until
 
@@ -239,6 +241,7 @@ def test_a_client_that_does_not_finish_its_login_is_sent_away(
     proxy = ambassador(
         primary.url("app", USERS["app"].password, "app"), clients={"login_timeout": "1s", "max": 1}
     )
+    # Who is only at the door takes nobody's place.
     slow = [Wire(proxy.port) for _ in range(3)]
     slow[1].send(START[:-1])
     slow[2].send(build.SSL_REQUEST)
@@ -248,6 +251,26 @@ def test_a_client_that_does_not_finish_its_login_is_sent_away(
             refused(wire.rest(), "57014", "login")
     with Wire.session(proxy.port) as wire:
         assert wire.ask("select 1").value == "1"
+
+
+def test_there_is_a_limit_to_how_many_may_be_logging_in(
+    primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    proxy = ambassador(primary.url("app", USERS["app"].password, "app"), clients={"max": 1})
+    with ExitStack() as door:
+        for _ in range(DOOR):
+            slow = door.enter_context(Wire(proxy.port))
+            slow.send(build.SSL_REQUEST)
+            assert slow.take(1) == b"N"
+        with Wire(proxy.port) as wire:
+            refused(wire.rest(), "53300", "logging in")
+
+    def let_in() -> bool:
+        with Wire(proxy.port) as wire:
+            wire.send(build.SSL_REQUEST)
+            return wire.take(1) == b"N"
+
+    wait_until(let_in, "room at the door")
 
 
 # After the login.

@@ -12,7 +12,7 @@ from psycopg import Connection
 from pgambassador.embedded import Postgres
 from pgambassador.wire import build
 from tests.harness import USERS, Ambassador, Link, Wire, wait_until
-from tests.harness.activity import wait_running
+from tests.harness.activity import stop, wait_running
 from tests.harness.packets import Cable
 
 KEEPALIVE = {"keepalives_idle": "1", "keepalives_interval": "1", "keepalives_count": "2"}
@@ -62,6 +62,7 @@ def test_a_lost_server_is_noticed_by_keepalives_and_the_queue_moves_on(
         assert answer.error.sqlstate in ("08006", "08007")
         assert waiter.until("Z").value == "came in"
         assert time.monotonic() - pulled < NOTICED + 1
+    stop(observer, "'unplugged'")
 
 
 def test_an_idle_lost_server_is_noticed_by_keepalives(

@@ -119,7 +119,7 @@ def test_a_running_query_is_cancelled(
     wire.send(data)
     wait_until(lambda: any("pg_sleep" in str(query) for query in active(observer)), "the query to run")
     wire.vanish(reset=reset)
-    wait_until(lambda: not active(observer), "the end of the query", deadline=5)
+    wait_until(lambda: not active(observer), f"the end of {active(observer)}", deadline=10)
     next_client_is_well(proxy)
 
 

@@ -85,7 +85,7 @@ def test_all_failures_look_the_same() -> None:
     credentials: list[Credential | None] = [VERIFIER, Plain(b"secret"), Md5Hash(b"0a" * 16), None]
     outcomes = [outcome(client.scram("app", each), scram_answers(b"wrong")) for each in credentials]
     assert len(outcomes[0][0]) == 2
-    assert outcomes[0][1] == '28P01 password authentication failed for user "app"'
+    assert outcomes[0][1] == '28P01 password authentication failed for user "app".'
     assert all(each == outcomes[0] for each in outcomes)
 
 
@@ -185,7 +185,7 @@ def test_md5_with_the_right_password(credential: Credential) -> None:
 def test_md5_with_the_wrong_password(credential: Credential | None) -> None:
     assert outcome(client.md5("app", credential), md5_answers(b"wrong", "app")) == (
         [(5, 4)],
-        '28P01 password authentication failed for user "app"',
+        '28P01 password authentication failed for user "app".',
     )
 
 

@@ -69,7 +69,10 @@ def test_a_failure_names_its_step(capsys, servers):
     code, _, err = run(capsys, url="postgresql://app@a,b/shop")
     assert code == 1
     assert err.splitlines() == [
-        "cluster main, a:5432: no password=*** for you",
+        (
+            "cluster main, a:5432: no password=*** for you."
+            " Correct user or password, in the URL or where it says that they are kept."
+        ),
         "cluster main, b:5432: b:5432 did not answer. Check the firewall.",
     ]
 
@@ -86,7 +89,10 @@ def test_without_a_user_an_answer_is_enough(capsys, servers, error):
 
 def test_without_a_user_another_error_still_counts(capsys, servers):
     servers.answers["a", "postgres"] = ServerRefused({"M": "shutting down", "C": "57P03"})
-    assert run(capsys, url="postgresql://a")[::2] == (1, "cluster main, a:5432: shutting down\n")
+    assert run(capsys, url="postgresql://a")[::2] == (
+        1,
+        "cluster main, a:5432: shutting down. Wait until the server has started.\n",
+    )
 
 
 def test_a_weak_mode_is_a_warning(capsys, servers):

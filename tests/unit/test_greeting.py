@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from pgambassador.errors import ServerRefused, Unreachable
+from pgambassador.net.backend import Backend
 from pgambassador.net.greeting import BASE, starting_up
+from pgambassador.net.lane import Borrower
 from pgambassador.protocol.settings import Settings
 from tests.keeping import PARAMETERS, Keeping
 from tests.messages import IDLE, complete, error, parameter_status, query
@@ -178,12 +180,30 @@ def test_a_login_that_ends_during_its_trial(play: Keeping, server: Server) -> No
 
 
 def test_a_connection_lost_during_a_trial(play: Keeping, server: Server) -> None:
-    """The login must not wait for ever."""
+    """It says nothing about the settings: another connection is asked, but not for ever."""
     task = play.greets(Settings.of({"timezone": "CET"}))
+    for _ in range(2):
+        server.read_all()
+        server.leaves()
+        assert not task.done()
+        server = play.opens()
     server.read_all()
     server.leaves()
-    assert task.done()
-    assert task.exception() is not None
+    assert isinstance(task.exception(), Unreachable)
+
+
+def test_what_is_told_is_not_the_next_ones(play: Keeping, server: Server) -> None:
+    """The connection goes on at once; what the next one makes of it may come before the login's turn does."""
+    task = play.greets(Settings.of({"timezone": "CET"}))
+
+    def next_one(backend: Backend | None) -> None:
+        assert backend is server.backend
+        backend.parameters["TimeZone"] = "Asia/Tokyo"
+
+    play.does(lambda: play.keeper.lane.borrow(Borrower(next_one)))
+    agrees(server, parameter_status("TimeZone", "CET"))
+    assert server.backend.parameters["TimeZone"] == "Asia/Tokyo"
+    assert task.result() == (Settings.of({"timezone": "CET"}), {**PARAMETERS, "TimeZone": "CET"})
 
 
 def test_another_version_of_the_server_is_asked_again(play: Keeping, server: Server) -> None:

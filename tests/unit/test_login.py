@@ -35,6 +35,7 @@ class Caller:
         ours, self.sock = socket.socketpair()
         for sock in (ours, self.sock):
             sock.setblocking(False)
+        door.house.arriving += 1
         self.task = door.loop.create_task(welcome(door.house, ours, "10.0.0.1:40000"))
         door.callers.append(self)
         self.sends(data, piece=piece)

@@ -45,7 +45,7 @@ def test_a_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     first, second = caplog.records
     assert first.getMessage() == "first failed"
     assert first.exc_info
-    assert second.getMessage() == "second failed: gone Wait."
+    assert second.getMessage() == "second failed: gone. Wait."
     assert not second.exc_info
 
 

@@ -19,7 +19,7 @@ from tests.harness.command import Run, command
 
 FAILED, USAGE = 1, 2
 SECRET = "a-secret-that-nobody-may-see"
-URL = f"postgresql://app:{SECRET}@127.0.0.1:5432/app"
+URL = f"postgresql://app:{SECRET}@127.0.0.1:5433/app"
 
 
 def written(folder: Path, config: dict[str, Any] | str) -> str:
@@ -256,7 +256,12 @@ def test_a_server_that_is_none(ca: Authority) -> None:
 
 
 def test_a_wrong_password(primary: Postgres) -> None:
-    said(check(primary, password=SECRET), FAILED, 'password authentication failed for user "app"')
+    said(
+        check(primary, password=SECRET),
+        FAILED,
+        'password authentication failed for user "app"',
+        "correct user or password",
+    )
 
 
 def test_no_password(primary: Postgres) -> None:
@@ -266,7 +271,7 @@ def test_no_password(primary: Postgres) -> None:
 
 def test_an_unknown_database(primary: Postgres) -> None:
     run = command("check", primary.url(database="nowhere"))
-    said(run, FAILED, '"nowhere"', "does not exist")
+    said(run, FAILED, '"nowhere"', "does not exist", "correct the database")
 
 
 def test_an_unknown_user(primary: Postgres) -> None:

@@ -138,8 +138,8 @@ class Greeting:
 
         backend.ask(queries, 1, done)
         error, told = await asked
-        if backend.closed:
-            return None
+        if error == b"":
+            return None  # the connection has ended
         if error is not None:
             raise ServerRefused(parse.fields(error))
         if settings.size <= _TRIED_SIZE:

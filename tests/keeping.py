@@ -18,6 +18,7 @@ from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements
 from pgambassador.protocol.settings import Settings
 from tests.loop import Loop
+from tests.messages import IDLE, complete, row
 from tests.playbook import Client, Playbook, Server
 
 PARAMETERS = {"server_version": "18.0", "TimeZone": "UTC", "application_name": "", "DateStyle": "ISO, MDY"}
@@ -65,6 +66,7 @@ class Keeping(Playbook):
 
     def client(self, state: object = BASE, **options: Any) -> Client:
         client = super().client(state, **options)
+        client.session.facts.told = dict(PARAMETERS)
         self.keeper.clients.add(client.session)
         return client
 
@@ -97,6 +99,14 @@ class Keeping(Playbook):
         """The oldest opening fails."""
         self.upstream.openings.pop(0).set_exception(error)
         self.loop.run()
+
+    def surveys(self, server: Server, asked: bytes, **found: str | None) -> None:
+        """The server is asked what its client has set, and says it."""
+        rows = [
+            row(name.replace("__", ".").encode(), None if value is None else value.encode().hex().encode())
+            for name, value in found.items()
+        ]
+        server.answers(asked, *rows, complete("SELECT"), IDLE)
 
     def ticks(self, later: float = 0.0) -> None:
         """The keeper looks around, so many seconds from now."""

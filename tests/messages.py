@@ -134,11 +134,9 @@ def columns(*names: bytes) -> bytes:
     return _typed("T", pack("!h", len(names)) + body)
 
 
-def row(*values: bytes) -> bytes:
-    return _typed(
-        "D",
-        pack("!h", len(values)) + b"".join(pack("!i", len(each)) + each for each in values),
-    )
+def row(*values: bytes | None) -> bytes:
+    columns = [pack("!i", -1) if each is None else pack("!i", len(each)) + each for each in values]
+    return _typed("D", pack("!h", len(values)) + b"".join(columns))
 
 
 def complete(tag: str) -> bytes:

@@ -20,18 +20,21 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-from pgambassador.net.backend import Backend, Statement
+from pgambassador.net.backend import Backend
 from pgambassador.net.channel import Channel
 from pgambassador.net.connector import Link
 from pgambassador.net.facts import Facts
 from pgambassador.net.lane import Lane
+from pgambassador.net.parties import Statement
 from pgambassador.net.session import Session
 from pgambassador.wire import build
+from tests import messages
 from tests.loop import Loop
 from tests.messages import show
 
 BASE = "base"
 SWITCH = "SET state TO '{}'"
+QUESTION = build.query("what is set?")
 ROLLBACK = build.query("ROLLBACK")
 WAIT = build.notice_response("NOTICE", "00000", "please wait")
 
@@ -40,7 +43,7 @@ class Policy:
     """Decides the least that is needed, and writes down what it was asked: `play.policy.heard`."""
 
     def __init__(self) -> None:
-        self.all_harmless = False
+        self.old_news: set[tuple[str, str]] = set()
         self.heard: list[tuple[Any, ...]] = []
         self.known: dict[bytes, Statement] = {}
 
@@ -57,15 +60,18 @@ class Policy:
     def wanted(self) -> None:
         self.heard.append(("wanted",))
 
-    def switch(self, backend: Backend, session: Session) -> bytes:
-        return build.query(SWITCH.format(session.state))
+    def switch(self, backend: Backend, session: Session) -> tuple[bytes, int]:
+        return switched(session.state), 1
 
-    def harmless(self, backend: Backend, session: Session) -> bool:
-        return self.all_harmless
-
-    def reported(self, session: Session, backend: Backend, name: str, value: str) -> None:
+    def reported(self, session: Session, backend: Backend, name: str, value: str) -> bool:
         self.heard.append(("reported", name, value))
+        if (name, value) in self.old_news:
+            return False
         session.state = backend.state = f"{name}={value}"
+        return True
+
+    def unreported(self, session: Session, backend: Backend) -> bytes:
+        return b""
 
     def tagged(self, session: Session, backend: Backend, tag: str) -> None:
         self.heard.append(("tagged", tag))
@@ -76,8 +82,24 @@ class Policy:
         elif tag == "DEALLOCATE ALL":
             backend.forget_statements(session)
 
+    def called(self, session: Session, backend: Backend, text: bytes) -> None:
+        self.heard.append(("called", text))
+        backend.marked_by = session
+
+    def question(self, session: Session, backend: Backend) -> bytes:
+        return QUESTION
+
+    def answered(self, session: Session, backend: Backend, rows: list[bytes] | None) -> None:
+        self.heard.append(("answered", rows))
+        if rows is None:
+            backend.pinned = True
+        else:
+            session.state = backend.state = b" ".join(rows)
+
     def abandoned(self, backend: Backend, half: bool) -> None:
         self.heard.append(("abandoned", half))
+        if backend.finish_survey():
+            return
         if half or not backend.clean:
             backend.close("abandoned")
         else:
@@ -310,8 +332,11 @@ def _pair(buffer: int) -> tuple[socket.socket, socket.socket]:
 
 
 def switched(state: object) -> bytes:
-    """The query with which `Policy` brings a server into a state."""
-    return build.query(SWITCH.format(state))
+    """The messages with which `Policy` brings a server into a state."""
+    return build.execution(SWITCH.format(state))
 
+
+AGREED = messages.PARSE_COMPLETE + messages.BIND_COMPLETE + messages.complete("SET")
+"""What a server answers to each statement of that."""
 
 MakePlay = Callable[..., Playbook]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pgambassador.protocol.settings import Settings
+from pgambassador.protocol.survey import NOTHING, Names
 
 
 @dataclass(slots=True)
@@ -17,6 +18,8 @@ class Facts:
     connected_at: float
     start: Settings
     """What its start packet has set: what RESET leads back to."""
+    told: dict[str, str] = field(default_factory=dict)
+    """The parameters as the client knows them. Never changed in place: logins share it."""
     told_of_waiting: bool = False
-    reset: bool = False
-    """Whether the last command that concerned the session was a RESET."""
+    doubts: Names = NOTHING
+    """Which parameters the session may have set since a server was asked."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,18 +27,16 @@ from pgambassador.net.greeting import BASE, Greeting, starting_up
 from pgambassador.net.lane import Borrower, Lane
 from pgambassador.net.session import Session
 from pgambassador.net.sockets import Sockets
-from pgambassador.net.statements import Statements, statement_text
+from pgambassador.net.statements import Statements
+from pgambassador.net.states import States
 from pgambassador.net.tasks import spawn
 from pgambassador.observe.metrics import BUCKETS
 from pgambassador.pool.plan import Plan
-from pgambassador.protocol.settings import FIXED, Settings, effective, switch
+from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
 
 log = logging.getLogger(__name__)
 
-_IDENTITY = re.compile(rb"(?i)\b(?:role|authorization)\b")
-# SET x TO DEFAULT is a RESET, though its tag does not say so.
-_TO_DEFAULT = re.compile(rb"(?i)(?:\bto|=)\s*default\b")
 _ROLLBACK = build.query("ROLLBACK")
 _DISCARD = build.query("DISCARD ALL")
 
@@ -51,7 +48,7 @@ class Upstream(Protocol):
     async def cancel(self, link: Link) -> None: ...
 
 
-class Keeper:
+class Keeper(States):
     """`departed(session, reason)` is called once for each session that has ended."""
 
     def __init__(
@@ -161,62 +158,9 @@ class Keeper:
 
     # What the compiled part asks.
 
-    def switch(self, backend: Backend, session: Session) -> bytes:
-        defaults = backend.defaults
-        before = effective(backend.state, defaults) if backend.marked_by is None else None
-        return switch(before, effective(session.state, defaults))
-
-    def harmless(self, backend: Backend, session: Session) -> bool:
-        """Whether a statement may follow the change of settings at once: it is only about a name."""
-        if backend.marked_by is not None:
-            return False
-        name = "application_name"
-        defaults = backend.defaults
-        before, after = effective(backend.state, defaults), effective(session.state, defaults)
-        return before.without(name) is after.without(name)
-
-    def reported(self, session: Session, backend: Backend, name: str, value: str) -> None:
-        """A ParameterStatus reached a client: it is part of its session from now on."""
-        if name in FIXED or not isinstance(session, Session):
-            return
-        if name == "application_name":
-            session.facts.application_name = value
-        facts = session.facts
-        if facts.reset:
-            value = facts.start.values.get(name.lower(), value)
-        session.state = session.state.with_value(name, value)
-        if not facts.reset:
-            backend.state = session.state
-
-    def tagged(self, session: Session, backend: Backend, tag: str) -> None:
-        """A command has run that may concern the session."""
-        session.facts.reset = session.facts.start is not BASE and (
-            tag in ("RESET", "DISCARD ALL")
-            or (tag == "SET" and _TO_DEFAULT.search(statement_text(backend.note)) is not None)
-        )
-        if tag in ("SET", "RESET", "DO", "CALL"):
-            backend.marked_by = session
-        elif tag in ("DISCARD ALL", "DEALLOCATE ALL"):
-            backend.forget_statements(session)
-            if tag == "DISCARD ALL":
-                backend.marked_by = session
-                backend.pinned = False
-        elif tag in ("LISTEN", "PREPARE"):
-            backend.pinned = True
-        if tag == "SET" and _IDENTITY.search(statement_text(backend.note)):
-            backend.pinned = True  # or rights that were given up would come back
-        if session.facts.reset:
-            self._reset(session, backend)
-
-    def _reset(self, session: Session, backend: Backend) -> None:
-        """Back to the values of the start packet, which a server connection that many share does not know."""
-        start = session.facts.start
-        session.state = Settings.of({**session.state.values, **start.values})
-        backend.state = BASE
-
     def abandoned(self, backend: Backend, half: bool) -> None:
         """A client has left while it held the connection; `half`: in the middle of a message."""
-        if backend.closed:
+        if backend.closed or backend.finish_survey():
             return
         if half or not backend.clean:
             if backend.owes and not half:

@@ -1,4 +1,5 @@
-from pgambassador.net.backend cimport Backend, Client, Home
+from pgambassador.net.backend cimport Backend
+from pgambassador.net.parties cimport Client, Home
 
 cdef class Waiter(Client):
     cdef readonly bint waiting

@@ -10,7 +10,8 @@
 """
 from collections import deque
 
-from pgambassador.net.backend cimport Backend, Client, Home, clock
+from pgambassador.net.backend cimport Backend
+from pgambassador.net.parties cimport Client, Home, clock
 
 # An idle connection's end is seen by the event loop; only what came since its last turn could be missed.
 cdef double MOMENT = 0.01
@@ -96,7 +97,7 @@ cdef class Lane(Home):
             self.waiting -= 1
         return 0
 
-    cdef int freed(self, Backend backend) except -1:
+    cdef int freed(self, object backend) except -1:
         # A waiter may let go of it at once, and the next one too: a loop, or a long queue would be deep recursion.
         self.free.append(backend)
         if self.serving:
@@ -104,7 +105,7 @@ cdef class Lane(Home):
         self.serving = True
         try:
             while self.free:
-                self.serve(self.free.pop())
+                self.serve(<Backend>self.free.pop())
         finally:
             self.serving = False
         return 0
@@ -130,8 +131,8 @@ cdef class Lane(Home):
         self.idle.append(backend)
         return 0
 
-    cdef int gone(self, Backend backend, str reason) except -1:
-        if not backend.counted:
+    cdef int gone(self, object backend, str reason) except -1:
+        if not (<Backend>backend).counted:
             return 0
         self.total -= 1
         if backend in self.idle:

@@ -94,7 +94,7 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
     if session.waiting:
         keeper.cancels += 1
         session.refuse(build.error_response("ERROR", "57014", "canceling statement due to user request"))
-    elif session.backend is not None and session.backend.owes and not session.switching:
+    elif session.backend is not None and session.backend.owes:
         await keeper.cancel(session.backend)
 
 
@@ -123,6 +123,7 @@ async def _login(house: House, sock: socket.socket, start: Start, address: str) 
         pid=0,
         connected_at=time.time(),
         start=settings,
+        told=told,
     )
     session = Session(house.sockets, Channel(house.sockets, sock), keeper.lane, settings, facts)
     facts.pid, key = house.keys.issue(session)

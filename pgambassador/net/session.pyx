@@ -3,22 +3,16 @@
 
 1. A message that a server must answer needs a server connection; without one the session waits with that message
    kept, and reads on only up to `WAIT_BOUND`, to notice that its client has gone.
-2. What goes to the server is a run of bytes as they came; only names of prepared statements are rewritten, and
-   what the server lacks is put before it. All of one read leaves in one write.
-3. Each message that will be answered has its entry in the ledger before its bytes leave.
-4. Statements belong to the session under the client's names, to servers under ours. An unknown name passes
-   unchanged, so that the server's own error answers it.
-5. Late CopyData of a COPY that has failed is dropped, as a server would.
+2. Late CopyData of a COPY that has failed is dropped, as a server would.
 """
 from libc.stdlib cimport RAND_MAX, rand
-from libc.string cimport memchr
 
-from pgambassador.net.backend cimport SHARED, Backend, Statement, clock
+from pgambassador.net.answers cimport SHARED
+from pgambassador.net.backend cimport Backend
 from pgambassador.net.channel cimport Channel
-from pgambassador.net.lane cimport Lane, Waiter
-from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
+from pgambassador.net.lane cimport Lane
+from pgambassador.net.parties cimport clock
 from pgambassador.wire.framing cimport MORE, Scanner
-from pgambassador.wire.replies cimport mentions_set_config
 
 from pgambassador.errors import ProtocolViolation
 from pgambassador.wire.framing import WHOLE
@@ -30,30 +24,23 @@ cdef dict NEEDS = {
 }
 cdef Py_ssize_t CLIENT_LIMIT = 0x3FFFFFFF
 cdef Py_ssize_t WHOLE_LIMIT = 64 * 1024 * 1024
-# Names of portals are kept for the query log alone.
-cdef Py_ssize_t PORTALS_MOST = 1000
 cdef Py_ssize_t WAIT_BOUND = 64 * 1024
 
 # Not the buffer of the server connections: one of those may have to be read while a client's bytes are looked at.
 cdef char inbox[SHARED]
 
-cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
-cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
 cdef bytes READY_IDLE = b"Z\x00\x00\x00\x05I"
 
 
-cdef class Session(Waiter):
+cdef class Session(Requests):
     """`facts` belong to the policy; `state` is the client's settings, compared by identity with the server's."""
 
     def __init__(self, loop, Channel channel not None, Lane lane not None, state, facts):
+        Requests.__init__(self, lane)
         self.loop = loop
         self.channel = channel
-        self.lane = lane
-        self.policy = lane.policy
         self.state = state
         self.facts = facts
-        self.statements = {}
-        self.portals = {}
         self.scanner = Scanner(NEEDS, CLIENT_LIMIT, WHOLE_LIMIT)
         channel.on_readable = self.on_readable
         channel.on_drained = self.on_drained
@@ -76,7 +63,7 @@ cdef class Session(Waiter):
             n = self.channel.fill(inbox, SHARED)
             if n <= 0:
                 break
-            if self.waiting or self.switching:
+            if self.waiting:
                 self.lane.bytes_received += n
                 self.scanner.append(<const unsigned char *>inbox, n)
                 if self.scanner.held > WAIT_BOUND:
@@ -88,7 +75,7 @@ cdef class Session(Waiter):
                 return
         if n > 0:
             self.loop.call_soon(self.on_readable)
-        elif n == 0 and (self.waiting or self.switching) and self.said_goodbye():
+        elif n == 0 and self.waiting and self.said_goodbye():
             # What it sent before it left is still done, when its turn comes.
             self.channel.stop_reading()
         elif n != -1:
@@ -97,7 +84,7 @@ cdef class Session(Waiter):
     def on_drained(self):
         """The client reads again."""
         if self.backend is not None:
-            self.backend.channel.start_reading()
+            (<Backend>self.backend).channel.start_reading()
         if not self.leaving:
             self.channel.start_reading()
 
@@ -109,9 +96,7 @@ cdef class Session(Waiter):
         try:
             self.process()
         except ProtocolViolation as error:
-            self.length = 0
-            self.fail(error)
-            return 0
+            return self.break_off(error)
         except Exception as error:
             # Ours. The session's state is not known any more, nor is what the server has been sent.
             self.length = 0
@@ -176,25 +161,19 @@ cdef class Session(Waiter):
         self.linked(kind)
         return True
 
-    cdef int acquire(self) except -1:
+    cdef bint acquire(self) except -1:
         cdef Backend backend = self.lane.take(self.now)
         if backend is None:
             self.lane.queue(self, self.now)
             return False
         self.waited = 0.0
-        self.switching = backend.join(self)
-        return not self.switching
+        backend.join(self)
+        return True
 
     cdef int granted(self, Backend backend, double now) except -1:
         self.now = now
         self.waited = now - self.waiting_since
-        self.switching = backend.join(self)
-        self.channel.start_reading()
-        return 0 if self.switching else self.take(0)
-
-    cdef int switched(self) except -1:
-        self.switching = False
-        self.now = clock()
+        backend.join(self)
         self.channel.start_reading()
         return self.take(0)
 
@@ -207,258 +186,6 @@ cdef class Session(Waiter):
             kind = kept[at]
             at += 1 + int.from_bytes(kept[at + 1:at + 5], "big")
         return kind == c'X' and at == len(kept)
-
-    cdef int linked(self, int kind) except -1:
-        """A message on its way to the server connection that the session holds."""
-        cdef Backend backend = self.backend
-        cdef object text
-        cdef Py_ssize_t end
-        self.passing = True
-        if backend.copying:
-            # All of it belongs to the COPY: a Sync is ignored, anything else makes it fail.
-            if kind == c'S':
-                backend.copy_syncs = True
-            elif kind == c'c' or kind == c'f':
-                backend.copying = False
-            return self.forward()
-        if kind == c'c' or kind == c'f':
-            # Perhaps of a COPY whose CopyInResponse is still on its way.
-            backend.ledger.put(c'c', FORWARD, self, None, None, self.now)
-            return self.forward()
-        if backend.ledger.skipping and kind != c'S':
-            return self.forward()
-        if kind == c'Q':
-            return self.query(backend)
-        if kind == c'E':
-            backend.unsynced = True
-            end = self.name_end(5)
-            text = self.bound
-            if end > 6:
-                text = self.portals.get((<const char *>self.scanner.at)[5:end - 1], text)
-            backend.ledger.put(c'E', FORWARD, self, text, None, self.now)
-            return self.forward()
-        if kind == c'B':
-            return self.bind(backend)
-        if kind == c'S':
-            backend.unsynced = False
-            backend.ledger.put(c'S', FORWARD, self, None, None, self.now)
-            self.forward()
-            if self.litter is not None:
-                self.cut(backend)
-                litter = (
-                    b"C" + (6 + len(self.litter)).to_bytes(4, "big") + b"S" + self.litter + b"\x00S\x00\x00\x00\x04"
-                )
-                backend.channel.stage(litter, len(litter))
-                backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
-                backend.ledger.put(c'S', SWALLOW, self, None, None, self.now)
-                self.litter = None
-            return 0
-        if kind == c'P':
-            return self.parse(backend)
-        if kind == c'D':
-            return self.describe(backend)
-        if kind == c'C':
-            return self.close_statement(backend)
-        if kind == c'H':
-            backend.unsynced = True
-            if backend.ledger.count and backend.ledger.head().action == FAKE and not backend.scanner.left:
-                # Nothing of the server's own is awaited before it.
-                backend.pay()
-            return self.forward()
-        if kind == c'F':
-            backend.unsynced = False
-            backend.ledger.put(c'F', FORWARD, self, None, None, self.now)
-        return self.forward()
-
-    cdef int query(self, Backend backend) except -1:
-        cdef object text = None
-        if self.lane.sink is not None:
-            text = (<const char *>self.scanner.at)[5:self.scanner.have]
-        backend.unsynced = False
-        # A simple query ends the unnamed statement (manual: "Extended Query").
-        self.unnamed = backend.unnamed_of = None
-        if mentions_set_config(<const char *>self.scanner.at, self.scanner.have):
-            backend.marked_by = self
-        backend.ledger.put(c'Q', FORWARD, self, text, None, self.now)
-        return self.forward()
-
-    cdef int parse(self, Backend backend) except -1:
-        cdef Statement statement
-        cdef const char *at = <const char *>self.scanner.at
-        cdef Py_ssize_t end = self.name_end(5)
-        cdef bytes name
-        backend.unsynced = True
-        if end == 6:
-            self.unnamed = at[:self.scanner.have]
-            if mentions_set_config(at, self.scanner.have):
-                backend.marked_by = self
-            backend.unnamed_of = self
-            backend.ledger.put(c'P', FORWARD, self, self.unnamed, None, self.now)
-            return self.forward()
-        name = at[5:end - 1]
-        if name in self.statements and (backend.ledger.count == 0 or self.just_prepared(backend, name)):
-            # The server shall refuse it in its own words: make the name known there, until the next Sync.
-            self.cut(backend)
-            self.litter = name
-            trivial = b"P" + (8 + len(name)).to_bytes(4, "big") + name + b"\x00\x00\x00\x00"
-            backend.channel.stage(trivial, len(trivial))
-            backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
-        if self.lane.sticky or self.litter is not None:
-            backend.ledger.put(c'P', FORWARD, self, at[end:self.scanner.have], None, self.now)
-            return self.forward()
-        statement = self.policy.statement(at[end:self.scanner.have])
-        self.statements[name] = statement
-        if statement in backend.prepared:
-            if backend.ledger.count == 0 and backend.status != c'E':
-                backend.ledger.put(c'P', FAKE, self, statement, name, self.now)
-                return 0
-            # What is under way may yet change what the server knows: then only the server can say.
-            self.cut(backend)
-            backend.drop(statement, self)
-        self.cut(backend)
-        backend.channel.stage(statement.frame, len(statement.frame))
-        backend.ledger.put(c'P', FORWARD, self, statement, name, self.now)
-        backend.adopt(statement, self)
-        return 0
-
-    cdef bint just_prepared(self, Backend backend, bytes name) except -1:
-        """Whether the name has been prepared in this part of the pipeline, with nothing since that could end it."""
-        cdef Py_ssize_t i = backend.ledger.count
-        cdef Entry *entry
-        while i > 0:
-            i -= 1
-            entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
-            if entry.kind in (c'S', c'Q', c'E', c'C'):
-                return False
-            if entry.kind == c'P' and <object>entry.name == name:
-                return True
-        return False
-
-    cdef int bind(self, Backend backend) except -1:
-        cdef Statement statement
-        cdef const unsigned char *at = self.scanner.at
-        cdef Py_ssize_t portal = self.name_end(5)
-        cdef Py_ssize_t end, rest
-        cdef bytes name, head
-        if portal < 0:
-            return self.scanner.ask(self.scanner.have * 2)
-        end = self.name_end(portal)
-        if end < 0:
-            return self.scanner.ask(self.scanner.have * 2)
-        backend.unsynced = True
-        statement = None
-        if end - portal == 1:
-            self.bound = self.unnamed
-            self.bring_unnamed(backend)
-        elif not self.lane.sticky:
-            name = (<const char *>at)[portal:end - 1]
-            statement = self.statements.get(name)
-            self.bound = statement
-        if portal > 6:
-            if len(self.portals) >= PORTALS_MOST:
-                self.portals.clear()
-            self.portals[(<const char *>at)[5:portal - 1]] = self.bound
-        if statement is not None:
-            if statement.sets:
-                backend.marked_by = self
-            self.cut(backend)
-            backend.prepare(statement, self)
-            rest = self.scanner.size - 1 - (end - portal) + len(statement.name) + 1
-            head = b"B" + rest.to_bytes(4, "big") + (<const char *>at)[5:portal] + statement.name + b"\x00"
-            backend.channel.stage(head, len(head))
-            backend.ledger.put(c'B', FORWARD, self, statement, None, self.now)
-            self.run = at + end
-            self.length = self.scanner.have - end
-            return 0
-        backend.ledger.put(c'B', FORWARD, self, self.bound, None, self.now)
-        return self.forward()
-
-    cdef int bring_unnamed(self, Backend backend) except -1:
-        """The unnamed statement there must be ours, or none: never another client's."""
-        cdef bytes frame = self.unnamed
-        if self.lane.sticky or backend.unnamed_of is self:
-            return 0
-        self.cut(backend)
-        if frame is not None:
-            backend.ledger.put(c'P', SWALLOW, self, frame, None, self.now)
-            backend.unnamed_of = self
-        else:
-            frame = CLOSE_UNNAMED
-            backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
-            backend.unnamed_of = None
-        return backend.channel.stage(frame, len(frame))
-
-    cdef int describe(self, Backend backend) except -1:
-        cdef Statement statement = None
-        cdef const char *at = <const char *>self.scanner.at
-        cdef bytes frame
-        backend.unsynced = True
-        if self.scanner.have > 7 and at[5] == c'S' and not self.lane.sticky:
-            statement = self.statements.get(at[6:self.scanner.have - 1])
-        elif self.scanner.have == 7 and at[5] == c'S':
-            self.bring_unnamed(backend)
-        if statement is not None:
-            self.cut(backend)
-            backend.prepare(statement, self)
-            frame = b"D" + (6 + len(statement.name)).to_bytes(4, "big") + b"S" + statement.name + b"\x00"
-            backend.channel.stage(frame, len(frame))
-            backend.ledger.put(c'D', FORWARD, self, statement, None, self.now)
-            return 0
-        backend.ledger.put(c'D', FORWARD, self, None, None, self.now)
-        return self.forward()
-
-    cdef int close_statement(self, Backend backend) except -1:
-        """Close: a statement is forgotten here, servers keep it for others; a portal is the server's."""
-        cdef const char *at = <const char *>self.scanner.at
-        cdef Statement statement
-        cdef bytes name
-        if self.scanner.have < 7 or at[5] != c'S' or self.lane.sticky:
-            backend.unsynced = True
-            backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
-            if self.portals and self.scanner.have > 7:
-                self.portals.pop(at[6:self.scanner.have - 1], None)
-            return self.forward()
-        name = at[6:self.scanner.have - 1]
-        statement = self.statements.pop(name, None)
-        if not name:
-            self.unnamed = None
-        if backend is None:
-            self.channel.stage(CLOSE_COMPLETE, 5)
-            return 0
-        backend.unsynced = True
-        if not name:
-            backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
-            return self.forward()
-        backend.ledger.put(c'C', FAKE, self, statement, name, self.now)
-        return 0
-
-    cdef int forward(self) except -1:
-        """The chunk goes on as it came."""
-        if self.length and self.run + self.length != self.scanner.at:
-            self.cut(self.backend)
-        if self.length == 0:
-            self.run = self.scanner.at
-        self.length += self.scanner.have
-        return 0
-
-    cdef int cut(self, Backend backend) except -1:
-        """What has been collected goes before what comes now."""
-        if self.length:
-            backend.channel.stage(<const char *>self.run, self.length)
-            self.length = 0
-        return 0
-
-    cdef Py_ssize_t name_end(self, Py_ssize_t start) except -2:
-        """Where the string that begins at `start` ends, behind its zero byte; -1 if that has not come yet."""
-        cdef const unsigned char *at = self.scanner.at
-        cdef const unsigned char *zero = NULL
-        if start < self.scanner.have:
-            zero = <const unsigned char *>memchr(at + start, 0, self.scanner.have - start)
-        if zero == NULL:
-            if self.scanner.left == 0:
-                raise ProtocolViolation("invalid string in message")
-            return -1
-        return zero - at + 1
 
     # Ends.
 
@@ -478,25 +205,36 @@ cdef class Session(Waiter):
         return 0
 
     cdef int terminate(self) except -1:
-        """Terminate: what was sent before it is still done, as a server would."""
-        cdef Backend backend = self.backend
-        if backend is not None and self.length:
-            backend.channel.send(<const char *>self.run, self.length)
-            self.length = 0
-        if backend is not None and backend.ledger.count and not backend.unsynced and not backend.copying:
-            self.leaving = True
-            self.channel.stop_reading()
-            backend.channel.flush()
-        else:
+        if not self.finishes():
             self.close("")
         return 0
 
+    cdef int break_off(self, error) except -1:
+        """The client has broken the protocol."""
+        if self.finishes():
+            self.parting = error
+        else:
+            self.fail(error)
+        return 0
+
+    cdef bint finishes(self) except -1:
+        """Nothing more is taken from the client; True if what it has sent before must still be done and answered."""
+        cdef Backend backend = self.backend
+        if backend is None:
+            self.length = 0
+            return False
+        if self.length:
+            backend.channel.send(<const char *>self.run, self.length)
+            self.length = 0
+        if not backend.ledger.count or backend.unsynced or backend.copying:
+            return False
+        self.leaving = True
+        self.channel.stop_reading()
+        backend.channel.flush()
+        return True
+
     cdef bint may_read(self) noexcept:
         return not self.leaving and self.channel.backlog() <= self.lane.high_water
-
-    cdef int rejoin(self) except -1:
-        self.switching = self.backend.join(self)
-        return self.backend.channel.flush()
 
     cdef bint mid_message(self) noexcept:
         return self.scanner.left > 0
@@ -516,18 +254,28 @@ cdef class Session(Waiter):
         return 0
 
     cdef int served(self) except -1:
-        if self.leaving:
+        if self.leaving and self.parting is not None:
+            self.fail(self.parting)
+        elif self.leaving:
             self.close("")
         elif self.draining and not self.closed:
             self.drain()
-        if self.portals and (self.backend is None or self.backend.status == c'I'):
+        if self.portals and (self.backend is None or (<Backend>self.backend).status == c'I'):
             self.portals.clear()
         return 0
+
+    cdef int cancelled(self, bytes error, bint ended) except -1:
+        self.passing = False
+        self.skipping = not ended
+        self.channel.stage(error, len(error))
+        if ended:
+            self.channel.stage(READY_IDLE, 6)
+        self.channel.flush()
+        return self.served()
 
     cdef int orphaned(self, str reason, bint told) except -1:
         if self.closed:
             return 0
-        self.switching = False
         if told:
             self.close(reason)
         else:
@@ -548,7 +296,7 @@ cdef class Session(Waiter):
 
     def tell(self, bytes message not None):
         """Send a message of ours between replies; within one there is no place for it."""
-        if self.backend is not None and self.backend.mid_reply(self):
+        if self.backend is not None and (<Backend>self.backend).mid_reply(self):
             return
         self.channel.send(message, len(message))
 
@@ -557,7 +305,7 @@ cdef class Session(Waiter):
         self.draining = True
         if self.closed or self.waiting or self.scanner.held or self.scanner.left:
             return
-        if self.backend is None or (self.backend.ready() and self.backend.ledger.count == 0):
+        if self.backend is None or (<Backend>self.backend).ready():
             self.policy.drained(self)
 
     def traffic(self):

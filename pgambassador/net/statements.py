@@ -11,7 +11,7 @@ import secrets
 from itertools import count
 from weakref import WeakValueDictionary
 
-from pgambassador.net.backend import Statement
+from pgambassador.net.parties import Statement
 from pgambassador.wire import build
 
 

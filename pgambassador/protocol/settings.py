@@ -6,7 +6,9 @@
 3. Values go through set_config(), which takes them as a start packet would (`SET search_path = 'a, b'` would
    mean one schema). They are written as E'' strings, which read the same whatever
    standard_conforming_strings says.
-4. A state that differs is reached by one simple query: it takes effect as a whole or not at all.
+4. A state that differs is reached as a whole or not at all. `switch` is one simple query; `fence` is a
+   transaction in the extended protocol without a Sync: if it fails, nothing behind it is executed (manual:
+   "Pipelining").
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ FIXED: Final = frozenset(
 )
 # What set_config() refuses or what depends on all the rest comes last, in this order.
 _LAST: Final = ("session_authorization", "role")
+_RESET: Final = {"session_authorization": "RESET SESSION AUTHORIZATION", "role": "RESET ROLE"}
 # Text may be in another encoding than the one before.
 _FIRST: Final = ("client_encoding",)
 # Larger ones, which a client may make at will, are not remembered.
@@ -99,12 +102,29 @@ def switch(before: Settings | None, after: Settings) -> bytes:
 
     `before` is None when the server connection's state is not known: everything is reset first.
     """
+    statements = _statements(before, after)
+    return build.query(";".join(statements)) if statements else b""
+
+
+def fence(before: Settings | None, after: Settings) -> tuple[bytes, int]:
+    """Extended messages that lead from one state to another, and how many statements they execute."""
     if after.size > _KEEP or (before is not None and before.size > _KEEP):
-        return _switch(before, after)
+        return _fence(before, after)
     return _remembered(before, after)
 
 
-def _switch(before: Settings | None, after: Settings) -> bytes:
+def _fence(before: Settings | None, after: Settings) -> tuple[bytes, int]:
+    statements = _statements(before, after)
+    if not statements:
+        return b"", 0
+    statements = ["BEGIN", *statements, "COMMIT"]
+    return b"".join(build.execution(statement) for statement in statements), len(statements)
+
+
+_remembered = lru_cache(maxsize=1024)(_fence)
+
+
+def _statements(before: Settings | None, after: Settings) -> list[str]:
     statements: list[str] = []
     if before is None:
         statements += ["RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL"]
@@ -112,29 +132,24 @@ def _switch(before: Settings | None, after: Settings) -> bytes:
     else:
         old = before.values
         gone = [name for name in old if name not in after.values]
-        statements += [_reset(name) for name in sorted(gone, key=_order, reverse=True)]
-    changed = {name: value for name, value in after.values.items() if old.get(name) != value}
-    calls = [
-        f"pg_catalog.set_config({literal(name)}, {literal(changed[name])}, false)"
-        for name in sorted(changed, key=_order)
-    ]
-    statements += [f"SELECT {call}" for call in calls]
-    return build.query(";".join(statements)) if statements else b""
+        statements += [_RESET[name] for name in reversed(_LAST) if name in gone]
+        # A null value means what the server connection began with.
+        nulls = sorted((name for name in gone if name not in _RESET), key=_order, reverse=True)
+        if nulls:
+            statements.append(_set([(name, "NULL") for name in nulls]))
+    changed = [name for name, value in after.values.items() if old.get(name) != value]
+    if changed:
+        statements.append(_set([(name, literal(after.values[name])) for name in sorted(changed, key=_order)]))
+    return statements
 
 
-_remembered = lru_cache(maxsize=512)(_switch)
+def _set(values: list[tuple[str, str]]) -> str:
+    """One SELECT; its columns are computed from left to right."""
+    calls = (f"pg_catalog.set_config({literal(name)}, {value}, false)" for name, value in values)
+    return f"SELECT {', '.join(calls)}"
 
 
 def _order(name: str) -> tuple[int, str]:
     if name in _FIRST:
         return (0, name)
     return (2 + _LAST.index(name), name) if name in _LAST else (1, name)
-
-
-def _reset(name: str) -> str:
-    """Back to what the server connection began with; a null value means that."""
-    if name == "role":
-        return "RESET ROLE"
-    if name == "session_authorization":
-        return "RESET SESSION AUTHORIZATION"
-    return f"SELECT pg_catalog.set_config({literal(name)}, NULL, false)"

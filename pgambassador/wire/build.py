@@ -67,6 +67,15 @@ def query(sql: str | bytes) -> bytes:
     return frame(Frontend.QUERY, cstring(sql))
 
 
+def execution(sql: str) -> bytes:
+    """Parse, Bind and Execute of a statement without parameters or a name."""
+    return (
+        parse(b"", sql.encode())
+        + frame(Frontend.BIND, b"\0\0" + pack("!HHH", 0, 0, 0))
+        + frame(Frontend.EXECUTE, b"\0" + pack("!I", 0))
+    )
+
+
 def parse(name: bytes, sql: bytes, oids: Sequence[int] = ()) -> bytes:
     types = pack(f"!H{len(oids)}I", len(oids), *oids)
     return frame(Frontend.PARSE, cstring(name) + cstring(sql) + types)

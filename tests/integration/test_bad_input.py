@@ -206,7 +206,7 @@ def test_a_folder_for_sockets_that_cannot_be(ca: Authority, tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def odd(workspace: Workspace) -> Iterator[Postgres]:
     """A server whose certificate is changed by the tests."""
-    server = workspace.primary("odd", hba=HBA)
+    server = workspace.primary("strange", hba=HBA)
     populate(server)
     yield server
     server.stop(immediate=True)

@@ -311,6 +311,7 @@ def test_a_client_that_waits_while_the_server_starts_up_is_served_when_it_has(
     """An idle client, and what it has set, outlive a restart."""
     with Wire.session(before.port) as client:
         client.ask("set timezone = 'Asia/Tokyo'")
+        wait_until(lambda: before.metrics().total("pgambassador_server_connections", state="active") == 0)
         fragile.restart()
         assert client.ask("show timezone").value == "Asia/Tokyo"
 

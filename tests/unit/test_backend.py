@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgambassador.net.backend import Backend, Statement
+from pgambassador.net.backend import Backend
+from pgambassador.net.parties import Statement
 from tests.messages import (
     BIND_COMPLETE,
     COPY_IN,
@@ -29,7 +30,7 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import Client, MakePlay, Playbook, Server, switched
+from tests.playbook import AGREED, Client, MakePlay, Playbook, Server, switched
 
 ONE = (columns(b"?column?"), row(b"1"), complete("SELECT 1"))
 QUERY = query("select 1")
@@ -96,8 +97,7 @@ def test_a_parameter_of_the_client_is_part_of_its_session(
     # Another client has another state.
     other = play.client()
     other.sends(QUERY)
-    server.answers(switched("base"), complete("SET"), IDLE)
-    server.answers(QUERY, *ONE, IDLE)
+    server.answers((switched("base"), QUERY), AGREED, *ONE, IDLE)
     other.gets(*ONE, IDLE)
 
 
@@ -405,10 +405,38 @@ def test_a_malformed_error_does_no_harm(client: Client, server: Server) -> None:
     assert server.is_idle
 
 
+def test_a_cancel_that_hits_the_switch_has_cancelled_what_was_asked(play: Playbook, server: Server) -> None:
+    """The session goes on, on another connection; the server has skipped what came behind the switch."""
+    client = play.client(state="german")
+    for asked, ended in ((QUERY, True), (extended(b"select 1") + SYNC, True), (extended(b"select 1"), False)):
+        client.sends(asked)
+        server.answers((switched("german"), asked), PARSE_COMPLETE, BIND_COMPLETE, error("57014"))
+        if not ended:
+            client.gets(error("57014"))
+            client.sends(extended(b"select 2"), SYNC)
+            client.gets(IDLE)
+        else:
+            client.gets(error("57014"), IDLE)
+        server.gets_end()
+        server = play.server()
+    client.sends(QUERY)
+    server.answers((switched("german"), QUERY), AGREED, *ONE, IDLE)
+    client.gets(*ONE, IDLE)
+
+
+def test_and_if_more_was_asked_the_session_ends(play: Playbook, server: Server) -> None:
+    """The second query was not meant, and cannot be asked again."""
+    client = play.client(state="german")
+    client.sends(QUERY, QUERY)
+    server.answers((switched("german"), QUERY, QUERY), error("57014"))
+    assert told(client, "settings")
+    server.gets_end()
+
+
 def test_a_refused_switch_does_not_let_its_client_through(play: Playbook, server: Server) -> None:
     client = play.client(state="another role")
     client.sends(QUERY)
-    server.answers(switched("another role"), error("42501"), IDLE)
+    server.answers((switched("another role"), QUERY), PARSE_COMPLETE, error("42501"))
     assert told(client, "settings")
     server.gets_end()
     assert play.lane.total == 0

@@ -12,7 +12,6 @@ import pytest
 from pgambassador.errors import ServerRefused, Unreachable
 from pgambassador.net.greeting import BASE
 from pgambassador.net.numbers import Numbers
-from pgambassador.protocol.settings import Settings, switch
 from tests.keeping import Keeping
 from tests.messages import (
     COPY_IN,
@@ -300,88 +299,6 @@ def test_in_session_mode_the_session_is_reset(keepings: MakeKeeping) -> None:
     assert server.is_idle
 
 
-# What a session has set.
-
-
-def test_a_set_of_one_client_is_undone_for_the_next(play: Keeping) -> None:
-    client, server = served(play)
-    client.sends(query("set x.y = 1"))
-    server.answers(query("set x.y = 1"), complete("SET"), IDLE)
-    client.gets(complete("SET"), IDLE)
-    other = play.client()
-    other.sends(QUERY)
-    server.answers(switch(None, BASE), complete("RESET"), IDLE)
-    server.answers(QUERY, *DONE)
-    other.gets(*DONE)
-
-
-def test_a_reported_parameter_follows_its_client(play: Keeping) -> None:
-    served(play)
-    client = play.client()
-    client.sends(query("set timezone = 'CET'"))
-    server = play.peers[1]
-    server.gets(query("set timezone = 'CET'"))
-    server.sends(complete("SET"), parameter_status("TimeZone", "CET"), IDLE)
-    client.gets(complete("SET"), parameter_status("TimeZone", "CET"), IDLE)
-    assert client.session.state is Settings.of({"timezone": "CET"})
-
-
-def test_and_one_that_is_as_every_server_has_it_costs_nothing(play: Keeping) -> None:
-    client, server = served(play)
-    client.sends(QUERY)
-    server.answers(QUERY, parameter_status("TimeZone", "UTC"), *DONE)
-    client.gets(parameter_status("TimeZone", "UTC"), *DONE)
-    other = play.client()
-    other.sends(QUERY)
-    server.answers(QUERY, *DONE)
-    other.gets(*DONE)
-
-
-def test_a_reset_leads_back_to_the_start_packet(play: Keeping) -> None:
-    _, server = served(play)
-    started = Settings.of({"timezone": "CET"})
-    client = play.client(started)
-    client.sends(query("reset timezone"))
-    server.answers(switch(BASE, started), complete("SELECT 1"), IDLE)
-    server.gets(query("reset timezone"))
-    server.sends(complete("RESET"), parameter_status("TimeZone", "UTC"), IDLE)
-    client.read_all()
-    assert client.session.state is started
-    client.sends(QUERY)
-    asked = server.read_all()
-    assert asked.endswith(switch(None, started)) or asked == switch(BASE, started)
-    server.sends(complete("SELECT 1"), IDLE)
-    server.answers(QUERY, *DONE)
-    client.gets(*DONE)
-
-
-def test_only_a_change_of_name_leaves_in_the_same_write(play: Keeping) -> None:
-    _, server = served(play)
-    named = play.client(Settings.of({"application_name": "psql"}))
-    named.sends(QUERY)
-    server.gets(switch(BASE, named.session.state), QUERY)
-    server.sends(complete("SELECT 1"), IDLE, *DONE)
-    named.gets(*DONE)
-    other = play.client(Settings.of({"role": "clerk"}))
-    other.sends(QUERY)
-    server.answers(switch(named.session.state, other.session.state), complete("SELECT 1"), IDLE)
-    server.answers(QUERY, *DONE)
-    other.gets(*DONE)
-
-
-@pytest.mark.parametrize("tag", ["DO", "CALL"])
-def test_what_a_block_may_have_set_is_undone(play: Keeping, tag: str) -> None:
-    client, server = served(play)
-    client.sends(QUERY)
-    server.answers(QUERY, complete(tag), IDLE)
-    client.gets(complete(tag), IDLE)
-    other = play.client()
-    other.sends(QUERY)
-    server.answers(switch(None, BASE), complete("RESET"), IDLE)
-    server.answers(QUERY, *DONE)
-    other.gets(*DONE)
-
-
 def test_a_cancel_that_may_still_arrive_costs_the_connection(play: Keeping) -> None:
     client, server = served(play)
     client.sends(QUERY)
@@ -402,14 +319,6 @@ def test_what_describes_the_server_is_not_part_of_a_session(play: Keeping) -> No
     server.answers(QUERY, parameter_status("in_hot_standby", "off"), *DONE)
     client.gets(parameter_status("in_hot_standby", "off"), *DONE)
     assert client.session.state is BASE
-
-
-def test_the_name_of_an_application_is_known(play: Keeping) -> None:
-    client, server = served(play)
-    client.sends(QUERY)
-    server.answers(QUERY, parameter_status("application_name", "psql"), *DONE)
-    client.gets(parameter_status("application_name", "psql"), *DONE)
-    assert client.session.facts.application_name == "psql"
 
 
 @pytest.mark.parametrize("tag", ["DISCARD ALL", "DEALLOCATE ALL"])

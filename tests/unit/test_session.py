@@ -44,7 +44,7 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import BASE, Client, MakePlay, Playbook, Server, switched
+from tests.playbook import AGREED, BASE, Client, MakePlay, Playbook, Server, switched
 
 ONE = (columns(b"?column?"), row(b"1"), complete("SELECT 1"))
 
@@ -787,48 +787,49 @@ def test_copy_out_that_fails_in_the_middle(play: Playbook) -> None:
 # The client's state.
 
 
-def test_a_server_in_another_state_is_switched_first(play: Playbook) -> None:
-    """What the client sends waits for the server's word: it must not be done in the state of another."""
+def test_a_server_in_another_state_is_switched_in_the_same_write(play: Playbook) -> None:
     first, server = join(play)
     second = play.client(state="german")
     second.sends(query("select 1"))
-    server.gets(switched("german"))
-    server.sends(complete("SET"), IDLE)
-    server.answers(query("select 1"), *ONE, IDLE)
+    server.answers((switched("german"), query("select 1")), AGREED, *ONE, IDLE)
     second.gets(*ONE, IDLE)
     assert server.is_idle
     second.sends(query("select 1"))
     server.answers(query("select 1"), *ONE, IDLE)
     second.gets(*ONE, IDLE)
     first.sends(extended(b"select 1"), SYNC)
-    server.answers(switched(BASE), complete("SET"), IDLE)
-    server.answers((extended(b"select 1"), SYNC), PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE)
+    server.answers(
+        (switched(BASE), extended(b"select 1"), SYNC), AGREED, PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE
+    )
     first.gets(PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE)
     assert play.lane.queries == 3
 
 
-def test_a_harmless_switch_leaves_in_the_same_write(play: Playbook) -> None:
-    play.policy.all_harmless = True
-    server = play.server()
-    client = play.client(state="another name")
-    client.sends(query("select 1"))
-    server.gets(switched("another name"), query("select 1"))
-    server.sends(complete("SET"), IDLE, *ONE, IDLE)
-    client.gets(*ONE, IDLE)
+def test_what_a_server_knows_it_knows_behind_a_switch(play: Playbook) -> None:
+    """A Parse that was suppressed is answered in its place, and the statement is not sent again."""
+    first, server = join(play)
+    second = play.client(state="german")
+    for client, before in ((first, b""), (second, switched("german"))):
+        client.sends(parse(b"s", b"select 1"), bind(b"s"), execute(), SYNC)
+        known = server.read_all()
+        assert known.startswith(before)
+        assert known.endswith(bind(b"pga_1") + execute() + SYNC)
+        assert (b"P" in known.removeprefix(before)[:1]) == (client is first)
+        parsed = PARSE_COMPLETE if client is first else b""
+        server.sends(AGREED if before else b"", parsed, BIND_COMPLETE, *ONE, IDLE)
+        client.gets(PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE)
     assert server.is_idle
 
 
-def test_what_comes_during_the_switch_waits_too(play: Playbook) -> None:
+def test_a_message_in_pieces_behind_a_switch(play: Playbook) -> None:
     server = play.server()
     client = play.client(state="german")
     client.sends(query("select 1"), extended(b"select 2"))
-    server.gets(switched("german"))
+    server.gets(switched("german"), query("select 1"), extended(b"select 2"))
     client.sends(SYNC, query("select 3")[:9])
-    server.gets_nothing()
-    server.sends(complete("SET"), IDLE)
-    server.gets(query("select 1"), extended(b"select 2"), SYNC)
+    server.sends(AGREED)
     client.sends(query("select 3")[9:])
-    server.gets(query("select 3"))
+    server.gets(SYNC, query("select 3"))
     server.sends(*ONE, IDLE, PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE, *ONE, IDLE)
     client.gets(*ONE, IDLE, PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE, *ONE, IDLE)
     assert server.is_idle
@@ -838,8 +839,7 @@ def test_a_client_that_was_waiting_is_switched_to(play: Playbook) -> None:
     client = play.client(state="german")
     client.sends(query("select 1"))
     server = play.server()
-    server.answers(switched("german"), complete("SET"), IDLE)
-    server.answers(query("select 1"), *ONE, IDLE)
+    server.answers((switched("german"), query("select 1")), AGREED, *ONE, IDLE)
     client.gets(*ONE, IDLE)
     assert server.is_idle
 
@@ -848,16 +848,12 @@ def test_a_client_that_leaves_during_the_switch(play: Playbook) -> None:
     server = play.server()
     client, other = play.client(state="german"), play.client(state="german")
     client.sends(query("select 1"))
-    server.gets(switched("german"))
+    server.gets(switched("german"), query("select 1"))
     other.sends(query("select 2"))
     client.leaves()
-    if not server.backend.closed:
-        server.sends(complete("SET"), IDLE)
-        server.answers(query("select 2"), *ONE, IDLE)
-    else:
-        server.gets_end()
-        server = play.server("german")
-        server.answers(query("select 2"), *ONE, IDLE)
+    server.gets_end()
+    server = play.server("german")
+    server.answers(query("select 2"), *ONE, IDLE)
     other.gets(*ONE, IDLE)
 
 
@@ -866,11 +862,10 @@ def test_a_client_that_says_goodbye_during_the_switch(play: Playbook) -> None:
     server = play.server()
     client = play.client(state="german")
     client.sends(query("insert"), TERMINATE)
-    server.gets(switched("german"))
+    server.gets(switched("german"), query("insert"))
     client.sock.shutdown(socket.SHUT_WR)
     play.loop.run()
-    server.sends(complete("SET"), IDLE)
-    server.answers(query("insert"), complete("INSERT 0 1"), IDLE)
+    server.sends(AGREED, complete("INSERT 0 1"), IDLE)
     client.gets_end(complete("INSERT 0 1"), IDLE)
     assert server.is_idle
 
@@ -885,8 +880,7 @@ def test_what_one_client_has_set_is_unset_for_the_next(play: Playbook) -> None:
     server.answers(query("select 1"), *ONE, IDLE)
     first.gets(*ONE, IDLE)
     second.sends(query("select 1"))
-    server.answers(switched(BASE), complete("RESET"), complete("SET"), IDLE)
-    server.answers(query("select 1"), *ONE, IDLE)
+    server.answers((switched(BASE), query("select 1")), AGREED, *ONE, IDLE)
     second.gets(*ONE, IDLE)
 
 
@@ -906,21 +900,22 @@ def test_what_set_config_has_set_is_unset_too(play: Playbook, how: str) -> None:
     server.sends(complete("SELECT 1"), IDLE)
     first.read_all()
     second.sends(query("select 1"))
-    server.answers(switched(BASE), complete("SET"), IDLE)
-    server.answers(query("select 1"), *ONE, IDLE)
+    server.answers((switched(BASE), query("select 1")), AGREED, *ONE, IDLE)
     second.gets(*ONE, IDLE)
 
 
 def test_what_the_switch_says_is_for_us_alone(play: Playbook) -> None:
+    """Older servers report a parameter at once, newer ones before ReadyForQuery: it is no news."""
     server = play.server()
     client = play.client(state="german")
+    play.policy.old_news.add(("DateStyle", "German"))
     client.sends(query("select 1"))
-    server.gets(switched("german"))
-    server.sends(notice("hm"), parameter_status("DateStyle", "German"), complete("SET"), IDLE)
-    server.answers(query("select 1"), *ONE, IDLE)
+    server.gets(switched("german"), query("select 1"))
+    report = parameter_status("DateStyle", "German")
+    server.sends(notice("hm"), report, AGREED, *ONE, report, IDLE)
     client.gets(*ONE, IDLE)
     assert server.backend.parameters == {"DateStyle": "German"}
-    assert play.policy.count("reported") == 0
+    assert play.policy.count("reported") == 2
 
 
 # Waiting.
@@ -1220,13 +1215,23 @@ def test_a_client_that_breaks_the_protocol(play: Playbook, garbage: bytes) -> No
 @pytest.mark.parametrize(
     "message", [b"P\0\0\0\x07abc", b"B\0\0\0\x06ab", b"B\0\0\0\x07a\0b", b"E\0\0\0\x05a"]
 )
-def test_a_name_without_an_end(play: Playbook, message: bytes) -> None:
+def test_a_name_without_an_end_is_for_the_server_to_refuse(play: Playbook, message: bytes) -> None:
     client, server = join(play)
-    client.sends(message)
+    client.sends(message, SYNC)
+    server.answers((message, SYNC), error("08P01"), IDLE)
+    client.gets(error("08P01"), IDLE)
+    assert server.is_idle
+
+
+def test_what_came_before_a_broken_message_is_still_answered(play: Playbook) -> None:
+    client, server = join(play)
+    client.writes(query("select 1") + b"Q\0\0\0\0")
+    server.answers(query("select 1"), *ONE, IDLE)
     got = client.read()
-    assert b"\0C08P01\0Minvalid string in message\0" in got
+    assert got.startswith(b"".join((*ONE, IDLE)))
+    assert b"\0C08P01\0" in got
     client.gets_end()
-    server.read()
+    assert server.is_idle
 
 
 def test_a_message_too_long_to_be_held(play: Playbook) -> None:

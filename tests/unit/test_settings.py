@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pglast import parse_sql
 
-from pgambassador.protocol.settings import Settings, literal, switch
+from pgambassador.protocol.settings import Settings, fence, literal, switch
+from pgambassador.wire.frames import take_frame
 
 EMPTY = Settings.of({})
 ALL = "*"
@@ -44,11 +45,12 @@ def steps(query: bytes) -> Iterator[tuple[str, str | None]]:
                 assert statement.kind.name == "VAR_RESET"
                 yield name, None
             case "SelectStmt", _:
-                call = statement.targetList[0].val
-                assert [part.sval for part in call.funcname] == ["pg_catalog", "set_config"]
-                name, value, local = (argument.val for argument in call.args)
-                assert local.boolval is False
-                yield name.sval, None if value is None else value.sval
+                for target in statement.targetList:
+                    call = target.val
+                    assert [part.sval for part in call.funcname] == ["pg_catalog", "set_config"]
+                    name, value, local = (argument.val for argument in call.args)
+                    assert local.boolval is False
+                    yield name.sval, None if value is None else value.sval
             case other:
                 raise AssertionError(other)
 
@@ -79,6 +81,26 @@ def test_it_leads_from_a_state_that_nobody_knows(unknown, after):
 @given(STATES)
 def test_nothing_to_do(state):
     assert switch(state, state) == b""
+    assert fence(state, state) == (b"", 0)
+
+
+@given(st.none() | STATES, STATES)
+def test_behind_the_fence_is_the_same_in_a_transaction(before, after):
+    """Each statement has its Parse, Bind and Execute, and no Sync lets the server go on after an error."""
+    messages, count = fence(before, after)
+    scanned = list(frames(messages))
+    assert "".join(chr(kind) for kind, _ in scanned) == "PBE" * count
+    texts = [body[1:].split(b"\0")[0].decode() for kind, body in scanned if kind == ord("P")]
+    if texts:
+        assert (texts.pop(0), texts.pop()) == ("BEGIN", "COMMIT")
+    assert ";".join(texts) == sql(switch(before, after))
+
+
+def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    buffer = bytearray(data)
+    while (frame := take_frame(buffer, 1 << 20)) is not None:
+        yield frame
+    assert not buffer
 
 
 def test_only_what_differs():

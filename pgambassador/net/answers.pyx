@@ -1,0 +1,363 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""What a server says: read, settled against the ledger of what it owes, and handed to those who are owed it.
+
+1. Every message is matched with the ledger before it goes anywhere. A message that no entry explains, or that its
+   entry cannot have, ends the connection: a reply must never reach a client that did not ask.
+2. What a client is given is the bytes as they came, in runs as long as they can be; what was swallowed leaves no
+   trace, and what we owe ourselves (a FAKE) is paid when it is its turn.
+3. An error in what brings the connection into its client's state (`fence`) ends the connection: the server skips
+   what was sent behind it, and so no statement runs in the state of another client.
+"""
+from pgambassador.net.parties cimport Client, Home, Statement, clock
+from pgambassador.protocol.ledger cimport BROKEN, FAKE, FORWARD, SWALLOW, UNOWED, Entry
+from pgambassador.wire.framing cimport MORE
+from pgambassador.wire.replies cimport Command, Failure, command, failure
+
+from pgambassador.errors import ProtocolViolation
+from pgambassador.wire.framing import WHOLE
+from pgambassador.wire.parse import fields
+
+# What a server may send after its login, and how much of it we look at.
+cdef dict NEEDS = {ord(kind): 5 for kind in "123DGHINTVWAcdnstv"}
+NEEDS[ord("Z")] = NEEDS[ord("S")] = NEEDS[ord("C")] = WHOLE
+NEEDS[ord("E")] = 128  # severity and SQLSTATE stand at its beginning
+cdef Py_ssize_t SERVER_LIMIT = 0x7FFFFFFF
+cdef Py_ssize_t WHOLE_LIMIT = 1024 * 1024
+
+# The note of a question of ours about the session's settings.
+cdef object SURVEY = object()
+
+cdef bytes PARSE_COMPLETE = b"1\x00\x00\x00\x04"
+cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
+
+
+cdef class Answers:
+    """The half of a server connection that listens; `Backend` is the whole of it."""
+
+    def __init__(self, loop, Channel channel not None, Home home not None, dict parameters not None):
+        self.loop = loop
+        self.channel = channel
+        self.home = home
+        self.parameters = parameters
+        self.ledger = Ledger()
+        self.scanner = Scanner(NEEDS, SERVER_LIMIT, WHOLE_LIMIT)
+        self.prepared = {}
+        self.status = c'I'
+        self.sqlstate = ""
+        channel.on_readable = self.on_readable
+
+    cdef bint ready(self) noexcept:
+        """Whether it could serve another client."""
+        return False
+
+    cdef int settle_down(self) except -1:
+        """What came has been dealt with."""
+        return 0
+
+    cdef int lose(self, str reason) except -1:
+        """The connection is not to be used any more."""
+        return 0
+
+    def on_readable(self):
+        """The socket has bytes, or its end."""
+        cdef Py_ssize_t n = -1
+        cdef int _round
+        for _round in range(4):
+            n = self.channel.fill(shared, SHARED)
+            if n <= 0:
+                break
+            self.take(n)
+            if self.closed or not self.channel.reading:
+                return
+            if not self.channel.more:
+                return
+        if n > 0:
+            self.loop.call_soon(self.on_readable)
+        elif n == 0:
+            self.lose("the server closed the connection unexpectedly")
+        elif n == -2:
+            self.lose("the connection to the server broke")
+
+    cdef int take(self, Py_ssize_t n) except -1:
+        """Settle n bytes of the shared buffer."""
+        cdef Scanner scanner = self.scanner
+        cdef Client owner = None
+        cdef const unsigned char *run = NULL
+        cdef Py_ssize_t length = 0
+        cdef int kind
+        cdef double now = clock()
+        cdef Home home = self.home
+        scanner.begin(<const unsigned char *>shared, n)
+        try:
+            while True:
+                kind = scanner.next()
+                if kind == 0:
+                    break
+                if kind != MORE:
+                    if scanner.left and self.wants_all(kind):
+                        scanner.ask(scanner.size)
+                        continue
+                    if self.ledger.count and self.ledger.head().action == FAKE:
+                        if length:
+                            home.bytes_sent += length
+                            owner.channel.stage(<const char *>run, length)
+                            length = 0
+                        self.pay()
+                    if kind == c'Z' and self.unsettled and self.session is not None:
+                        if length:
+                            home.bytes_sent += length
+                            owner.channel.stage(<const char *>run, length)
+                            length = 0
+                        self.settle_news()
+                    self.message(kind, now)
+                    if self.closed:
+                        break
+                # The message, or the next piece of it, goes to `reader` (nobody: it is swallowed).
+                if self.reader is not owner or (length and scanner.at != run + length):
+                    if length:
+                        home.bytes_sent += length
+                        owner.channel.send(<const char *>run, length)
+                        length = 0
+                    owner = self.reader
+                if owner is not None:
+                    if length == 0:
+                        run = scanner.at
+                    length += scanner.have
+                if kind != MORE and kind in (c'Z', c'C', c'E', c'I', c'1', c'2', c'3', c's', c'T', c'n'):
+                    self.finished(kind, now)
+        except ProtocolViolation as error:
+            # What came before it was still an answer.
+            if length:
+                owner.channel.send(<const char *>run, length)
+                length = 0
+            self.reader = None
+            self.lose(f"the server broke the protocol: {error.message}")
+        except Exception as error:
+            # Ours. What the connection owes is not known any more.
+            self.home.policy.broke(self, error)
+            self.lose("an internal error of pgambassador")
+        home.bytes_sent += length
+        if not self.closed and not scanner.left and self.ledger.count and self.ledger.head().action == FAKE:
+            if length:
+                owner.channel.stage(<const char *>run, length)
+            owner = <Client>self.ledger.head().owner
+            self.pay()
+            owner.channel.flush()
+        elif length:
+            owner.channel.send(<const char *>run, length)
+        elif owner is not None:
+            owner.channel.flush()
+        scanner.finish()
+        if self.closed:
+            return 0
+        if owner is not None and owner.channel.backlog() > home.high_water:
+            self.channel.stop_reading()
+        return self.settle_down()
+
+    cdef int settle_news(self) except -1:
+        """The first ReadyForQuery behind a change of hands. A parameter that the client has set to what the server
+        had reported last, before that change, is not reported to it: the server says only what differs."""
+        cdef bytes news = self.home.policy.unreported(self.session, self)
+        self.unsettled = False
+        return self.session.channel.stage(news, len(news))
+
+    cdef bint wants_all(self, int kind) noexcept:
+        """Whether the message is for us, and has to be read to its end."""
+        if kind == c'E':
+            return self.fence or self.done is not None
+        return kind == c'D' and self.rows_asked is not None and <object>self.ledger.head().note is SURVEY
+
+    cdef int message(self, int kind, double now) except -1:
+        """Who reads the message that begins here, and what it changes before it is passed on."""
+        cdef int verdict = self.ledger.verdict(kind)
+        cdef Entry *head
+        if self.doubtful and (verdict == BROKEN or verdict == UNOWED):
+            # Its client alone has it, and takes what comes.
+            verdict = UNOWED
+            self.reader = self.session
+        elif verdict == BROKEN:
+            raise ProtocolViolation(f"message {chr(kind)!r} does not answer anything that was asked")
+        elif verdict == UNOWED:
+            if kind not in (c'N', c'S', c'E', c'A'):
+                raise ProtocolViolation(f"message {chr(kind)!r} came unasked")
+            self.reader = self.session
+            if kind == c'A' and not self.pinned and not self.home.sticky:
+                self.reader = None
+        elif verdict == SWALLOW:
+            self.reader = None
+        else:
+            head = self.ledger.head()
+            self.reader = <Client>head.owner
+            if kind == c'A' and not self.pinned and not self.home.sticky:
+                self.reader = None
+        if kind == c'S':
+            if not self.parameter(verdict):
+                self.reader = None
+        elif kind == c'E':
+            self.error(verdict, now)
+        elif kind == c'D':
+            if verdict == SWALLOW and self.rows_asked is not None:
+                self.rows_asked.append((<const char *>self.scanner.at)[:self.scanner.have])
+        elif kind == c'G':
+            self.copying = not self.ledger.copy_in()
+            self.copy_syncs = False
+        elif kind == c'Z':
+            self.status = self.scanner.at[5]
+            self.copying = False
+        elif kind == c'C':
+            self.copying = False
+            if verdict == FORWARD:
+                self.tag()
+        return 0
+
+    cdef bint parameter(self, int verdict) except -1:
+        """ParameterStatus: note it; the policy decides what it means for the client, and whether it is news."""
+        cdef bytes body = (<const char *>self.scanner.at)[5:self.scanner.have]
+        cdef list parts = body.split(b"\x00")
+        if len(parts) != 3:
+            raise ProtocolViolation("a ParameterStatus is malformed")
+        name = parts[0].decode("utf-8", "replace")
+        value = parts[1].decode("utf-8", "surrogateescape")
+        self.parameters[name] = value
+        if self.session is None:
+            return False
+        if not self.home.policy.reported(self.session, self, name, value):
+            return False
+        self.reader = self.session
+        return True
+
+    cdef int error(self, int verdict, double now) except -1:
+        """ErrorResponse: what it ends, and who is told."""
+        cdef Entry *head
+        cdef Failure found = failure(self.scanner.at + 5, self.scanner.have - 5)
+        self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
+        if found.fatal:
+            # Its last words go to whoever holds it.
+            self.dying = True
+            if self.session is None:
+                self.lose(f"the server ended an idle connection ({self.sqlstate})")
+            elif self.ready() and not self.home.sticky and not self.pinned:
+                # Its client is only about to let go of it, and need not know.
+                self.reader = None
+            else:
+                self.reader = self.session
+                self.told = True
+            return 0
+        if verdict == UNOWED:
+            return 0
+        if self.fence:
+            return self.fenced_off()
+        head = self.ledger.head()
+        if head.kind == c'Q' or head.kind == c'F' or head.kind == c'S':
+            if verdict == SWALLOW and <object>head.note is SURVEY:
+                self.rows_asked = None
+            elif verdict == SWALLOW and self.refused is None:
+                self.failed = True
+                self.refused = (<const char *>self.scanner.at)[5:self.scanner.have]
+        else:
+            # Also what we asked for on a client's behalf, such as a Parse: its own message fails with it.
+            self.reader = <Client>head.owner
+            if self.sqlstate in ("26000", "42P05") and type(<object>head.note) is Statement:
+                # What this server knows is not what we think it knows (a DO block can DEALLOCATE).
+                self.retiring = True
+            if self.reader is not None:
+                self.reader.settled(head.kind, <object>head.note, head.started, now, 0, self.sqlstate)
+            if self.copying and self.copy_syncs:
+                self.doubtful = True
+            self.undo(self.ledger.fail())
+            self.sqlstate = ""
+        self.copying = False
+        return 0
+
+    cdef int fenced_off(self) except -1:
+        """The connection could not be brought into its client's state; nothing of its client's has been done."""
+        cdef Client session = self.session
+        cdef bytes message = (<const char *>self.scanner.at)[:self.scanner.have]
+        cdef Py_ssize_t i
+        cdef int kind
+        cdef bint ended = False
+        if self.sqlstate == "57014":
+            for i in range(self.fence, self.ledger.count):
+                if ended:
+                    break
+                kind = self.ledger.ring[(self.ledger.first + i) & self.ledger.mask].kind
+                ended = kind == c'Q' or kind == c'F' or kind == c'S'
+            else:
+                # A cancel request came too early. It was meant for all that its client has asked.
+                self.undo(self.ledger.fail())
+                self.session = None
+                session.backend = None
+                session.cancelled(message, ended)
+                return self.lose("a cancel request hit its change of hands")
+        return self.lose(f"the server refused the session's settings: {fields(message[5:]).get('M')}")
+
+    cdef int tag(self) except -1:
+        """CommandComplete: count rows; a tag that may concern the session goes to the policy."""
+        cdef const unsigned char *tag = self.scanner.at + 5
+        cdef Py_ssize_t n = self.scanner.have - 6
+        cdef Command found = command(tag, n)
+        self.rows += found.rows
+        if found.concerns_session:
+            self.home.policy.tagged(self.reader, self, (<const char *>tag)[:n].decode("ascii", "replace"))
+        return 0
+
+    cdef int finished(self, int kind, double now) except -1:
+        """The message is passed on; take the entry that it completes off."""
+        cdef Entry *head
+        cdef int of
+        if self.ledger.count == 0 or kind == c'E' or not self.ledger.completes(kind):
+            return 0
+        head = self.ledger.head()
+        of = head.kind
+        if self.fence:
+            self.fence -= 1
+        if head.action == FORWARD and (of == c'Q' or of == c'E'):
+            (<Client>head.owner).settled(of, <object>head.note, head.started, now, self.rows, self.sqlstate)
+        if kind == c'Z':
+            if self.status == c'I' and head.action == FORWARD:
+                self.home.transactions += 1
+            self.sqlstate = ""
+            if <object>head.note is SURVEY:
+                rows, self.rows_asked = self.rows_asked, None
+                if self.session is not None:
+                    self.home.policy.answered(self.session, self, rows)
+        self.rows = 0
+        self.ledger.drop_head()
+        return 0
+
+    cdef int pay(self) except -1:
+        """Pay the fakes that have reached the head; they leave with the next bytes of their owner."""
+        cdef Entry *head
+        cdef Client owner
+        while self.ledger.count and self.ledger.head().action == FAKE:
+            head = self.ledger.head()
+            owner = <Client>head.owner
+            owner.channel.stage(PARSE_COMPLETE if head.kind == c'P' else CLOSE_COMPLETE, 5)
+            self.ledger.drop_head()
+        return 0
+
+    cdef int undo(self, list dropped) except -1:
+        """What an error has kept from happening did not happen."""
+        cdef Client owner
+        for kind, action, owner, note, name in reversed(dropped):
+            if kind == c'P':
+                if type(note) is not Statement:
+                    self.unnamed_of = None
+                    if action == FORWARD and owner.unnamed is note:
+                        # A Parse that was skipped leaves the one before; one that failed leaves none.
+                        owner.unnamed = name if len(dropped) > 1 and note is not dropped[0][3] else None
+                    continue
+                if action != FAKE:
+                    self.prepared.pop(note, None)
+                if name is not None and owner is not None and owner.statements.get(name) is note:
+                    del owner.statements[name]
+            elif kind == c'C' and note is not None:
+                if action == SWALLOW:
+                    self.prepared[note] = None
+                elif action == FAKE and owner is not None:
+                    owner.statements.setdefault(name, note)
+        return 0
+
+    cdef bint mid_reply(self, Client client) noexcept:
+        """Whether the client has been given only a part of a message."""
+        return client is not None and self.scanner.left > 0 and self.reader is client

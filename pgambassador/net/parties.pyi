@@ -1,0 +1,35 @@
+from typing import Any
+
+from pgambassador.net.backend import Backend
+from pgambassador.net.channel import Channel
+
+class Statement:
+    def __init__(self, name: bytes, frame: bytes, text: bytes) -> None: ...
+    @property
+    def name(self) -> bytes: ...
+    @property
+    def frame(self) -> bytes: ...
+    @property
+    def text(self) -> bytes: ...
+    @property
+    def sets(self) -> bool: ...
+
+class Client:
+    # Whatever the policy brings servers into; compared by identity.
+    state: Any
+    @property
+    def channel(self) -> Channel: ...
+    @property
+    def backend(self) -> Backend | None: ...
+    @property
+    def statements(self) -> dict[bytes, Statement]: ...
+
+class Home:
+    policy: Any
+    sticky: bool
+    statement_limit: int
+    high_water: int
+    @property
+    def transactions(self) -> int: ...
+    @property
+    def bytes_sent(self) -> int: ...

@@ -1,0 +1,67 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Who deals with server connections, as those see them: the client that has one, and the home it returns to.
+
+What is here is what `answers` and `backend` call; `lane` and `session` say what it does.
+"""
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from pgambassador.wire.replies cimport mentions_set_config
+
+
+cdef double clock() noexcept:
+    """Seconds, monotonic."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef class Statement:
+    """A prepared statement as servers know it: its name there, the Parse that makes it, and its text."""
+
+    def __init__(self, bytes name not None, bytes frame not None, bytes text not None):
+        self.name = name
+        self.frame = frame
+        self.text = text
+        self.sets = mentions_set_config(text, len(text))
+
+    def __repr__(self):
+        return f"<Statement {self.name.decode()}>"
+
+
+cdef class Client:
+    """The owner of replies, as a server connection sees it."""
+
+    cdef bint mid_message(self) noexcept:
+        return False
+
+    cdef int settled(
+        self, int kind, object note, double started, double now, unsigned long long rows, object sqlstate
+    ) except -1:
+        """A statement of yours has ended."""
+        return 0
+
+    cdef int served(self) except -1:
+        """Your server connection owes you nothing, and may have been taken back."""
+        return 0
+
+    cdef bint may_read(self) noexcept:
+        """Whether you want more of your client's messages."""
+        return True
+
+    cdef int cancelled(self, bytes error, bint ended) except -1:
+        """What you have asked was cancelled before it began; `ended`: its Sync or all of its query has been sent."""
+        return 0
+
+    cdef int orphaned(self, str reason, bint told) except -1:
+        """Your server connection is gone; `told`: its own last words have reached you."""
+        return 0
+
+
+cdef class Home:
+    """Where a server connection goes when nobody needs it. `policy` decides what is not mechanism."""
+
+    cdef int freed(self, object backend) except -1:
+        return 0
+
+    cdef int gone(self, object backend, str reason) except -1:
+        return 0

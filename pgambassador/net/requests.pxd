@@ -1,0 +1,30 @@
+from pgambassador.net.backend cimport Backend
+from pgambassador.net.lane cimport Lane, Waiter
+from pgambassador.wire.framing cimport Scanner
+
+cdef class Requests(Waiter):
+    cdef readonly Lane lane
+    cdef readonly object policy
+    cdef Scanner scanner
+    cdef list litter
+    cdef bint passing
+    cdef double now
+    cdef object bound
+    cdef dict portals
+    # What has been collected of this read and goes on as it came.
+    cdef const unsigned char *run
+    cdef Py_ssize_t length
+
+    cdef int linked(self, int kind) except -1
+    cdef int clear_up(self, Backend backend) except -1
+    cdef int query(self, Backend backend) except -1
+    cdef bint may_set(self) noexcept
+    cdef int parse(self, Backend backend) except -1
+    cdef bint just_prepared(self, Backend backend, bytes name) except -1
+    cdef int bind(self, Backend backend) except -1
+    cdef int bring_unnamed(self, Backend backend) except -1
+    cdef int describe(self, Backend backend) except -1
+    cdef int close_statement(self, Backend backend) except -1
+    cdef int forward(self) except -1
+    cdef int cut(self, Backend backend) except -1
+    cdef Py_ssize_t name_end(self, Py_ssize_t start) noexcept

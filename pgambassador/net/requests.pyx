@@ -1,0 +1,302 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""What a client asks: its messages on their way to a server connection, as little changed as can be.
+
+1. What goes to the server is a run of bytes as they came; only names of prepared statements are rewritten, and
+   what the server lacks is put before it. All of one read leaves in one write.
+2. Each message that will be answered has its entry in the ledger before its bytes leave.
+3. Statements belong to the session under the client's names, to servers under ours. An unknown name passes
+   unchanged, and so does a message that is malformed: the server's own error answers it.
+"""
+from libc.string cimport memchr
+
+from pgambassador.net.backend cimport Backend
+from pgambassador.net.parties cimport Statement
+from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
+from pgambassador.wire.replies cimport mentions_set_config
+
+cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
+cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
+cdef bytes SYNC = b"S\x00\x00\x00\x04"
+# Names of portals are kept for the query log alone.
+cdef Py_ssize_t PORTALS_MOST = 1000
+
+
+cdef class Requests(Waiter):
+    """The half of a session that speaks to servers; `Session` is the whole of it."""
+
+    def __init__(self, Lane lane not None):
+        self.lane = lane
+        self.policy = lane.policy
+        self.statements = {}
+        self.portals = {}
+        self.litter = []
+
+    cdef int linked(self, int kind) except -1:
+        """A message on its way to the server connection that the session holds."""
+        cdef Backend backend = self.backend
+        cdef object text
+        cdef Py_ssize_t end
+        self.passing = True
+        if backend.copying:
+            # All of it belongs to the COPY: a Sync is ignored, anything else makes it fail.
+            if kind == c'S':
+                backend.copy_syncs = True
+            elif kind == c'c' or kind == c'f':
+                backend.copying = False
+            return self.forward()
+        if kind == c'c' or kind == c'f':
+            # Perhaps of a COPY whose CopyInResponse is still on its way.
+            backend.ledger.put(c'c', FORWARD, self, None, None, self.now)
+            return self.forward()
+        if backend.ledger.skipping and kind != c'S':
+            return self.forward()
+        if kind == c'Q':
+            return self.query(backend)
+        if kind == c'E':
+            backend.unsynced = True
+            end = self.name_end(5)
+            text = self.bound
+            if end > 6:
+                text = self.portals.get((<const char *>self.scanner.at)[5:end - 1], text)
+            backend.ledger.put(c'E', FORWARD, self, text, None, self.now)
+            return self.forward()
+        if kind == c'B':
+            return self.bind(backend)
+        if kind == c'S':
+            backend.unsynced = False
+            backend.ledger.put(c'S', FORWARD, self, None, None, self.now)
+            self.forward()
+            return self.clear_up(backend) if self.litter else 0
+        if kind == c'P':
+            return self.parse(backend)
+        if kind == c'D':
+            return self.describe(backend)
+        if kind == c'C':
+            return self.close_statement(backend)
+        if kind == c'H':
+            backend.unsynced = True
+            if backend.ledger.count and backend.ledger.head().action == FAKE and not backend.scanner.left:
+                # Nothing of the server's own is awaited before it.
+                backend.pay()
+            return self.forward()
+        if kind == c'F':
+            backend.unsynced = False
+            backend.ledger.put(c'F', FORWARD, self, None, None, self.now)
+        return self.forward()
+
+    cdef int clear_up(self, Backend backend) except -1:
+        """Close what was made known to the server for the sake of its error alone."""
+        cdef bytes name, close
+        self.cut(backend)
+        for name in self.litter:
+            close = b"C" + (6 + len(name)).to_bytes(4, "big") + b"S" + name + b"\x00"
+            backend.channel.stage(close, len(close))
+            backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
+        backend.channel.stage(SYNC, 5)
+        self.litter.clear()
+        return backend.ledger.put(c'S', SWALLOW, self, None, None, self.now)
+
+    cdef int query(self, Backend backend) except -1:
+        cdef object text = None
+        if self.lane.sink is not None or self.may_set():
+            text = (<const char *>self.scanner.at)[5:self.scanner.have]
+        backend.unsynced = False
+        # A simple query ends the unnamed statement (manual: "Extended Query").
+        self.unnamed = backend.unnamed_of = None
+        if mentions_set_config(<const char *>self.scanner.at, self.scanner.have):
+            self.policy.called(self, backend, (<const char *>self.scanner.at)[5:self.scanner.have])
+        backend.ledger.put(c'Q', FORWARD, self, text, None, self.now)
+        return self.forward()
+
+    cdef bint may_set(self) noexcept:
+        """Whether the text of a query begins like SET, RESET, DISCARD or DO."""
+        cdef const unsigned char *at = self.scanner.at + 5
+        cdef int first
+        if self.scanner.have < 9:
+            return False
+        first = at[0] | 0x20
+        return (
+            (first == c's' and at[1] | 0x20 == c'e' and at[2] | 0x20 == c't')
+            or (first == c'r' and at[1] | 0x20 == c'e' and at[2] | 0x20 == c's')
+            or (first == c'd' and (at[1] | 0x20 == c'i' or at[1] | 0x20 == c'o'))
+        )
+
+    cdef int parse(self, Backend backend) except -1:
+        cdef Statement statement
+        cdef const char *at = <const char *>self.scanner.at
+        cdef Py_ssize_t end = self.name_end(5)
+        cdef bytes name, before
+        backend.unsynced = True
+        if end < 0:
+            backend.ledger.put(c'P', FORWARD, self, None, None, self.now)
+            return self.forward()
+        if end == 6:
+            before = self.unnamed
+            self.unnamed = at[:self.scanner.have]
+            if mentions_set_config(at, self.scanner.have):
+                self.policy.called(self, backend, self.unnamed[6:])
+            backend.unnamed_of = self
+            backend.ledger.put(c'P', FORWARD, self, self.unnamed, before, self.now)
+            return self.forward()
+        name = at[5:end - 1]
+        if name in self.statements and (backend.untouched() or self.just_prepared(backend, name)):
+            # The server shall refuse it in its own words: make the name known there, until the next Sync.
+            self.cut(backend)
+            self.litter.append(name)
+            trivial = b"P" + (8 + len(name)).to_bytes(4, "big") + name + b"\x00\x00\x00\x00"
+            backend.channel.stage(trivial, len(trivial))
+            backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
+        if self.lane.sticky or name in self.litter:
+            backend.ledger.put(c'P', FORWARD, self, at[end:self.scanner.have], None, self.now)
+            return self.forward()
+        statement = self.policy.statement(at[end:self.scanner.have])
+        self.statements[name] = statement
+        if statement in backend.prepared:
+            if backend.untouched() and backend.status != c'E':
+                backend.ledger.put(c'P', FAKE, self, statement, name, self.now)
+                return 0
+            # What is under way may yet change what the server knows: then only the server can say.
+            self.cut(backend)
+            backend.drop(statement, self)
+        self.cut(backend)
+        backend.channel.stage(statement.frame, len(statement.frame))
+        backend.ledger.put(c'P', FORWARD, self, statement, name, self.now)
+        backend.adopt(statement, self)
+        return 0
+
+    cdef bint just_prepared(self, Backend backend, bytes name) except -1:
+        """Whether the name has been prepared in this part of the pipeline, with nothing since that could end it."""
+        cdef Py_ssize_t i = backend.ledger.count
+        cdef Entry *entry
+        while i > 0:
+            i -= 1
+            entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
+            if entry.kind in (c'S', c'Q', c'E', c'C'):
+                return False
+            if entry.kind == c'P' and type(<object>entry.note) is Statement and <object>entry.name == name:
+                return True
+        return False
+
+    cdef int bind(self, Backend backend) except -1:
+        cdef Statement statement
+        cdef const unsigned char *at = self.scanner.at
+        cdef Py_ssize_t portal = self.name_end(5)
+        cdef Py_ssize_t end, rest
+        cdef bytes name, head
+        end = self.name_end(portal) if portal >= 0 else -1
+        if end < 0 and self.scanner.left:
+            return self.scanner.ask(self.scanner.have * 2)
+        backend.unsynced = True
+        if end < 0:
+            backend.ledger.put(c'B', FORWARD, self, None, None, self.now)
+            return self.forward()
+        statement = None
+        if end - portal == 1:
+            self.bound = self.unnamed
+            self.bring_unnamed(backend)
+        elif not self.lane.sticky:
+            name = (<const char *>at)[portal:end - 1]
+            statement = self.statements.get(name)
+            self.bound = statement
+        if portal > 6:
+            if len(self.portals) >= PORTALS_MOST:
+                self.portals.clear()
+            self.portals[(<const char *>at)[5:portal - 1]] = self.bound
+        if statement is not None:
+            if statement.sets:
+                self.policy.called(self, backend, statement.text)
+            self.cut(backend)
+            backend.prepare(statement, self)
+            rest = self.scanner.size - 1 - (end - portal) + len(statement.name) + 1
+            head = b"B" + rest.to_bytes(4, "big") + (<const char *>at)[5:portal] + statement.name + b"\x00"
+            backend.channel.stage(head, len(head))
+            backend.ledger.put(c'B', FORWARD, self, statement, None, self.now)
+            self.run = at + end
+            self.length = self.scanner.have - end
+            return 0
+        backend.ledger.put(c'B', FORWARD, self, self.bound, None, self.now)
+        return self.forward()
+
+    cdef int bring_unnamed(self, Backend backend) except -1:
+        """The unnamed statement there must be ours, or none: never another client's."""
+        cdef bytes frame = self.unnamed
+        if self.lane.sticky or backend.unnamed_of is self:
+            return 0
+        self.cut(backend)
+        if frame is not None:
+            backend.ledger.put(c'P', SWALLOW, self, frame, None, self.now)
+            backend.unnamed_of = self
+        else:
+            frame = CLOSE_UNNAMED
+            backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
+            backend.unnamed_of = None
+        return backend.channel.stage(frame, len(frame))
+
+    cdef int describe(self, Backend backend) except -1:
+        cdef Statement statement = None
+        cdef const char *at = <const char *>self.scanner.at
+        cdef bytes frame
+        backend.unsynced = True
+        if self.scanner.have > 7 and at[5] == c'S' and not self.lane.sticky:
+            statement = self.statements.get(at[6:self.scanner.have - 1])
+        elif self.scanner.have == 7 and at[5] == c'S':
+            self.bring_unnamed(backend)
+        if statement is not None:
+            self.cut(backend)
+            backend.prepare(statement, self)
+            frame = b"D" + (6 + len(statement.name)).to_bytes(4, "big") + b"S" + statement.name + b"\x00"
+            backend.channel.stage(frame, len(frame))
+            backend.ledger.put(c'D', FORWARD, self, statement, None, self.now)
+            return 0
+        note = self.unnamed if self.scanner.have == 7 and at[5] == c'S' else self.bound
+        backend.ledger.put(c'D', FORWARD, self, note, None, self.now)
+        return self.forward()
+
+    cdef int close_statement(self, Backend backend) except -1:
+        """Close: a statement is forgotten here, servers keep it for others; a portal is the server's."""
+        cdef const char *at = <const char *>self.scanner.at
+        cdef Statement statement
+        cdef bytes name
+        if self.scanner.have < 7 or at[5] != c'S' or self.lane.sticky:
+            backend.unsynced = True
+            backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
+            if self.portals and self.scanner.have > 7:
+                self.portals.pop(at[6:self.scanner.have - 1], None)
+            return self.forward()
+        name = at[6:self.scanner.have - 1]
+        statement = self.statements.pop(name, None)
+        if not name:
+            self.unnamed = None
+        if backend is None:
+            self.channel.stage(CLOSE_COMPLETE, 5)
+            return 0
+        backend.unsynced = True
+        if not name:
+            backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
+            return self.forward()
+        backend.ledger.put(c'C', FAKE, self, statement, name, self.now)
+        return 0
+
+    cdef int forward(self) except -1:
+        """The chunk goes on as it came."""
+        if self.length and self.run + self.length != self.scanner.at:
+            self.cut(self.backend)
+        if self.length == 0:
+            self.run = self.scanner.at
+        self.length += self.scanner.have
+        return 0
+
+    cdef int cut(self, Backend backend) except -1:
+        """What has been collected goes before what comes now."""
+        if self.length:
+            backend.channel.stage(<const char *>self.run, self.length)
+            self.length = 0
+        return 0
+
+    cdef Py_ssize_t name_end(self, Py_ssize_t start) noexcept:
+        """Where the string that begins at `start` ends, behind its zero byte; -1 if that cannot be seen."""
+        cdef const unsigned char *at = self.scanner.at
+        cdef const unsigned char *zero = NULL
+        if start < self.scanner.have:
+            zero = <const unsigned char *>memchr(at + start, 0, self.scanner.have - start)
+        return zero - at + 1 if zero != NULL else -1

@@ -1,0 +1,131 @@
+"""What the sessions of a pool have set, and what server connections are brought into because of it.
+
+1. `session.state` is what its client has set, `backend.state` what the server connection is in; a connection
+   joins a client by the difference.
+2. What a client sets is not guessed: a statement that may have set something makes the connection `curious`,
+   and before anybody else gets it the server is asked (`protocol.survey`). Until the answer has come, or if
+   none comes, `backend.marked_by` says whose unknown state it is in: the next client has all of it reset.
+3. RESET leads back to what the client's start packet has set, which a connection that many share does not
+   know: it is set again, before anything that the client sends afterwards.
+4. A client is told of a parameter only what is news to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from pgambassador.net.statements import statement_text
+from pgambassador.protocol import survey
+from pgambassador.protocol.settings import FIXED, Settings, effective, fence
+from pgambassador.wire import build
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgambassador.net.backend import Backend
+    from pgambassador.net.lane import Lane
+    from pgambassador.net.session import Session
+
+log = logging.getLogger(__name__)
+
+_SET_IN_A_BLOCK = re.compile(rb"(?i)\b(?:re)?set\b|\bset_config\b|\bexecute\b")
+
+
+class States:
+    """The part of a pool's policy that knows about settings; `lane` is the pool's."""
+
+    lane: Lane
+
+    def switch(self, backend: Backend, session: Session) -> tuple[bytes, int]:
+        """The messages that bring a connection into a client's state, and how many statements they are."""
+        defaults = backend.defaults
+        before = effective(backend.state, defaults) if backend.marked_by is None else None
+        return fence(before, effective(session.state, defaults))
+
+    def reported(self, session: Session, backend: Backend, name: str, value: str) -> bool:
+        """A ParameterStatus for a client: whether it is news."""
+        facts = session.facts
+        if facts.told.get(name) == value:
+            return False
+        facts.told = {**facts.told, name: value}
+        if name == "application_name":
+            facts.application_name = value
+        ours = session.state.values.get(name.lower()) == value
+        if name not in FIXED and not ours and backend.marked_by is not session:
+            # A function has set it, or the server's configuration has been reloaded.
+            self._suspect(session, backend, survey.ALL)
+        return True
+
+    def unreported(self, session: Session, backend: Backend) -> bytes:
+        """ParameterStatus for what a client should have been told by now."""
+        told = session.facts.told
+        stale = [(n, value) for n, value in backend.parameters.items() if told.get(n, value) != value]
+        return b"".join(
+            build.parameter_status(name, value)
+            for name, value in stale
+            if self.reported(session, backend, name, value)
+        )
+
+    def tagged(self, session: Session, backend: Backend, tag: str) -> None:
+        """A command has run that may concern the session."""
+        if tag == "SET":
+            self._suspect(session, backend, survey.names_set(statement_text(backend.note)))
+        elif tag in ("RESET", "DISCARD ALL"):
+            if session.state is session.facts.start and backend.marked_by is None:
+                backend.curious = True  # whatever was reset, it was as it will be
+            else:
+                self._suspect(session, backend, survey.ALL)
+        elif tag == "DO" and _SET_IN_A_BLOCK.search(text := statement_text(backend.note) or b"set"):
+            self._suspect(session, backend, survey.names_set(text))
+        elif tag == "CALL":
+            backend.marked_by = session
+        if tag in ("DISCARD ALL", "DEALLOCATE ALL"):
+            backend.forget_statements(session)
+        if tag == "DISCARD ALL":
+            backend.pinned = False
+        elif tag in ("LISTEN", "PREPARE"):
+            backend.pinned = True
+
+    def called(self, session: Session, backend: Backend, text: bytes) -> None:
+        """A statement that names set_config() is on its way."""
+        self._suspect(session, backend, survey.names_called(text))
+
+    def _suspect(self, session: Session, backend: Backend, names: survey.Names) -> None:
+        if not names:
+            return
+        backend.marked_by = session
+        if self.lane.sticky and survey.ANY not in names:
+            return  # nobody else gets the connection
+        backend.curious = True
+        session.facts.doubts |= names
+
+    def question(self, session: Session, backend: Backend) -> bytes:
+        """What to ask the server before the connection goes home; b"" for nothing."""
+        facts = session.facts
+        start = effective(facts.start, backend.defaults).values
+        if not facts.doubts:
+            return survey.restoration(start)
+        return survey.question(facts.doubts, session.state.values, start)
+
+    def answered(self, session: Session, backend: Backend, rows: Sequence[bytes] | None) -> None:
+        """The server's answer; without one the client keeps its connection, whose state nobody knows."""
+        facts = session.facts
+        names, facts.doubts = facts.doubts, survey.NOTHING
+        try:
+            found = survey.answer(rows or ())
+        except ValueError:
+            rows = None
+        if rows is None:
+            log.warning("what a client has set could not be found out; it keeps its server connection")
+            backend.pinned = True
+            return
+        if not names:
+            return
+        values = survey.merged(session.state.values, found, names=names)
+        login = backend.link.parameters.get("session_authorization")
+        if values.get("session_authorization") == login:
+            values.pop("session_authorization", None)
+        session.state = backend.state = Settings.of(values)
+        backend.marked_by = None

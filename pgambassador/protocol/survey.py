@@ -1,0 +1,188 @@
+"""What a statement may have set in its session, and the question that finds out what it has.
+
+1. A statement's text says at most which parameters to ask for, never their values: transactions, savepoints,
+   triggers and SET LOCAL are the server's business. What is not recognized means all of them.
+2. Parameters of extensions and of applications (`app.user`) are not listed by pg_settings before their
+   extension is loaded; those are asked for that a session is known to have set.
+3. Values travel in the server's own encoding, as hexadecimal digits, whatever client_encoding says; the
+   question means the same under any search_path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
+
+from pgambassador.protocol.settings import literal
+from pgambassador.wire import build
+
+Names = frozenset[str]
+ANY: Final = "*"
+ALL: Final = frozenset({ANY})
+"""Any parameter may have been set, those that pg_settings lists."""
+NOTHING: Final[Names] = frozenset()
+
+_IDENTITY: Final = frozenset({"role", "session_authorization"})
+_SPACE = rb"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)"
+_SET = re.compile(rb"(?i)%b*set%b+(.*)" % (_SPACE, _SPACE), re.DOTALL)
+_PLAIN = re.compile(rb"(?i)(?:session\s+)?([a-z_][\w$]*(?:\.[a-z_][\w$]*)*)\s*(?:=|\bto\b)\s*(.*)", re.DOTALL)
+# Such a SET is a RESET: it leads back to what only we know, the start packet.
+_DEFAULT = re.compile(rb"(?i)default\b")
+_LOCAL_OR_DEFAULT = re.compile(rb"(?i)\b(?:local|default)\b")
+# A parameter's value may contain anything but another statement.
+_MORE = re.compile(rb";\s*[^\s;]")
+_WORDS: Final[tuple[tuple[bytes, frozenset[str]], ...]] = (
+    (rb"(?:session\s+)?time\s+zone\b", frozenset({"timezone"})),
+    (rb"(?:session\s+)?names\b", frozenset({"client_encoding"})),
+    (rb"(?:session\s+)?schema\b", frozenset({"search_path"})),
+    (rb"(?:session\s+)?role\b", frozenset({"role"})),
+    (rb"session\s+authorization\b", _IDENTITY),
+    (
+        rb"session\s+characteristics\b",
+        frozenset(f"default_transaction_{each}" for each in ("isolation", "read_only", "deferrable")),
+    ),
+    (rb"(?:session\s+)?xml\s+option\b", frozenset({"xmloption"})),
+    (rb"local\b|transaction\b|constraints\b", NOTHING),
+)
+_FORMS = tuple((re.compile(b"(?i)" + pattern), names) for pattern, names in _WORDS)
+_DOTTED = re.compile(rb"(?i)\bset\s+(?:session\s+)?([a-z_][\w$]*(?:\.[a-z_][\w$]*)+)\s*(?:=|\bto\b)")
+_CALL = re.compile(rb"(?i)\bset_config\s*\(\s*('([^'\\]+)')?")
+_LOCAL_CALL = re.compile(rb"(?i)\bset_config\s*\(\s*'[^'\\]+'\s*,[^,()]*,\s*true\s*\)")
+
+
+def names_set(text: bytes) -> Names:
+    """What a SET may have changed for the session; b"" is a text that is not known."""
+    return _names_set(text) if len(text) <= 2048 else _anything(text)
+
+
+@lru_cache(maxsize=1000)
+def _names_set(text: bytes) -> Names:
+    found = _SET.match(text)
+    if found is None or _MORE.search(text):
+        return _anything(text)
+    rest = found[1]
+    for form, names in _FORMS:
+        if form.match(rest):
+            return ALL if names and _LOCAL_OR_DEFAULT.search(rest) else names
+    plain = _PLAIN.match(rest)
+    if plain is None or _DEFAULT.match(plain[2]):
+        return _anything(text)
+    return frozenset({plain[1].decode().lower()})
+
+
+def _anything(text: bytes) -> Names:
+    """All, and whatever looks like a parameter that pg_settings may not list."""
+    return ALL | names_called(text) | {name.decode().lower() for name in _DOTTED.findall(text)}
+
+
+def names_called(text: bytes) -> Names:
+    """What the calls of set_config() in a statement may change for the session."""
+    return _names_called(text) if len(text) <= 2048 else _called(text)
+
+
+def _called(text: bytes) -> Names:
+    calls = _CALL.findall(text)
+    local = len(_LOCAL_CALL.findall(text))
+    if len(calls) == local:
+        return NOTHING
+    return frozenset(name.decode("ascii", "replace").lower() if name else ANY for _, name in calls)
+
+
+_names_called = lru_cache(maxsize=1000)(_called)
+
+
+def restoration(start: Mapping[str, str]) -> bytes:
+    """A simple query that sets the parameters of a start packet again; b"" if there are none."""
+    if not start:
+        return b""
+    return build.query(
+        f"SELECT pg_catalog.set_config(name, value, false) FROM ({_values(start)}) AS start (name, value)"
+    )
+
+
+def question(names: Names, known: Iterable[str], start: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """A simple query for these parameters; for ALL: what the session has set, the `known` among it.
+
+    Those of the start packet that have been reset are set again before.
+    """
+    if ANY not in names:
+        return build.query(_ask(names))
+    others = {name for name in (*names, *known) if "." in name} | _IDENTITY
+    sql = (
+        f"SELECT name, {_hex('setting')} FROM pg_catalog.pg_settings"
+        f" WHERE source OPERATOR(pg_catalog.=) 'session' UNION ALL {_ask(others)}"
+    )
+    return build.query(f"{_restore(start)}; {sql}" if start else sql)
+
+
+def _restore(start: Mapping[str, str]) -> str:
+    """What pg_settings does not list is empty (of a role: none) when it has been reset."""
+    return (
+        "SELECT pg_catalog.set_config(start.name, value, false)"
+        f" FROM ({_values(start)}) AS start (name, value)"
+        " LEFT JOIN pg_catalog.pg_settings AS p"
+        " ON pg_catalog.lower(p.name) OPERATOR(pg_catalog.=) start.name"
+        " WHERE CASE WHEN p.name IS NULL"
+        " THEN coalesce(pg_catalog.current_setting(start.name, true), '') OPERATOR(pg_catalog.=)"
+        " ANY (ARRAY['', 'none'])"
+        " ELSE source OPERATOR(pg_catalog.<>) 'session' END"
+    )
+
+
+def _values(start: Mapping[str, str]) -> str:
+    rows = ", ".join(f"({literal(name)}, {literal(value)})" for name, value in sorted(start.items()))
+    return f"VALUES {rows}"
+
+
+def _ask(names: Iterable[str]) -> str:
+    rows = ", ".join(f"({literal(name)})" for name in sorted(names))
+    value = _hex("pg_catalog.current_setting(name, true)")
+    return f"SELECT name, {value} FROM (VALUES {rows}) AS asked (name)"
+
+
+def _hex(value: str) -> str:
+    server = "pg_catalog.getdatabaseencoding()"
+    return f"pg_catalog.encode(pg_catalog.convert_to({value}, {server}), 'hex')"
+
+
+def answer(rows: Iterable[bytes]) -> dict[str, str | None]:
+    """Name and value of each DataRow, None for a parameter that does not exist; or ValueError."""
+    found: dict[str, str | None] = {}
+    for row in rows:
+        columns = _columns(row)
+        if len(columns) == 1:
+            continue  # of a parameter that was set again
+        name, value = columns
+        if name is None:
+            raise ValueError("a parameter without a name")
+        key = name.decode().lower()
+        found[key] = (
+            None if value is None else bytes.fromhex(value.decode()).decode("utf-8", "surrogateescape")
+        )
+    return found
+
+
+def _columns(row: bytes) -> list[bytes | None]:
+    """The values of a DataRow, its head included."""
+    values: list[bytes | None] = []
+    at = 7
+    for _ in range(int.from_bytes(row[5:7], "big")):
+        size = int.from_bytes(row[at : at + 4], "big", signed=True)
+        at += 4
+        values.append(None if size < 0 else row[at : at + size])
+        at += max(size, 0)
+    return values
+
+
+def merged(values: Mapping[str, str], found: Mapping[str, str | None], *, names: Names) -> dict[str, str]:
+    """What a session has set after an answer, of what it had set before."""
+    kept = {} if ANY in names else dict(values)
+    for name, value in found.items():
+        if value is None or name.startswith("transaction_") or (name == "role" and value == "none"):
+            kept.pop(name, None)
+        else:
+            kept[name] = value
+    return kept

@@ -1,0 +1,111 @@
+"""A server connection changes hands between clients with different settings: in one write, or not at all."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from pgambassador.embedded import Postgres
+from pgambassador.wire import build
+from tests.harness import USERS, Ambassador, Wire
+from tests.harness.cancelling import Cancellable
+from tests.harness.tap import Tap
+from tests.messages import SYNC, extended
+
+ZONES = ("Asia/Tokyo", "America/Bogota")
+
+
+@pytest.fixture(params=["primary", "system_postgres"])
+def server(request: pytest.FixtureRequest) -> Postgres:
+    """The newest PostgreSQL, and an older one."""
+    found: Postgres = request.getfixturevalue(request.param)
+    return found
+
+
+def test_whatever_comes_first_is_in_no_transaction_of_ours(
+    server: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """Each of these finds its connection in the state of another client."""
+    proxy = ambassador(server.url(database="app"), pool={"size": 1})
+    with (
+        Wire.session(proxy.port, timezone=ZONES[0]) as one,
+        Wire.session(proxy.port, timezone=ZONES[1]) as two,
+    ):
+        server.sql("create table if not exists of_a_switch (n int)", database="app")
+        clients = itertools.cycle((one, two))
+        for framed in (build.query, lambda sql: extended(sql.encode()) + SYNC):
+            for sql, tag in (
+                ("vacuum of_a_switch", "VACUUM"),
+                ("create database of_a_switch", "CREATE DATABASE"),
+                ("drop database of_a_switch", "DROP DATABASE"),
+                ("create index concurrently on of_a_switch (n)", "CREATE INDEX"),
+                ("do $$ begin perform 1; commit; end $$", "DO"),
+                ("begin isolation level serializable", "BEGIN"),
+            ):
+                client = next(clients)
+                client.send(framed(sql))
+                answer = client.until("Z")
+                assert (answer.kinds.lstrip("12n"), answer[-2].payload) == ("CZ", tag.encode() + b"\0"), sql
+                if tag == "BEGIN":
+                    assert client.ask("commit").kinds == "CZ"
+        client = next(clients)
+        assert client.ask("select now() = statement_timestamp()").value == "t"
+
+
+def test_it_costs_no_round_trip_and_the_client_sees_nothing_of_it(
+    primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    with Tap(primary.port) as tap:
+        url = primary.url("app_plain", USERS["app_plain"].password, "app", sslmode="disable")
+        proxy = ambassador(url.replace(f":{primary.port}/", f":{tap.port}/"), pool={"size": 1})
+        with (
+            Wire.session(proxy.port, timezone=ZONES[0]) as one,
+            Wire.session(proxy.port, timezone=ZONES[1]) as two,
+        ):
+            for client, zone in [(one, ZONES[0]), (two, ZONES[1])] * 3:
+                before = len(tap.said[0])
+                answer = client.ask("show timezone")
+                assert (answer.kinds, answer.value) == ("TDCZ", zone)
+                said = bytes(tap.said[0][before:])
+                # One Sync or simple query, one ReadyForQuery: one round trip.
+                assert said.endswith(build.query("show timezone"))
+                assert said.count(b"BEGIN") == said.count(b"COMMIT") == 1
+                assert len(said) < 300
+
+
+def test_a_client_whose_state_cannot_be_reached_runs_nothing(
+    server: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """A role that has been dropped meanwhile: its statement must not run as somebody else."""
+    server.sql("drop table if exists written; create table written (by name)", database="app")
+    server.sql("create role passing; grant all on written to passing", database="app")
+    proxy = ambassador(server.url(database="app"), pool={"size": 1})
+    with Wire.session(proxy.port) as other, Wire.session(proxy.port, role="passing") as client:
+        assert client.ask("insert into written values (current_user)").kinds == "CZ"
+        assert other.ask("select * from written").value == "passing"
+        other.ask("drop owned by passing")
+        other.ask("drop role passing")
+        client.send(build.query("insert into written values (current_user)"))
+        answer = client.rest()
+        assert answer.kinds == "E"
+        assert answer.error.fields["S"] == "FATAL"
+        assert "settings" in answer.error.fields["M"]
+        assert other.ask("select count(*) from written").value == "1"
+
+
+def test_a_cancel_request_never_hits_the_switch(
+    primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """That would cost the client its session."""
+    proxy = ambassador(primary.url("app", USERS["app"].password, "app"), pool={"size": 1})
+    with Cancellable(proxy.port) as one, Wire.session(proxy.port, timezone=ZONES[1]) as two:
+        one.login(user="app", database="app", timezone=ZONES[0])
+        for _ in range(20):
+            assert two.ask("show timezone").value == ZONES[1]
+            one.send(build.query("select pg_sleep(20)"))
+            while one.quiet:
+                one.cancel()
+            answer = one.until("Z")
+            assert answer.error.sqlstate == "57014"

@@ -1,0 +1,279 @@
+"""What sessions have set follows them, and nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from pgambassador.net.greeting import BASE
+from pgambassador.protocol.settings import Settings, fence
+from pgambassador.protocol.survey import ALL, question, restoration
+from tests.keeping import PARAMETERS, Keeping
+from tests.messages import IDLE, TERMINATE, TRANSACTION, complete, error, parameter_status, query, row
+from tests.playbook import AGREED, Client, Server
+
+QUERY = query("x")
+DONE = (complete("X"), IDLE)
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
+    keeping = Keeping()
+    monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=keeping.loop.time))
+    yield keeping
+    keeping.end()
+
+
+def served(play: Keeping, settings: Settings = BASE) -> tuple[Client, Server]:
+    """A client whose query was answered, and the connection that was opened for it."""
+    client = play.client(settings)
+    client.sends(QUERY)
+    server = play.opens()
+    change, steps = fence(BASE, settings)
+    server.answers((change, QUERY), steps * AGREED, *DONE)
+    client.gets(*DONE)
+    return client, server
+
+
+def runs(client: Client, server: Server, text: str, tag: str, *, before: bytes = b"", steps: int = 0) -> None:
+    client.sends(query(text))
+    server.answers((before, query(text)), steps * AGREED, complete(tag), IDLE)
+    client.gets(complete(tag), IDLE)
+
+
+def test_a_set_follows_its_client_and_is_undone_for_others(play: Keeping) -> None:
+    client, server = served(play)
+    runs(client, server, "set x.y = 1", "SET")
+    play.surveys(server, question(frozenset({"x.y"}), ()), x__y="1")
+    assert server.is_idle
+    state = Settings.of({"x.y": "1"})
+    assert client.session.state is state
+    runs(client, server, "select 1", "SELECT 1")
+    other = play.client()
+    before, steps = fence(state, BASE)
+    runs(other, server, "select 2", "SELECT 1", before=before, steps=steps)
+    before, steps = fence(BASE, state)
+    runs(client, server, "select 3", "SELECT 1", before=before, steps=steps)
+
+
+def test_what_was_set_in_a_transaction_is_asked_for_at_its_end(play: Keeping) -> None:
+    client, server = served(play)
+    for text, tag in (
+        ("begin", "BEGIN"),
+        ("set a = 1", "SET"),
+        ("set local b = 1", "SET"),
+        ("set c=1", "SET"),
+    ):
+        client.sends(query(text))
+        server.answers(query(text), complete(tag), TRANSACTION)
+        client.gets(complete(tag), TRANSACTION)
+    runs(client, server, "rollback", "ROLLBACK")
+    play.surveys(server, question(frozenset({"a", "c"}), ()), a="0", c=None)
+    assert client.session.state is Settings.of({"a": "0"})
+
+
+def test_what_the_client_sends_meanwhile_goes_on_behind(play: Keeping) -> None:
+    client, server = served(play)
+    runs(client, server, "set a = 1", "SET")
+    asked = question(frozenset({"a"}), ())
+    client.sends(QUERY)
+    server.gets(asked, QUERY)
+    play.surveys(server, b"", a="1")
+    assert client.holds(server)
+    server.sends(*DONE)
+    client.gets(*DONE)
+    assert server.is_idle
+    assert server.backend.state is client.session.state is Settings.of({"a": "1"})
+
+
+@pytest.mark.parametrize("goodbye", [False, True])
+def test_a_client_that_leaves_before_the_answer(play: Keeping, goodbye: bool) -> None:
+    """Nobody asks for more; the next client has everything reset."""
+    client, server = served(play)
+    runs(client, server, "set a = 1", "SET")
+    if goodbye:
+        client.sends(TERMINATE)
+    else:
+        client.leaves()
+    play.surveys(server, question(frozenset({"a"}), ()), a="1")
+    assert server.is_idle
+    other = play.client()
+    before, steps = fence(Settings.of({"a": "1"}) if goodbye else None, BASE)
+    runs(other, server, "select 1", "SELECT 1", before=before, steps=steps)
+    if goodbye:
+        client.gets_end()
+
+
+def test_without_an_answer_the_client_keeps_its_connection(play: Keeping) -> None:
+    client, server = served(play)
+    runs(client, server, "set statement_timeout = 1", "SET")
+    server.answers(question(frozenset({"statement_timeout"}), ()), error("57014"), IDLE)
+    assert server.backend.pinned and client.holds(server)
+    runs(client, server, "select 1", "SELECT 1")
+    client.sends(TERMINATE)
+    client.gets_end()
+    server.answers(query("DISCARD ALL"), complete("DISCARD ALL"), IDLE)
+    assert server.is_idle
+
+
+STARTED = Settings.of({"timezone": "CET", "a": "1"})
+
+
+def test_a_reset_leads_back_to_the_start_packet(play: Keeping) -> None:
+    client, server = served(play, STARTED)
+    client.session.facts.told["TimeZone"] = "CET"
+    runs(client, server, "set a = 2", "SET")
+    play.surveys(server, question(frozenset({"a"}), ()), a="2")
+    client.sends(query("reset timezone"))
+    server.gets(query("reset timezone"))
+    server.sends(complete("RESET"), parameter_status("TimeZone", "UTC"), IDLE)
+    client.gets(complete("RESET"), parameter_status("TimeZone", "UTC"), IDLE)
+    # What it sends now comes behind.
+    client.sends(QUERY)
+    server.gets(question(ALL, ["a"], STARTED.values), QUERY)
+    server.sends(parameter_status("TimeZone", "CET"))
+    play.surveys(server, b"", a="2", timezone="CET", role="none")
+    server.sends(*DONE)
+    client.gets(parameter_status("TimeZone", "CET"), *DONE)
+    assert client.session.state is server.backend.state is Settings.of({"timezone": "CET", "a": "2"})
+
+
+def test_of_a_session_that_has_set_nothing_a_reset_changes_nothing(play: Keeping) -> None:
+    """Drivers' pools say RESET ALL all the time."""
+    client, server = served(play)
+    runs(client, server, "reset all", "RESET")
+    assert server.is_idle
+
+
+def test_nor_of_one_that_is_as_it_has_started(play: Keeping) -> None:
+    client, server = served(play, STARTED)
+    runs(client, server, "discard all", "DISCARD ALL")
+    server.answers(restoration(STARTED.values), row(b"1"), row(b"CET"), complete("SELECT 2"), IDLE)
+    assert server.is_idle
+    runs(client, server, "x", "X")
+    assert client.session.state is server.backend.state is STARTED
+
+
+def test_who_the_server_logged_in_is_not_a_setting(play: Keeping) -> None:
+    client, server = served(play)
+    server.backend.link.parameters["session_authorization"] = "app"
+    runs(client, server, "set session authorization default", "SET")
+    play.surveys(server, question(ALL, ()), session_authorization="app", role="none", work_mem="1")
+    assert client.session.state is Settings.of({"work_mem": "1"})
+
+
+def test_a_change_of_settings_leaves_in_the_same_write(play: Keeping) -> None:
+    _, server = served(play)
+    before = BASE
+    for settings in ({"application_name": "psql"}, {"role": "clerk"}, {"role": "clerk", "timezone": "CET"}):
+        client = play.client(Settings.of(settings))
+        client.sends(QUERY)
+        change, steps = fence(before, client.session.state)
+        server.answers((change, QUERY), steps * AGREED, *DONE)
+        client.gets(*DONE)
+        before = client.session.state
+
+
+def test_a_client_is_told_only_what_is_news_to_it(play: Keeping) -> None:
+    """A server reports what the change of settings has changed before the ReadyForQuery of the client."""
+    _, server = served(play)
+    client = play.client(Settings.of({"timezone": "CET"}))
+    client.session.facts.told["TimeZone"] = "CET"
+    client.sends(QUERY)
+    change, steps = fence(BASE, client.session.state)
+    server.gets(change, QUERY)
+    server.sends(steps * AGREED, DONE[0], parameter_status("TimeZone", "CET"), *DONE[1:])
+    client.gets(*DONE)
+    client.sends(QUERY)
+    server.answers(QUERY, DONE[0], parameter_status("TimeZone", "EET"), *DONE[1:])
+    client.gets(DONE[0], parameter_status("TimeZone", "EET"), *DONE[1:])
+    # No tag has said so: perhaps a function, perhaps the server's own configuration.
+    play.surveys(server, question(ALL, (), {"timezone": "CET"}), timezone="EET", role="none")
+    assert client.session.facts.told == {**PARAMETERS, "TimeZone": "EET"}
+    assert client.session.state is Settings.of({"timezone": "EET"})
+
+
+def test_what_the_server_does_not_report_is_reported_by_us(play: Keeping) -> None:
+    """It says what differs from its last report, which the client before has had."""
+    _, server = served(play)
+    first, second = play.client(Settings.of({"timezone": "CET"})), play.client()
+    before, steps = fence(BASE, first.session.state)
+    first.session.facts.told["TimeZone"] = "CET"
+    first.sends(QUERY)
+    server.gets(before, QUERY)
+    server.sends(steps * AGREED, DONE[0], parameter_status("TimeZone", "CET"), *DONE[1:])
+    first.gets(*DONE)
+    before, steps = fence(first.session.state, BASE)
+    second.sends(query("set timezone = CET"))
+    server.answers((before, query("set timezone = CET")), steps * AGREED, complete("SET"), IDLE)
+    second.gets(complete("SET"), parameter_status("TimeZone", "CET"), IDLE)
+    play.surveys(server, question(frozenset({"timezone"}), ()), timezone="CET")
+    assert second.session.state is first.session.state
+
+
+@pytest.mark.parametrize(
+    ("text", "surveyed"),
+    [
+        ("do $$ begin perform 1; end $$", False),
+        ("do $$ begin set a = 1; end $$", True),
+        ("do $$ begin execute 'something'; end $$", True),
+    ],
+)
+def test_a_block_that_may_have_set_something(play: Keeping, text: str, surveyed: bool) -> None:
+    client, server = served(play)
+    runs(client, server, text, "DO")
+    if surveyed:
+        play.surveys(server, question(ALL, ()), a="1")
+    assert server.is_idle
+    assert client.session.state is (Settings.of({"a": "1"}) if surveyed else BASE)
+
+
+def test_what_a_procedure_may_have_set_is_undone_for_others(play: Keeping) -> None:
+    client, server = served(play)
+    runs(client, server, "call p()", "CALL")
+    runs(client, server, "select 1", "SELECT 1")
+    before, steps = fence(None, BASE)
+    runs(play.client(), server, "select 1", "SELECT 1", before=before, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("select set_config('a.b', '1', false)", frozenset({"a.b"})),
+        ("select set_config('a.b', '1', true)", frozenset()),
+        ("select set_config(name, '1', false) from t", ALL),
+    ],
+)
+def test_a_call_of_set_config(play: Keeping, text: str, names: frozenset[str]) -> None:
+    client, server = served(play)
+    runs(client, server, text, "SELECT 1")
+    if names:
+        play.surveys(server, question(names, ()), a__b="1")
+        assert client.session.state is Settings.of({"a.b": "1"})
+    assert server.is_idle
+
+
+def test_the_name_of_an_application_is_known(play: Keeping) -> None:
+    client, server = served(play)
+    client.sends(query("set application_name = psql"))
+    report = parameter_status("application_name", "psql")
+    server.answers(query("set application_name = psql"), complete("SET"), report, IDLE)
+    client.gets(complete("SET"), report, IDLE)
+    assert client.session.facts.application_name == "psql"
+    play.surveys(server, question(frozenset({"application_name"}), ()), application_name="psql")
+
+
+def test_in_session_mode_only_a_reset_needs_to_be_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Keeping(mode="session")
+    monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=play.loop.time))
+    client, server = served(play, STARTED)
+    runs(client, server, "reset a", "RESET")
+    server.answers(restoration(STARTED.values), row(b"1"), row(b"CET"), complete("SELECT 2"), IDLE)
+    runs(client, server, "set a = 2", "SET")
+    server.gets_nothing()
+    runs(client, server, "reset b", "RESET")
+    play.surveys(server, question(ALL, STARTED.values, STARTED.values), a="2", timezone="CET", role="none")
+    runs(client, server, "select 1", "SELECT 1")
+    play.end()

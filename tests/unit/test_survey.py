@@ -1,0 +1,124 @@
+"""Which parameters a statement may have set, and the question what they are."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pglast import parse_sql
+
+from pgambassador.protocol.survey import (
+    ALL,
+    ANY,
+    NOTHING,
+    answer,
+    merged,
+    names_called,
+    names_set,
+    question,
+    restoration,
+)
+from tests.messages import row
+
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("set work_mem = '5MB'", {"work_mem"}),
+        ("SET WORK_MEM TO '5MB';", {"work_mem"}),
+        ("set session work_mem=5", {"work_mem"}),
+        ("  /* app */ -- x\n set\n\tmy.var\nto 'x'", {"my.var"}),
+        ("set search_path = a, b", {"search_path"}),
+        ("set search_path = \"$user\", public", {"search_path"}),
+        ("set search_path to default", ALL),
+        ("set work_mem = default", ALL),
+        ("set local work_mem = '5MB'", NOTHING),
+        ("set transaction isolation level serializable", NOTHING),
+        ("set constraints all deferred", NOTHING),
+        ("set session characteristics as transaction read only",
+         {"default_transaction_isolation", "default_transaction_read_only",
+          "default_transaction_deferrable"}),
+        ("set time zone 'UTC'", {"timezone"}),
+        ("set time zone default", ALL),
+        ("set session time zone local", ALL),
+        ("set names 'latin1'", {"client_encoding"}),
+        ("set schema 'a'", {"search_path"}),
+        ("set role none", {"role"}),
+        ("set session authorization bob", {"role", "session_authorization"}),
+        ("set session authorization default", ALL),
+        ("set xml option document", {"xmloption"}),
+        ('set "Weird" = 1', ALL),
+        ("set a = 1; set b = 2", ALL),
+        ("select 1; set a = 1", ALL),
+        ("", ALL),
+        ("settle", ALL),
+        ("set x = '" + 3000 * "x" + "'", ALL),
+    ],
+)  # fmt: skip
+def test_what_a_set_may_have_set(text: str, names: set[str]) -> None:
+    assert names_set(text.encode()) == names
+
+
+def test_parameters_that_are_not_listed_are_asked_for_by_name() -> None:
+    assert names_set(b"set My.var = 'a; b'") == ALL | {"my.var"}
+    assert names_set(b"begin; set a.b to 1; select set_config('c.d', 'x', false)") == ALL | {"a.b", "c.d"}
+    assert names_set(b"do $$ begin set a.b = 1; end $$") == ALL | {"a.b"}
+    assert b"x.y" in question(ALL, ["x.y", "z"]) and b"'z'" not in question(ALL, ["x.y", "z"])
+    assert b"a.b" in question(ALL | {"a.b", "c"}, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("select set_config('a.b', 'x', false)", {"a.b"}),
+        ("SELECT pg_catalog.SET_CONFIG( 'Work_Mem' , $1, $2)", {"work_mem"}),
+        ("select set_config('a', '1', true)", NOTHING),
+        ("select set_config('a', $1, true), set_config('b', $2, false)", {"a", "b"}),
+        ("select set_config('a', f(1, 2), true)", {"a"}),
+        ("select set_config(n, '1', false) from t", ALL),
+        ("select set_config('a', '1', true), set_config(n, '1', true)", ALL | {"a"}),
+        ("select set_config(E'\\x61', '1', false)", ALL),
+        ("select set_config($1, $2, $3)", ALL),
+        ("select 'set_config'", NOTHING),
+    ],
+)
+def test_what_a_call_may_set(text: str, names: set[str]) -> None:
+    assert names_called(text.encode()) == names
+
+
+@given(
+    st.just(ALL) | st.frozensets(TEXT, min_size=1),
+    st.frozensets(TEXT),
+    st.dictionaries(TEXT, TEXT, max_size=3),
+)
+def test_the_questions_are_sql(names: frozenset[str], known: frozenset[str], start: dict[str, str]) -> None:
+    for asked, count in (
+        (question(names, known, start), 1 + (ANY in names and bool(start))),
+        (restoration(start), int(bool(start))),
+    ):
+        statements = parse_sql(asked[5:-1].decode()) if asked else ()
+        assert [type(each.stmt).__name__ for each in statements] == ["SelectStmt"] * count
+
+
+@given(st.dictionaries(TEXT.filter(lambda name: name == name.lower()), st.none() | TEXT))
+def test_the_answer(found: dict[str, str | None]) -> None:
+    rows = [
+        row(name.encode(), None if value is None else value.encode().hex().encode())
+        for name, value in found.items()
+    ]
+    assert answer(rows) == found
+
+
+@pytest.mark.parametrize("values", [(b"a", b"xyz"), (None, b"00"), (), (b"\xff", b"00"), (b"a", b"\xff")])
+def test_an_answer_that_cannot_be_one(values: tuple[bytes | None, ...]) -> None:
+    with pytest.raises(ValueError):
+        answer([row(*values)])
+
+
+def test_an_answer_for_some_leaves_the_others() -> None:
+    before = {"a": "1", "b": "2", "role": "clerk"}
+    found = {"b": "3", "c": None, "role": "none", "transaction_isolation": "serializable"}
+    assert merged(before, found, names=frozenset(found)) == {"a": "1", "b": "3"}
+    assert merged(before, found, names=ALL) == {"b": "3"}

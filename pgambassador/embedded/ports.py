@@ -11,11 +11,15 @@ HOST = "127.0.0.1"
 # Below the ranges from which kernels take the ports of outgoing connections (32768 on Linux, 49152 on macOS):
 # a server that is down for a moment must find its port free when it comes back.
 LOWEST, HIGHEST = 20_000, 32_000
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    for port in random.sample(range(LOWEST, HIGHEST), 200):
+    """One that this process has not been given before: its taker may not have bound it yet, or be down."""
+    left = sorted(set(range(LOWEST, HIGHEST)) - _given)
+    for port in random.sample(left, min(len(left), 200)):
         if is_free(port):
+            _given.add(port)
             return port
     raise AmbassadorError(f"No free port was found on {HOST} between {LOWEST} and {HIGHEST}.")
 

@@ -1,6 +1,7 @@
 """All pools and clients of this process: who may come in, and which pool a client belongs to.
 
-1. There is one pool for each (cluster, database, server user), made when its first client logs in.
+1. There is one pool for each (cluster, database, server user), made when its first client logs in; those few
+   parameters that a server takes only when a connection begins make it another pool.
 2. Clients are counted from their login to their end, however either goes.
 """
 
@@ -25,6 +26,7 @@ from pgambassador.observe.querylog import QueryLog
 from pgambassador.protocol.cancel import CancelKeys
 
 DOOR = 100
+Given = tuple[tuple[str, str], ...]
 
 
 class House:
@@ -36,7 +38,7 @@ class House:
         self.config = config
         self.users = users
         self.query_log = query_log
-        self.keepers: dict[tuple[str, str, str], Keeper] = {}
+        self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
         self.servers = reactor(asyncio.get_running_loop())
         self.sockets = reactor(asyncio.get_running_loop(), self.servers)
         self.statements = Statements()
@@ -49,8 +51,8 @@ class House:
         self.draining = False
         self.on_empty: Callable[[], None] | None = None
 
-    def keeper(self, database: str, user: str) -> Keeper:
-        """The pool for a database name and a user as the client gave them."""
+    def keeper(self, database: str, user: str, given: Given = ()) -> Keeper:
+        """The pool for a database and a user as the client named them; `given`: see `Settings.divided`."""
         target = self.config.target(database)
         if target is None:
             raise Refused(
@@ -61,7 +63,7 @@ class House:
         cluster = self.config.clusters[target.cluster]
         upstream = cluster.upstream()
         server_user = upstream.user or user
-        key = (target.cluster, target.database, server_user)
+        key = (target.cluster, target.database, server_user, given)
         keeper = self.keepers.get(key)
         if keeper is None:
             credential = self.users.get(server_user) if upstream.user is None else None
@@ -71,10 +73,11 @@ class House:
                 database=target.database,
                 user=server_user,
                 fallback=credential.password if isinstance(credential, Plain) else None,
+                params=dict(given),
             )
             keeper = self.keepers[key] = Keeper(
                 cluster=target.cluster,
-                database=target.database,
+                database=" ".join((target.database, *(f"{name}={value}" for name, value in given))),
                 user=server_user,
                 config=target.pool,
                 upstream=origin,

@@ -110,8 +110,9 @@ async def _login(house: House, sock: socket.socket, start: Start, address: str) 
                 sqlstate="0A000",
                 hint="Connect to the server directly.",
             )
-        keeper = house.keeper(packet.database, packet.user)
-        settings, told = await keeper.greeting.words(settings_of(packet))
+        settings, given = settings_of(packet).divided()
+        keeper = house.keeper(packet.database, packet.user, given)
+        settings, told = await keeper.greeting.words(settings)
     except BaseException:
         house.dismiss()
         raise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from pgambassador.cluster.upstream import Upstream
 from pgambassador.config import Credentials
 from pgambassador.net import connector
@@ -10,7 +13,8 @@ from pgambassador.net.credentials import provider_of
 
 
 class Origin:
-    """`fallback` is the password to use when neither the URL nor `credentials` has one."""
+    """`fallback` is the password to use when neither the URL nor `credentials` has one; `params` are for the
+    start packet, beside those of the URL."""
 
     def __init__(
         self,
@@ -20,10 +24,12 @@ class Origin:
         database: str,
         user: str,
         fallback: bytes | None,
+        params: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.upstream = upstream
         self.database = database
         self.user = user
+        self.params = {**upstream.params, **params}
         password = upstream.password.encode() if upstream.password is not None else fallback
         self._provider = provider_of(credentials, password)
 
@@ -35,7 +41,7 @@ class Origin:
             None if secret is None else secret.password,
             database=self.database,
             user=self.user if secret is None or secret.user is None else secret.user,
-            params=self.upstream.params,
+            params=self.params,
             timeout=self.upstream.connect_timeout,
         )
 

@@ -8,7 +8,8 @@ to be relayed. All sockets of the relay are watched by one epoll, and only that 
 2. A socket that was removed in the same turn is not called any more, even if its number has been given away.
 3. One reactor can come before another: what its sockets have said is heard first. So a server connection's end
    is known before a client, who spoke after it, could be given that connection.
-4. A callback that fails is the event loop's to report, and does not keep others from being called.
+4. A turn goes on while more comes, up to `ROUNDS`: returning to the event loop costs more than another look.
+5. A callback that fails is the event loop's to report, and does not keep others from being called.
 """
 import os
 
@@ -41,6 +42,7 @@ cdef extern from *:
 
 cdef enum:
     MOST = 64
+    ROUNDS = 8
 
 
 cdef class Reactor:
@@ -80,11 +82,16 @@ cdef class Reactor:
             pga_watch(self.watch, fd, False)
 
     def turn(self):
-        """Call what is readable, each once."""
+        """Call what is readable, until nothing is, or others have waited long enough for the event loop."""
+        cdef int _round
+        for _round in range(ROUNDS):
+            if (self.before.step() if self.before is not None else 0) + self.step() == 0:
+                return
+
+    cdef int step(self) except -1:
+        """Call what is readable, each once; how many."""
         cdef int fds[MOST]
         cdef int i, n
-        if self.before is not None:
-            self.before.turn()
         n = pga_ready(self.watch, fds, MOST)
         cdef list ready = [self.callbacks[fds[i]] for i in range(n)]
         for i in range(n):
@@ -95,6 +102,7 @@ cdef class Reactor:
                 callback()
             except Exception as error:
                 self.loop.call_exception_handler({"message": f"in {callback!r}", "exception": error})
+        return n
 
     def close(self):
         if self.watch >= 0:

@@ -31,6 +31,17 @@ FIXED: Final = frozenset(
         "session_authorization",
     }
 )
+# A server takes these from a start packet alone (manual: "Parameter Interaction via Client", PGC_BACKEND).
+AT_START: Final = frozenset(
+    {
+        "ignore_system_indexes",
+        "jit_debugging_support",
+        "jit_profiling_support",
+        "log_connections",
+        "log_disconnections",
+        "post_auth_delay",
+    }
+)
 # What set_config() refuses or what depends on all the rest comes last, in this order.
 _LAST: Final = ("session_authorization", "role")
 _RESET: Final = {"session_authorization": "RESET SESSION AUTHORIZATION", "role": "RESET ROLE"}
@@ -71,6 +82,13 @@ class Settings:
 
     def without(self, name: str) -> Settings:
         return self.with_value(name, None)
+
+    def divided(self) -> tuple[Settings, tuple[tuple[str, str], ...]]:
+        """What can be set at any time, and what a server connection must begin with."""
+        fixed = tuple(item for item in self.values.items() if item[0] in AT_START)
+        if not fixed:
+            return self, ()
+        return Settings.of({k: v for k, v in self.values.items() if k not in AT_START}), fixed
 
     def __repr__(self) -> str:
         return f"<Settings {' '.join(self.values) or 'none'}>"

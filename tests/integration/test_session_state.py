@@ -18,7 +18,7 @@ from tests.messages import SYNC, extended
 
 LOOK = (
     "select current_setting('work_mem'), current_setting('search_path'), current_setting('timezone'),"
-    " current_setting('datestyle'), current_setting('app.user', true), current_setting('app.other', true),"
+    " current_setting('datestyle'), current_setting('app.tenant', true), current_setting('app.other', true),"
     " current_setting('role'), current_user, session_user, current_setting('client_encoding'),"
     " current_setting('default_transaction_isolation'), current_setting('statement_timeout'),"
     " current_setting('application_name'), current_setting('bytea_output'), current_setting('intervalstyle')"
@@ -28,30 +28,30 @@ SEQUENCES = [
     ["set session work_mem to 6000", "reset work_mem"],
     ["set work_mem = '5MB'", "set work_mem to default"],
     ["set local work_mem = '5MB'"],
-    ["begin", "set local work_mem = '5MB'", "set app.user = 'x'", "commit"],
+    ["begin", "set local work_mem = '5MB'", "set app.tenant = 'x'", "commit"],
     ["begin", "set work_mem = '5MB'", "set timezone = 'Asia/Tokyo'", "rollback"],
     ["set work_mem = '5MB'", "begin", "reset work_mem", "rollback"],
     ["set work_mem = '5MB'", "begin", "set work_mem = '7MB'", "savepoint s", "set work_mem = '8MB'",
      "rollback to s", "commit"],
     ["begin", "set work_mem = '7MB'", "select 1 / 0", "rollback"],
-    ["begin", "savepoint s", "set app.user = 'inner'", "release s", "commit"],
+    ["begin", "savepoint s", "set app.tenant = 'inner'", "release s", "commit"],
     ["set search_path = a, \"B c\", \"$user\""],
     ["set search_path = 'a, b'"],
     ["set search_path = ''"],
     ["set schema 'one'"],
-    ["set app.user = 'it''s; \\ \u00e4\u20ac'", "set app.other to 5"],
-    ["set app.user = 'x'", "reset app.user"],
-    ["set app.user = 'x'", "reset all"],
-    ["select set_config('app.user', 'a' || 'b', false)"],
+    ["set app.tenant = 'it''s; \\ \u00e4\u20ac'", "set app.other to 5"],
+    ["set app.tenant = 'x'", "reset app.tenant"],
+    ["set app.tenant = 'x'", "reset all"],
+    ["select set_config('app.tenant', 'a' || 'b', false)"],
     ["select set_config('work_mem', '9MB', true)"],
     ["select set_config(n, '11MB', false) from (values ('work_mem')) v (n)"],
-    ["begin", "select set_config('app.user', 'x', false)", "rollback"],
+    ["begin", "select set_config('app.tenant', 'x', false)", "rollback"],
     ["set time zone 'Europe/Paris'"],
     ["set time zone 3"],
     ["set time zone interval '-08:00' hour to minute"],
     ["set time zone local"],
     ["set datestyle = 'German'", "set datestyle = 'YMD'"],
-    ["set names 'LATIN1'", "set app.user = 'plain'"],
+    ["set names 'LATIN1'", "set app.tenant = 'plain'"],
     ["set client_encoding = 'SQL_ASCII'"],
     ["set role clerk"],
     ["set role clerk", "set work_mem = '5MB'", "reset role"],
@@ -64,13 +64,13 @@ SEQUENCES = [
     ["set session characteristics as transaction isolation level serializable"],
     ["set default_transaction_isolation = 'repeatable read'"],
     ["set statement_timeout = '7s'", "set bytea_output = escape"],
-    ["set work_mem = '5MB'; set app.user = 'two'; select 1"],
-    ["do $$ begin set work_mem = '5MB'; perform set_config('app.user', 'block', false); end $$"],
+    ["set work_mem = '5MB'; set app.tenant = 'two'; select 1"],
+    ["do $$ begin set work_mem = '5MB'; perform set_config('app.tenant', 'block', false); end $$"],
     ["select hidden()"],
     ["set application_name = 'new name'"],
     ["set work_mem = '5MB'", "discard all"],
     ["set intervalstyle = iso_8601", "set work_mem = '-1'", "set nonsense = 1"],
-    ["set app.user = '" + 3000 * "long " + "'"],
+    ["set app.tenant = '" + 3000 * "long " + "'"],
 ]  # fmt: skip
 
 

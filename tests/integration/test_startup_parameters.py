@@ -134,6 +134,30 @@ def test_parameters_are_applied(
                 assert now == before
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{"ignore_system_indexes": "on"}, {"options": "-c ignore_system_indexes=on -c work_mem=7MB"}],
+    ids=["by name", "options"],
+)
+def test_what_a_server_takes_only_from_a_start_packet_is_applied(
+    proxy: Ambassador, parameters: dict[str, str]
+) -> None:
+    """On server connections of their own, which others never get."""
+    with Wire.session(proxy.port) as other, Wire.session(proxy.port, **parameters) as wire:
+        for _ in range(2):
+            assert settings(other, "ignore_system_indexes", "work_mem") == ["off", "4MB"]
+            assert settings(wire, "ignore_system_indexes") == ["on"]
+            assert settings(wire, "work_mem") == ["7MB" if "options" in parameters else "4MB"]
+        labels = {"database": "app ignore_system_indexes=on", "user": "app"}
+        assert proxy.metrics().total("pgambassador_server_connections", **labels) == 1
+
+
+def test_and_refused_as_the_server_does_it(proxy: Ambassador) -> None:
+    with Wire(proxy.port) as wire:
+        wire.start(user="app", database="app", ignore_system_indexes="perhaps")
+        assert wire.rest().error.sqlstate == "22023"
+
+
 def test_clients_with_different_settings_share_one_server_connection(sharing: Ambassador) -> None:
     chosen: list[dict[str, str]] = [
         {},

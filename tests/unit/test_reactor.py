@@ -136,6 +136,35 @@ def test_more_than_one_turn_takes_all(watched: Watched) -> None:
     assert sorted(watched.heard) == sorted(f"{i} x" for i in range(100))
 
 
+def test_what_comes_meanwhile_is_heard_in_the_same_turn(watched: Watched) -> None:
+    _, b = watched.pair("b")
+    _, a = watched.pair("a", lambda: b.send(b"2"))
+    a.send(b"1")
+    watched.reactor.turn()
+    assert watched.heard == ["a 1", "b 2"]
+
+
+def test_a_turn_ends_though_more_comes_all_the_time(watched: Watched) -> None:
+    """Timers, and whatever else the loop has to do, are not kept waiting."""
+    _, a = watched.pair("a", lambda: a.send(b"x"))
+    a.send(b"x")
+    watched.reactor.turn()
+    assert 1 < len(watched.heard) < 20
+
+
+def test_who_comes_before_is_called_first(watched: Watched) -> None:
+    behind = Reactor(cast(Any, watched.loop), watched.reactor)
+    ours, theirs = socket.socketpair()
+    watched.socks += [ours, theirs]
+    behind.add_reader(ours.fileno(), lambda: watched.heard.append(f"b {ours.recv(100).decode()}"))
+    _, a = watched.pair("a")
+    for end in (theirs, a):
+        end.send(b"1")
+    behind.turn()
+    assert watched.heard == ["a 1", "b 1"]
+    behind.close()
+
+
 def test_watching_what_cannot_be_watched(watched: Watched) -> None:
     with pytest.raises(OSError, match="cannot be watched"):
         watched.reactor.add_reader(10_000, lambda: None)

@@ -147,6 +147,17 @@ def test_a_literal_is_one_constant(text):
     assert statement.targetList[0].val.val.sval == text
 
 
+def test_what_a_connection_must_begin_with_is_divided():
+    both = Settings.of({"timezone": "UTC", "Ignore_System_Indexes": "on", "post_auth_delay": "0"})
+    assert both.divided() == (
+        Settings.of({"timezone": "UTC"}),
+        (("ignore_system_indexes", "on"), ("post_auth_delay", "0")),
+    )
+    assert EMPTY.divided() == (EMPTY, ())
+    plain = Settings.of({"timezone": "UTC"})
+    assert plain.divided()[0] is plain
+
+
 def test_equal_settings_are_one_object():
     first = Settings.of({"TimeZone": "UTC", "a": "b"})
     assert Settings.of({"a": "b", "timezone": "UTC"}) is first

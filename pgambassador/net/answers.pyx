@@ -27,6 +27,8 @@ cdef Py_ssize_t WHOLE_LIMIT = 1024 * 1024
 # The note of a question of ours about the session's settings.
 cdef object SURVEY = object()
 
+cdef object STALE = "stale"
+
 cdef bytes PARSE_COMPLETE = b"1\x00\x00\x00\x04"
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
 
@@ -181,16 +183,15 @@ cdef class Answers:
             if kind not in (c'N', c'S', c'E', c'A'):
                 raise ProtocolViolation(f"message {chr(kind)!r} came unasked")
             self.reader = self.session
-            if kind == c'A' and not self.pinned and not self.home.sticky:
-                self.reader = None
         elif verdict == SWALLOW:
             self.reader = None
         else:
             head = self.ledger.head()
             self.reader = <Client>head.owner
-            if kind == c'A' and not self.pinned and not self.home.sticky:
-                self.reader = None
-        if kind == c'S':
+        if kind == c'A':
+            # For who listens, whatever is being answered, a question of ours perhaps.
+            self.reader = self.session if self.pinned or self.home.sticky else None
+        elif kind == c'S':
             if not self.parameter(verdict):
                 self.reader = None
         elif kind == c'E':
@@ -260,6 +261,9 @@ cdef class Answers:
             if self.sqlstate in ("26000", "42P05") and type(<object>head.note) is Statement:
                 # What this server knows is not what we think it knows (a DO block can DEALLOCATE).
                 self.retiring = True
+            elif self.sqlstate == "0A000" and <object>head.note in self.prepared:
+                # "cached plan must not change result type": a table has changed, and it has to be parsed again.
+                self.prepared[<object>head.note] = STALE
             if self.reader is not None:
                 self.reader.settled(head.kind, <object>head.note, head.started, now, 0, self.sqlstate)
             if self.copying and self.copy_syncs:

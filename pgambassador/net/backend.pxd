@@ -8,6 +8,7 @@ cdef class Backend(Answers):
     cdef public object marked_by
     cdef public object defaults
     cdef public bint curious
+    cdef public bint tied
     cdef readonly double opened
     cdef public double expires
     cdef readonly double freed_at
@@ -22,5 +23,6 @@ cdef class Backend(Answers):
     cdef int survey(self, Client session) except -1
     cdef bint untouched(self) noexcept
     cdef int drop(self, Statement statement, Client client) except -1
+    cdef bint knows(self, Statement statement) except -1
     cdef int prepare(self, Statement statement, Client client) except -1
     cpdef adopt(self, Statement statement, Client client)

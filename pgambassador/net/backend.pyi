@@ -12,6 +12,7 @@ class Backend(Answers):
     defaults: Any
     marked_by: object | None
     curious: bool
+    tied: bool
     expires: float
     def __init__(
         self,

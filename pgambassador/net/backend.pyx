@@ -73,7 +73,7 @@ cdef class Backend(Answers):
             if self.ledger.count == 0:
                 session.served()
             return 0
-        if self.curious and not self.pinned and not self.doubtful:
+        if self.curious and not self.doubtful:
             return self.survey(session)
         if not self.home.sticky and not self.pinned and not self.doubtful:
             self.session = None
@@ -137,13 +137,19 @@ cdef class Backend(Answers):
         """Whether nothing that a client has sent is under way."""
         return self.ledger.count == self.fence + (self.rows_asked is not None)
 
+    cdef bint knows(self, Statement statement) except -1:
+        """Whether the server has the statement, in a state that it can be executed in."""
+        return statement in self.prepared and self.prepared[statement] is None
+
     cdef int prepare(self, Statement statement, Client client) except -1:
         """Make sure that the server knows a statement, before what is staged next."""
-        if statement in self.prepared:
+        if self.knows(statement):
             if len(self.prepared) > 1:
                 del self.prepared[statement]
                 self.prepared[statement] = None
             return 0
+        if statement in self.prepared:
+            self.drop(statement, client)
         self.channel.stage(statement.frame, len(statement.frame))
         self.ledger.put(c'P', SWALLOW, client, statement, None, 0.0)
         self.adopt(statement, client)

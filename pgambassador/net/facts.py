@@ -23,3 +23,9 @@ class Facts:
     told_of_waiting: bool = False
     doubts: Names = NOTHING
     """Which parameters the session may have set since a server was asked."""
+    asked: Names = NOTHING
+    """And which the question under way is about."""
+    ties: frozenset[str] = frozenset()
+    """What ties the session to its server connection, as the server has said."""
+    ties_told: frozenset[str] = frozenset()
+    """What the log has been told of these."""

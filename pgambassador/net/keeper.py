@@ -75,6 +75,7 @@ class Keeper(States):
         self.opening = 0
         self.connects = self.connect_failures = self.wait_timeouts = self.cancels = 0
         self.closed: Counter[str] = Counter()
+        self.pins = Counter()
         self.last_error: AmbassadorError | None = None
         self.stopping = False
         self.essential = False  # the pool of a URL itself: it is kept, and without it we are not ready
@@ -160,7 +161,11 @@ class Keeper(States):
 
     def abandoned(self, backend: Backend, half: bool) -> None:
         """A client has left while it held the connection; `half`: in the middle of a message."""
-        if backend.closed or backend.finish_survey():
+        if backend.closed:
+            return
+        if backend.finish_survey():
+            if backend.tied:
+                self._discard(backend, [])
             return
         if half or not backend.clean:
             if backend.owes and not half:
@@ -173,12 +178,17 @@ class Keeper(States):
         if backend.transaction != "I":
             queries.append(_ROLLBACK)
             backend.marked_by = backend  # settings changed in it are undone, unseen
-        if self.lane.sticky or backend.pinned:
-            queries.append(_DISCARD)
-            backend.forget_statements()
-            backend.state, backend.marked_by = BASE, None
-            backend.pinned = False
-        backend.ask(b"".join(queries), len(queries))
+        if self.lane.sticky or backend.tied:
+            self._discard(backend, queries)
+        else:
+            backend.ask(b"".join(queries), len(queries))
+
+    def _discard(self, backend: Backend, queries: list[bytes]) -> None:
+        """Have it forget everything, behind these queries."""
+        backend.forget_statements()
+        backend.state, backend.marked_by = BASE, None
+        backend.pinned = backend.tied = False
+        backend.ask(b"".join((*queries, _DISCARD)), len(queries) + 1)
 
     async def _cancel_and_close(self, backend: Backend) -> None:
         try:

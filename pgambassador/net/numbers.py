@@ -36,3 +36,4 @@ class Numbers:
         self.query_histogram = lane.query_histogram
         self.wait_histogram = lane.wait_histogram
         self.closed: Mapping[str, int] = keeper.closed
+        self.pins: Mapping[str, int] = keeper.pins

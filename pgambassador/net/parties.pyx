@@ -5,7 +5,7 @@ What is here is what `answers` and `backend` call; `lane` and `session` say what
 """
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from pgambassador.wire.replies cimport mentions_set_config
+from pgambassador.wire.replies cimport mentions_state
 
 
 cdef double clock() noexcept:
@@ -22,7 +22,7 @@ cdef class Statement:
         self.name = name
         self.frame = frame
         self.text = text
-        self.sets = mentions_set_config(text, len(text))
+        self.sets = mentions_state(text, len(text))
 
     def __repr__(self):
         return f"<Statement {self.name.decode()}>"

@@ -12,7 +12,7 @@ from libc.string cimport memchr
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.parties cimport Statement
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
-from pgambassador.wire.replies cimport mentions_set_config
+from pgambassador.wire.replies cimport mentions_state
 
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
 cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
@@ -103,7 +103,7 @@ cdef class Requests(Waiter):
         backend.unsynced = False
         # A simple query ends the unnamed statement (manual: "Extended Query").
         self.unnamed = backend.unnamed_of = None
-        if mentions_set_config(<const char *>self.scanner.at, self.scanner.have):
+        if mentions_state(<const char *>self.scanner.at, self.scanner.have):
             self.policy.called(self, backend, (<const char *>self.scanner.at)[5:self.scanner.have])
         backend.ledger.put(c'Q', FORWARD, self, text, None, self.now)
         return self.forward()
@@ -133,7 +133,7 @@ cdef class Requests(Waiter):
         if end == 6:
             before = self.unnamed
             self.unnamed = at[:self.scanner.have]
-            if mentions_set_config(at, self.scanner.have):
+            if mentions_state(at, self.scanner.have):
                 self.policy.called(self, backend, self.unnamed[6:])
             backend.unnamed_of = self
             backend.ledger.put(c'P', FORWARD, self, self.unnamed, before, self.now)
@@ -152,7 +152,7 @@ cdef class Requests(Waiter):
         statement = self.policy.statement(at[end:self.scanner.have])
         self.statements[name] = statement
         if statement in backend.prepared:
-            if backend.untouched() and backend.status != c'E':
+            if backend.knows(statement) and backend.untouched() and backend.status != c'E':
                 backend.ledger.put(c'P', FAKE, self, statement, name, self.now)
                 return 0
             # What is under way may yet change what the server knows: then only the server can say.

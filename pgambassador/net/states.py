@@ -8,16 +8,19 @@
 3. RESET leads back to what the client's start packet has set, which a connection that many share does not
    know: it is set again, before anything that the client sends afterwards.
 4. A client is told of a parameter only what is news to it.
+5. What cannot be set again elsewhere (`protocol.ties`) keeps a session on its connection for as long as the
+   server says that it is there. `backend.tied` says that it may be: who leaves then leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pgambassador.net.statements import statement_text
-from pgambassador.protocol import survey
+from pgambassador.protocol import survey, ties
 from pgambassador.protocol.settings import FIXED, Settings, effective, fence
 from pgambassador.wire import build
 
@@ -37,6 +40,8 @@ class States:
     """The part of a pool's policy that knows about settings; `lane` is the pool's."""
 
     lane: Lane
+    pins: Counter[str]
+    """How often a session had to keep its connection, by reason."""
 
     def switch(self, backend: Backend, session: Session) -> tuple[bytes, int]:
         """The messages that bring a connection into a client's state, and how many statements they are."""
@@ -83,14 +88,17 @@ class States:
             backend.marked_by = session
         if tag in ("DISCARD ALL", "DEALLOCATE ALL"):
             backend.forget_statements(session)
-        if tag == "DISCARD ALL":
-            backend.pinned = False
-        elif tag in ("LISTEN", "PREPARE"):
-            backend.pinned = True
+        if tag in ties.BRINGING or (backend.tied and tag in ties.ENDING):
+            self._tie(session, backend)
+            backend.pinned = not self.lane.sticky  # notifications are for it
+        if tag == ties.LOAD and not self.lane.sticky:
+            self._pin(session, backend, session.facts.ties | {ties.LOAD})
 
     def called(self, session: Session, backend: Backend, text: bytes) -> None:
-        """A statement that names set_config() is on its way."""
+        """A statement is on its way that may leave something behind, though no tag will say so."""
         self._suspect(session, backend, survey.names_called(text))
+        if not self.lane.sticky and ties.may_tie(text):
+            self._tie(session, backend)
 
     def _suspect(self, session: Session, backend: Backend, names: survey.Names) -> None:
         if not names:
@@ -101,31 +109,53 @@ class States:
         backend.curious = True
         session.facts.doubts |= names
 
+    def _tie(self, session: Session, backend: Backend) -> None:
+        if not self.lane.sticky:
+            backend.tied = backend.curious = True
+            session.facts.doubts |= survey.TIES
+
     def question(self, session: Session, backend: Backend) -> bytes:
         """What to ask the server before the connection goes home; b"" for nothing."""
         facts = session.facts
         start = effective(facts.start, backend.defaults).values
-        if not facts.doubts:
+        facts.asked, facts.doubts = facts.doubts, survey.NOTHING
+        if not facts.asked:
             return survey.restoration(start)
-        return survey.question(facts.doubts, session.state.values, start)
+        return survey.question(facts.asked, session.state.values, start)
 
     def answered(self, session: Session, backend: Backend, rows: Sequence[bytes] | None) -> None:
         """The server's answer; without one the client keeps its connection, whose state nobody knows."""
         facts = session.facts
-        names, facts.doubts = facts.doubts, survey.NOTHING
         try:
-            found = survey.answer(rows or ())
+            found, there = survey.answer(rows or ())
         except ValueError:
             rows = None
         if rows is None:
-            log.warning("what a client has set could not be found out; it keeps its server connection")
-            backend.pinned = True
+            self._pin(session, backend, facts.ties | {"unknown settings"})
             return
-        if not names:
+        if facts.asked & survey.TIES:
+            self._pin(session, backend, there | (facts.ties & {ties.LOAD}))
+        if not facts.asked - survey.TIES:
             return
-        values = survey.merged(session.state.values, found, names=names)
+        values = survey.merged(session.state.values, found, names=facts.asked)
         login = backend.link.parameters.get("session_authorization")
         if values.get("session_authorization") == login:
             values.pop("session_authorization", None)
         session.state = backend.state = Settings.of(values)
-        backend.marked_by = None
+        if not facts.doubts:  # of what the client has sent meanwhile
+            backend.marked_by = None
+
+    def _pin(self, session: Session, backend: Backend, reasons: frozenset[str]) -> None:
+        """The session keeps its connection for these reasons, or for none."""
+        facts = session.facts
+        for reason in sorted(reasons - facts.ties):
+            self.pins[reason] += 1
+            if reason not in facts.ties_told:
+                facts.ties_told |= {reason}
+                log.info(
+                    "a client keeps its server connection: %s",
+                    reason,
+                    extra={"client": facts.address, "database": facts.database, "user": facts.user},
+                )
+        facts.ties = reasons
+        backend.pinned = backend.tied = bool(reasons)

@@ -91,6 +91,11 @@ class PoolStats(Protocol):
         """Server connections that ended, by reason."""
         ...
 
+    @property
+    def pins(self) -> Mapping[str, int]:
+        """Sessions that had to keep their server connection, by reason."""
+        ...
+
 
 class ProxyStats(Protocol):
     """What the process says about its clients, and its pools."""
@@ -226,13 +231,21 @@ def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
     closed = CounterMetricFamily(
         "pgambassador_server_disconnects", "Server connections that ended.", labels=(*_LABELS, "reason")
     )
+    pins = CounterMetricFamily(
+        "pgambassador_session_pins",
+        "Sessions that had to keep their server connection.",
+        labels=(*_LABELS, "reason"),
+    )
     for labels, pool in zip(names, pools, strict=True):
         for state in _STATES:
             states.add_metric((*labels, state), getattr(pool, state))
         for reason, count in sorted(pool.closed.items()):
             closed.add_metric((*labels, reason), count)
+        for reason, count in sorted(pool.pins.items()):
+            pins.add_metric((*labels, reason), count)
     yield states
     yield closed
+    yield pins
     for name, attribute, text in _COUNTERS:
         counter = CounterMetricFamily(name, text, labels=_LABELS)
         for labels, pool in zip(names, pools, strict=True):

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 from pgambassador.protocol.settings import literal
+from pgambassador.protocol.ties import INVENTORY, MARK
 from pgambassador.wire import build
 
 Names = frozenset[str]
@@ -24,6 +25,8 @@ ANY: Final = "*"
 ALL: Final = frozenset({ANY})
 """Any parameter may have been set, those that pg_settings lists."""
 NOTHING: Final[Names] = frozenset()
+TIES: Final = frozenset({MARK})
+"""Also what ties the session to its connection."""
 
 _IDENTITY: Final = frozenset({"role", "session_authorization"})
 _SPACE = rb"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)"
@@ -108,14 +111,14 @@ def question(names: Names, known: Iterable[str], start: Mapping[str, str] = Mapp
 
     Those of the start packet that have been reset are set again before.
     """
-    if ANY not in names:
-        return build.query(_ask(names))
-    others = {name for name in (*names, *known) if "." in name} | _IDENTITY
-    sql = (
-        f"SELECT name, {_hex('setting')} FROM pg_catalog.pg_settings"
-        f" WHERE source OPERATOR(pg_catalog.=) 'session' UNION ALL {_ask(others)}"
-    )
-    return build.query(f"{_restore(start)}; {sql}" if start else sql)
+    parts = [INVENTORY] if MARK in names else []
+    if ANY in names:
+        others = {name for name in (*names, *known) if "." in name} | _IDENTITY
+        parts += [_LISTED, _ask(others)]
+    elif names - TIES:
+        parts += [_ask(names - TIES)]
+    sql = " UNION ALL ".join(parts)
+    return build.query(f"{_restore(start)}; {sql}" if start and ANY in names else sql)
 
 
 def _restore(start: Mapping[str, str]) -> str:
@@ -137,20 +140,27 @@ def _values(start: Mapping[str, str]) -> str:
     return f"VALUES {rows}"
 
 
+def _hex(value: str) -> str:
+    server = "pg_catalog.getdatabaseencoding()"
+    return f"pg_catalog.encode(pg_catalog.convert_to({value}, {server}), 'hex')"
+
+
+_LISTED: Final = (
+    f"SELECT name, {_hex('setting')} FROM pg_catalog.pg_settings"
+    " WHERE source OPERATOR(pg_catalog.=) 'session'"
+)
+
+
 def _ask(names: Iterable[str]) -> str:
     rows = ", ".join(f"({literal(name)})" for name in sorted(names))
     value = _hex("pg_catalog.current_setting(name, true)")
     return f"SELECT name, {value} FROM (VALUES {rows}) AS asked (name)"
 
 
-def _hex(value: str) -> str:
-    server = "pg_catalog.getdatabaseencoding()"
-    return f"pg_catalog.encode(pg_catalog.convert_to({value}, {server}), 'hex')"
-
-
-def answer(rows: Iterable[bytes]) -> dict[str, str | None]:
-    """Name and value of each DataRow, None for a parameter that does not exist; or ValueError."""
+def answer(rows: Iterable[bytes]) -> tuple[dict[str, str | None], frozenset[str]]:
+    """Parameters with their values (None: there is none of that name), and ties; or ValueError."""
     found: dict[str, str | None] = {}
+    there: set[str] = set()
     for row in rows:
         columns = _columns(row)
         if len(columns) == 1:
@@ -158,11 +168,15 @@ def answer(rows: Iterable[bytes]) -> dict[str, str | None]:
         name, value = columns
         if name is None:
             raise ValueError("a parameter without a name")
-        key = name.decode().lower()
+        key = name.decode()
+        if key.startswith(MARK):
+            there.add(key.removeprefix(MARK))
+            continue
+        key = key.lower()
         found[key] = (
             None if value is None else bytes.fromhex(value.decode()).decode("utf-8", "surrogateescape")
         )
-    return found
+    return found, frozenset(there)
 
 
 def _columns(row: bytes) -> list[bytes | None]:

@@ -8,6 +8,6 @@ cdef struct Failure:
     const unsigned char *sqlstate
     bint fatal
 
-cdef bint mentions_set_config(const char *text, Py_ssize_t n) noexcept
+cdef bint mentions_state(const char *text, Py_ssize_t n) noexcept
 
 cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept

@@ -3,7 +3,7 @@
 
 1. Neither reads beyond what it is given, whatever a server sent.
 2. A tag concerns the session if it may be that of SET, RESET, DISCARD, DEALLOCATE, PREPARE, LISTEN, UNLISTEN,
-   LOAD, DO or CALL; a few others that begin like them are included, for whoever looks closer.
+   LOAD, DO, CALL, CLOSE or DROP; a few others that begin like them are included, for whoever looks closer.
 3. An error without SQLSTATE has XX000.
 """
 from libc.string cimport memchr, memcmp
@@ -31,11 +31,11 @@ cdef Command command(const unsigned char *tag, Py_ssize_t n) noexcept:
         found.concerns_session = (
             (tag[0] == c'S' and tag[1] == c'E' and tag[2] == c'T')
             or (tag[0] == c'R' and tag[1] == c'E' and tag[2] == c'S')
-            or (tag[0] == c'D' and (tag[1] == c'I' or (tag[1] == c'E' and tag[2] == c'A')))
+            or (tag[0] == c'D' and (tag[1] == c'I' or tag[1] == c'R' or (tag[1] == c'E' and tag[2] == c'A')))
             or (tag[0] == c'L' and (tag[1] == c'I' or tag[1] == c'O'))
             or (tag[0] == c'U' and tag[1] == c'N')
             or (tag[0] == c'P' and tag[1] == c'R')
-            or (tag[0] == c'C' and tag[1] == c'A')
+            or (tag[0] == c'C' and (tag[1] == c'A' or (tag[1] == c'L' and tag[2] == c'O')))
         )
     return found
 
@@ -61,22 +61,30 @@ cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept:
     return found
 
 
-cdef bint mentions_set_config(const char *text, Py_ssize_t n) noexcept:
-    """Whether the name of that function occurs, in any case; it changes settings without a tag that says so."""
-    cdef const char *at = text
-    cdef const char *end = text + n
-    while True:
-        at = <const char *>memchr(at, c'_', end - at)
-        if at == NULL:
-            return False
-        if at - text >= 3 and end - at >= 7 and strncasecmp(at - 3, "set_config", 10) == 0:
-            return True
-        at += 1
+cdef bint mentions_state(const char *text, Py_ssize_t n) noexcept:
+    """Whether a statement may leave something in its session that no tag tells of: set_config, temporary objects,
+    advisory locks, cursors WITH HOLD. Only their letters are looked for, wherever they stand."""
+    cdef Py_ssize_t i
+    cdef int second
+    for i in range(n - 3):
+        second = text[i + 1] | 0x20
+        if second == c'e':
+            if text[i] | 0x20 == c't' and strncasecmp(text + i, "temp", 4) == 0:
+                return True
+            if text[i] | 0x20 == c's' and n - i >= 10 and strncasecmp(text + i, "set_config", 10) == 0:
+                return True
+        elif second == c'o':
+            if text[i] | 0x20 == c'h' and strncasecmp(text + i, "hold", 4) == 0:
+                return True
+        elif second == c'd':
+            if text[i] | 0x20 == c'a' and n - i >= 8 and strncasecmp(text + i, "advisory", 8) == 0:
+                return True
+    return False
 
 
 def mentions(bytes text not None):
-    """Whether a statement's text names set_config."""
-    return bool(mentions_set_config(text, len(text)))
+    """Whether a statement may leave something in its session that no tag tells of."""
+    return bool(mentions_state(text, len(text)))
 
 
 def read_command(bytes tag not None):

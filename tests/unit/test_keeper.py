@@ -12,6 +12,7 @@ import pytest
 from pgambassador.errors import ServerRefused, Unreachable
 from pgambassador.net.greeting import BASE
 from pgambassador.net.numbers import Numbers
+from pgambassador.protocol.survey import TIES, question
 from tests.keeping import Keeping
 from tests.messages import (
     COPY_IN,
@@ -280,6 +281,7 @@ def test_a_pinned_connection_is_reset(play: Keeping) -> None:
     client.sends(query("listen news"))
     server.answers(query("listen news"), complete("LISTEN"), IDLE)
     client.gets(complete("LISTEN"), IDLE)
+    server.answers(question(TIES, ()), row(b"!LISTEN", b""), complete("SELECT 1"), IDLE)
     assert server.backend.pinned
     client.sends(TERMINATE)
     client.gets_end()

@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
 ASYNCIO = ("net/", "process/", "observe/http.py", "check.py")
-PGLAST = ("observe/normalize.py",)
+PGLAST = ("observe/normalize.py", "protocol/ties.py")
 
 # Modules whose behaviour shows in the tests of another.
 TESTED_BY = {

@@ -35,6 +35,7 @@ def pool(**changes):
         "query_seconds": 1.5,
         "wait_seconds": 0.25,
         "closed": {"idle": 13, "lost": 14},
+        "pins": {"LISTEN": 15},
         "query_histogram": (0, 3) + (0,) * (len(BUCKETS) - 2) + (2,),
         "wait_histogram": (1,) + (0,) * len(BUCKETS),
     }

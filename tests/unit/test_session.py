@@ -423,6 +423,30 @@ def test_a_faked_parse_before_an_error_did_happen(play: Playbook) -> None:
     assert set(client.session.statements) == {b"s", b"t"}
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["executed again", "prepared again"])
+def test_a_plan_that_does_not_fit_its_table_any_more_is_made_again(play: Playbook, again: bool) -> None:
+    """On each server connection it fails once, as on a connection of one's own it would for ever."""
+    client, server = join(play)
+    first = parse(b"s", b"select * from t")
+    client.sends(first, bind(b"s"), execute(), SYNC)
+    made = parse(b"pga_1", b"select * from t")
+    server.answers((made, bind(b"pga_1"), execute(), SYNC), PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE)
+    client.gets(PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE)
+    client.sends(bind(b"s"), execute(), SYNC)
+    server.answers((bind(b"pga_1"), execute(), SYNC), error("0A000"), IDLE)
+    client.gets(error("0A000"), IDLE)
+    if again:
+        client.sends(close_statement(b"s"), first)
+    client.sends(bind(b"s"), execute(), SYNC)
+    server.gets(close_statement(b"pga_1"), made, bind(b"pga_1"), execute(), SYNC)
+    server.sends(CLOSE_COMPLETE, PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE)
+    told = (CLOSE_COMPLETE, PARSE_COMPLETE) if again else ()
+    client.gets(*told, BIND_COMPLETE, *ONE, IDLE)
+    client.sends(bind(b"s"), execute(), SYNC)
+    server.answers((bind(b"pga_1"), execute(), SYNC), BIND_COMPLETE, *ONE, IDLE)
+    client.gets(BIND_COMPLETE, *ONE, IDLE)
+
+
 def test_the_statement_used_longest_ago_is_forgotten(plays: MakePlay) -> None:
     play = plays(statements=2)
     client, server = join(play)

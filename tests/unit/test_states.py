@@ -9,9 +9,19 @@ import pytest
 
 from pgambassador.net.greeting import BASE
 from pgambassador.protocol.settings import Settings, fence
-from pgambassador.protocol.survey import ALL, question, restoration
+from pgambassador.protocol.survey import ALL, TIES, question, restoration
 from tests.keeping import PARAMETERS, Keeping
-from tests.messages import IDLE, TERMINATE, TRANSACTION, complete, error, parameter_status, query, row
+from tests.messages import (
+    IDLE,
+    TERMINATE,
+    TRANSACTION,
+    complete,
+    error,
+    notification,
+    parameter_status,
+    query,
+    row,
+)
 from tests.playbook import AGREED, Client, Server
 
 QUERY = query("x")
@@ -263,6 +273,121 @@ def test_the_name_of_an_application_is_known(play: Keeping) -> None:
     client.gets(complete("SET"), report, IDLE)
     assert client.session.facts.application_name == "psql"
     play.surveys(server, question(frozenset({"application_name"}), ()), application_name="psql")
+
+
+def test_what_the_client_has_called_meanwhile_is_asked_for_again(play: Keeping) -> None:
+    """An answer is about what came before its question."""
+    client, server = served(play)
+    runs(client, server, "set a = 1", "SET")
+    call = query("select set_config('b', '2', false)")
+    client.sends(call)
+    server.gets(question(frozenset({"a"}), ()), call)
+    play.surveys(server, b"", a="1")
+    assert server.backend.marked_by is client.session
+    server.sends(complete("SELECT 1"), IDLE)
+    client.gets(complete("SELECT 1"), IDLE)
+    play.surveys(server, question(frozenset({"b"}), ()), b="2")
+    assert client.session.state is server.backend.state is Settings.of({"a": "1", "b": "2"})
+    assert server.backend.marked_by is None
+
+
+# What cannot be set again elsewhere.
+
+ASKED = question(TIES, ())
+
+
+def finds(play: Keeping, server: Server, *ties: str) -> None:
+    """The server is asked what there is, and finds these."""
+    server.answers(ASKED, *(row(b"!" + tie.encode(), b"") for tie in ties), complete("SELECT"), IDLE)
+
+
+def test_a_session_keeps_its_connection_while_something_is_there(play: Keeping) -> None:
+    client, server = served(play)
+    runs(client, server, "create temp table t ()", "CREATE TABLE")
+    finds(play, server, "temporary object")
+    assert client.holds(server) and play.keeper.pins == {"temporary object": 1}
+    runs(client, server, "select 1", "SELECT 1")
+    assert client.holds(server)
+    runs(client, server, "drop table t", "DROP TABLE")
+    finds(play, server)
+    assert server.is_idle and not server.backend.tied
+    runs(client, server, "drop table t", "DROP TABLE")
+    assert server.is_idle
+
+
+def test_a_notification_beside_the_answer_is_for_who_listens(play: Keeping) -> None:
+    client, server = served(play)
+    runs(client, server, "listen news", "LISTEN")
+    server.gets(ASKED)
+    server.sends(row(b"!LISTEN", b""), complete("SELECT 1"), notification(b"news"), IDLE)
+    client.gets(notification(b"news"))
+
+
+def test_several_ties_end_one_by_one(play: Keeping) -> None:
+    client, server = served(play)
+    runs(client, server, "select pg_advisory_lock(1)", "SELECT 1")
+    finds(play, server, "advisory lock")
+    runs(client, server, "listen news", "LISTEN")
+    finds(play, server, "advisory lock", "LISTEN")
+    assert play.keeper.pins == {"advisory lock": 1, "LISTEN": 1}
+    runs(client, server, "select pg_advisory_unlock(1)", "SELECT 1")
+    finds(play, server, "LISTEN")
+    assert client.holds(server)
+    runs(client, server, "unlisten *", "UNLISTEN")
+    finds(play, server)
+    assert server.is_idle
+
+
+def test_what_never_came_to_be_does_not_tie(play: Keeping) -> None:
+    client, server = served(play)
+    for text, tag in (
+        ("begin", "BEGIN"),
+        ("create temp table t ()", "CREATE TABLE"),
+        ("listen news", "LISTEN"),
+    ):
+        client.sends(query(text))
+        server.answers(query(text), complete(tag), TRANSACTION)
+        client.gets(complete(tag), TRANSACTION)
+    runs(client, server, "rollback", "ROLLBACK")
+    finds(play, server)
+    assert server.is_idle and not play.keeper.pins
+
+
+def test_a_library_stays_loaded(play: Keeping) -> None:
+    client, server = served(play)
+    runs(client, server, "load 'auto_explain'", "LOAD")
+    finds(play, server)
+    assert client.holds(server) and play.keeper.pins == {"LOAD": 1}
+
+
+@pytest.mark.parametrize("when", ["before the answer", "after it"])
+def test_who_leaves_leaves_nothing_behind(play: Keeping, when: str) -> None:
+    client, server = served(play)
+    runs(client, server, "select pg_advisory_lock(1)", "SELECT 1")
+    if when == "before the answer":
+        client.leaves()
+        server.answers((ASKED, query("DISCARD ALL")), row(b"!advisory lock", b""), complete("SELECT"), IDLE)
+    else:
+        finds(play, server, "advisory lock")
+        client.leaves()
+        server.gets(query("DISCARD ALL"))
+    assert server.backend.resetting
+    server.sends(complete("DISCARD ALL"), IDLE)
+    assert server.is_idle and not server.backend.tied
+
+
+def test_in_session_mode_nothing_ties(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Keeping(mode="session")
+    monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=play.loop.time))
+    client, server = served(play)
+    for text, tag in (
+        ("create temp table t ()", "CREATE TABLE"),
+        ("listen news", "LISTEN"),
+        ("load 'x'", "LOAD"),
+    ):
+        runs(client, server, text, tag)
+    server.gets_nothing()
+    play.end()
 
 
 def test_in_session_mode_only_a_reset_needs_to_be_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pgambassador.protocol.survey import (
     ALL,
     ANY,
     NOTHING,
+    TIES,
     answer,
     merged,
     names_called,
@@ -18,6 +19,7 @@ from pgambassador.protocol.survey import (
     question,
     restoration,
 )
+from pgambassador.protocol.ties import INVENTORY
 from tests.messages import row
 
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
@@ -102,13 +104,21 @@ def test_the_questions_are_sql(names: frozenset[str], known: frozenset[str], sta
         assert [type(each.stmt).__name__ for each in statements] == ["SelectStmt"] * count
 
 
-@given(st.dictionaries(TEXT.filter(lambda name: name == name.lower()), st.none() | TEXT))
+@given(st.dictionaries(TEXT.filter(lambda name: name == name.lower() and name[:1] != "!"), st.none() | TEXT))
 def test_the_answer(found: dict[str, str | None]) -> None:
     rows = [
         row(name.encode(), None if value is None else value.encode().hex().encode())
         for name, value in found.items()
     ]
-    assert answer(rows) == found
+    assert answer(rows) == (found, frozenset())
+
+
+def test_ties_are_asked_for_and_answered_beside_parameters() -> None:
+    asked = question(TIES | {"a"}, ())
+    assert INVENTORY.encode() in asked and b"current_setting" in asked
+    assert b"current_setting" not in question(TIES, ())
+    rows = [row(b"!LISTEN", b""), row(b"a", b"31")]
+    assert answer(rows) == ({"a": "1"}, frozenset({"LISTEN"}))
 
 
 @pytest.mark.parametrize("values", [(b"a", b"xyz"), (None, b"00"), (), (b"\xff", b"00"), (b"a", b"\xff")])

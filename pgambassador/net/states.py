@@ -80,6 +80,7 @@ class States:
         elif tag in ("RESET", "DISCARD ALL"):
             if session.state is session.facts.start and backend.marked_by is None:
                 backend.curious = True  # whatever was reset, it was as it will be
+                session.facts.doubts |= survey.RESTORED
             else:
                 self._suspect(session, backend, survey.ALL)
         elif tag == "DO" and _SET_IN_A_BLOCK.search(text := statement_text(backend.note) or b"set"):
@@ -97,7 +98,7 @@ class States:
     def called(self, session: Session, backend: Backend, text: bytes) -> None:
         """A statement is on its way that may leave something behind, though no tag will say so."""
         self._suspect(session, backend, survey.names_called(text))
-        if not self.lane.sticky and ties.may_tie(text):
+        if not self.lane.sticky and (backend.tied or ties.may_tie(text)):
             self._tie(session, backend)
 
     def _suspect(self, session: Session, backend: Backend, names: survey.Names) -> None:
@@ -119,8 +120,6 @@ class States:
         facts = session.facts
         start = effective(facts.start, backend.defaults).values
         facts.asked, facts.doubts = facts.doubts, survey.NOTHING
-        if not facts.asked:
-            return survey.restoration(start)
         return survey.question(facts.asked, session.state.values, start)
 
     def answered(self, session: Session, backend: Backend, rows: Sequence[bytes] | None) -> None:
@@ -135,7 +134,7 @@ class States:
             return
         if facts.asked & survey.TIES:
             self._pin(session, backend, there | (facts.ties & {ties.LOAD}))
-        if not facts.asked - survey.TIES:
+        if not facts.asked - survey.TIES - survey.RESTORED:
             return
         values = survey.merged(session.state.values, found, names=facts.asked)
         login = backend.link.parameters.get("session_authorization")
@@ -158,4 +157,6 @@ class States:
                     extra={"client": facts.address, "database": facts.database, "user": facts.user},
                 )
         facts.ties = reasons
-        backend.pinned = backend.tied = bool(reasons)
+        backend.pinned = bool(reasons)
+        # What the client has sent meanwhile may have tied it again.
+        backend.tied = backend.pinned or bool(facts.doubts & survey.TIES)

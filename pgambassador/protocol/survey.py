@@ -25,6 +25,8 @@ ANY: Final = "*"
 ALL: Final = frozenset({ANY})
 """Any parameter may have been set, those that pg_settings lists."""
 NOTHING: Final[Names] = frozenset()
+RESTORED: Final = frozenset({"="})
+"""Nothing but what the start packet has set was set, and some of it may have been reset."""
 TIES: Final = frozenset({MARK})
 """Also what ties the session to its connection."""
 
@@ -97,35 +99,32 @@ def _called(text: bytes) -> Names:
 _names_called = lru_cache(maxsize=1000)(_called)
 
 
-def restoration(start: Mapping[str, str]) -> bytes:
-    """A simple query that sets the parameters of a start packet again; b"" if there are none."""
-    if not start:
-        return b""
-    return build.query(
-        f"SELECT pg_catalog.set_config(name, value, false) FROM ({_values(start)}) AS start (name, value)"
-    )
-
-
 def question(names: Names, known: Iterable[str], start: Mapping[str, str] = MappingProxyType({})) -> bytes:
-    """A simple query for these parameters; for ALL: what the session has set, the `known` among it.
+    """A simple query for these parameters and ties; for ALL: what the session has set, the `known` among it.
 
-    Those of the start packet that have been reset are set again before.
+    Those of the start packet that may have been reset are set again before. b"" if there is nothing to do.
     """
     parts = [INVENTORY] if MARK in names else []
     if ANY in names:
         others = {name for name in (*names, *known) if "." in name} | _IDENTITY
         parts += [_LISTED, _ask(others)]
-    elif names - TIES:
-        parts += [_ask(names - TIES)]
-    sql = " UNION ALL ".join(parts)
-    return build.query(f"{_restore(start)}; {sql}" if start and ANY in names else sql)
+    elif asked := names - TIES - RESTORED:
+        parts += [_ask(asked)]
+    statements = [" UNION ALL ".join(parts)] if parts else []
+    if start and ANY in names:
+        statements.insert(0, _restore(start))
+    elif start and names & RESTORED:
+        statements.insert(0, f"SELECT {_SET_AGAIN} FROM ({_values(start)}) AS start (name, value)")
+    return build.query("; ".join(statements)) if statements else b""
+
+
+_SET_AGAIN: Final = "pg_catalog.set_config(start.name, value, false)"
 
 
 def _restore(start: Mapping[str, str]) -> str:
     """What pg_settings does not list is empty (of a role: none) when it has been reset."""
     return (
-        "SELECT pg_catalog.set_config(start.name, value, false)"
-        f" FROM ({_values(start)}) AS start (name, value)"
+        f"SELECT {_SET_AGAIN} FROM ({_values(start)}) AS start (name, value)"
         " LEFT JOIN pg_catalog.pg_settings AS p"
         " ON pg_catalog.lower(p.name) OPERATOR(pg_catalog.=) start.name"
         " WHERE CASE WHEN p.name IS NULL"

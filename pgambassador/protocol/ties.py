@@ -23,7 +23,7 @@ MARK: Final = "!"
 _TIES: Final = re.compile(
     r'"relpersistence":"t"|"schemaname":"pg_temp"|"DeclareCursorStmt":\{'
     r'|"funcname":\[(?:\{"String":\{"sval":"pg_catalog"\}\},)?'
-    r'\{"String":\{"sval":"pg_(?:try_)?advisory_(?:lock|unlock)'
+    r'\{"String":\{"sval":"pg_(?:try_)?advisory_lock'
 )
 _LOCKS: Final = (
     "pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory'"
@@ -64,7 +64,7 @@ ENDING: Final = frozenset(
 
 
 def may_tie(text: bytes) -> bool:
-    """Whether a statement may make, or end, something that lives in its session."""
+    """Whether a statement may make something that lives in its session."""
     return _may_tie(text) if len(text) <= 2048 else _read(text)
 
 

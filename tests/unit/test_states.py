@@ -9,7 +9,7 @@ import pytest
 
 from pgambassador.net.greeting import BASE
 from pgambassador.protocol.settings import Settings, fence
-from pgambassador.protocol.survey import ALL, TIES, question, restoration
+from pgambassador.protocol.survey import ALL, RESTORED, TIES, question
 from tests.keeping import PARAMETERS, Keeping
 from tests.messages import (
     IDLE,
@@ -157,10 +157,21 @@ def test_of_a_session_that_has_set_nothing_a_reset_changes_nothing(play: Keeping
     assert server.is_idle
 
 
+def test_what_a_drivers_pool_says_when_a_connection_is_given_back(play: Keeping) -> None:
+    client, server = served(play, STARTED)
+    text = "select pg_advisory_unlock_all(); close all; unlisten *; reset all"
+    client.sends(query(text))
+    tags = ("SELECT 1", "CLOSE CURSOR ALL", "UNLISTEN", "RESET")
+    server.answers(query(text), *map(complete, tags), IDLE)
+    client.gets(*map(complete, tags), IDLE)
+    server.answers(question(RESTORED, (), STARTED.values), row(b"1"), row(b"CET"), complete("SELECT 2"), IDLE)
+    assert server.is_idle
+
+
 def test_nor_of_one_that_is_as_it_has_started(play: Keeping) -> None:
     client, server = served(play, STARTED)
     runs(client, server, "discard all", "DISCARD ALL")
-    server.answers(restoration(STARTED.values), row(b"1"), row(b"CET"), complete("SELECT 2"), IDLE)
+    server.answers(question(RESTORED, (), STARTED.values), row(b"1"), row(b"CET"), complete("SELECT 2"), IDLE)
     assert server.is_idle
     runs(client, server, "x", "X")
     assert client.session.state is server.backend.state is STARTED
@@ -338,6 +349,26 @@ def test_several_ties_end_one_by_one(play: Keeping) -> None:
     assert server.is_idle
 
 
+def test_an_answer_does_not_untie_what_came_behind_its_question(play: Keeping) -> None:
+    client, server = served(play)
+    lock, unlock = query("select pg_advisory_lock(1)"), query("select pg_advisory_unlock(1)")
+    runs(client, server, "select pg_advisory_lock(1)", "SELECT 1")
+    finds(play, server, "advisory lock")
+    runs(client, server, "select pg_advisory_unlock(1)", "SELECT 1")
+    client.sends(lock)
+    server.gets(ASKED, lock)
+    server.sends(complete("SELECT 0"), IDLE)
+    assert server.backend.tied and not server.backend.pinned
+    server.sends(complete("SELECT 1"), IDLE)
+    client.gets(complete("SELECT 1"), IDLE)
+    client.sends(unlock)
+    server.gets(ASKED, unlock)
+    server.sends(row(b"!advisory lock", b""), complete("SELECT 1"), IDLE, complete("SELECT 1"), IDLE)
+    client.gets(complete("SELECT 1"), IDLE)
+    finds(play, server)
+    assert server.is_idle and play.keeper.pins == {"advisory lock": 2}
+
+
 def test_what_never_came_to_be_does_not_tie(play: Keeping) -> None:
     client, server = served(play)
     for text, tag in (
@@ -395,7 +426,7 @@ def test_in_session_mode_only_a_reset_needs_to_be_asked_about(monkeypatch: pytes
     monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=play.loop.time))
     client, server = served(play, STARTED)
     runs(client, server, "reset a", "RESET")
-    server.answers(restoration(STARTED.values), row(b"1"), row(b"CET"), complete("SELECT 2"), IDLE)
+    server.answers(question(RESTORED, (), STARTED.values), row(b"1"), row(b"CET"), complete("SELECT 2"), IDLE)
     runs(client, server, "set a = 2", "SET")
     server.gets_nothing()
     runs(client, server, "reset b", "RESET")

@@ -11,13 +11,13 @@ from pgambassador.protocol.survey import (
     ALL,
     ANY,
     NOTHING,
+    RESTORED,
     TIES,
     answer,
     merged,
     names_called,
     names_set,
     question,
-    restoration,
 )
 from pgambassador.protocol.ties import INVENTORY
 from tests.messages import row
@@ -98,7 +98,8 @@ def test_what_a_call_may_set(text: str, names: set[str]) -> None:
 def test_the_questions_are_sql(names: frozenset[str], known: frozenset[str], start: dict[str, str]) -> None:
     for asked, count in (
         (question(names, known, start), 1 + (ANY in names and bool(start))),
-        (restoration(start), int(bool(start))),
+        (question(RESTORED, known, start), int(bool(start))),
+        (question(RESTORED | TIES, known, start), 1 + bool(start)),
     ):
         statements = parse_sql(asked[5:-1].decode()) if asked else ()
         assert [type(each.stmt).__name__ for each in statements] == ["SelectStmt"] * count

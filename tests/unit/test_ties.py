@@ -20,8 +20,6 @@ TYING = [
     "select Pg_Try_Advisory_Lock(1, 2)",
     "select pg_catalog.pg_advisory_lock_shared(1)",
     "with l as (select pg_advisory_lock(1)) select * from l",
-    "select pg_advisory_unlock(1)",
-    "select pg_advisory_unlock_all()",
     "declare c cursor with hold for select 1",
     "this is no SQL, but has temp in it",
 ]
@@ -30,6 +28,7 @@ LOOSE = [
     "insert into t values ('create temp table')",
     'select \'"relpersistence":"t"\' as temp',
     "select pg_advisory_xact_lock(1)",
+    "select pg_advisory_unlock(1), pg_advisory_unlock_all()",
     "select pg_try_advisory_xact_lock_shared(1, 2)",
     "update temp set household = 'pg_advisory_lock'",
     "create unlogged table templates (a int)",

@@ -50,7 +50,7 @@ class Policy:
     def count(self, event: str) -> int:
         return sum(each[0] == event for each in self.heard)
 
-    def statement(self, body: bytes) -> Statement:
+    def statement(self, body: bytes, settings: object) -> Statement:
         if body not in self.known:
             name = b"pga_%d" % (len(self.known) + 1)
             frame = build.frame(ord("P"), name + b"\0" + body)

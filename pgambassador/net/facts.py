@@ -25,6 +25,8 @@ class Facts:
     """Which parameters the session may have set since a server was asked."""
     asked: Names = NOTHING
     """And which the question under way is about."""
+    failures: int = 0
+    """How often that question has failed in a row."""
     ties: frozenset[str] = frozenset()
     """What ties the session to its server connection, as the server has said."""
     ties_told: frozenset[str] = frozenset()

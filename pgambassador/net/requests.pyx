@@ -81,6 +81,7 @@ cdef class Requests(Waiter):
             return self.forward()
         if kind == c'F':
             backend.unsynced = False
+            self.policy.called(self, backend, b"")
             backend.ledger.put(c'F', FORWARD, self, None, None, self.now)
         return self.forward()
 
@@ -103,8 +104,10 @@ cdef class Requests(Waiter):
         backend.unsynced = False
         # A simple query ends the unnamed statement (manual: "Extended Query").
         self.unnamed = backend.unnamed_of = None
-        if mentions_state(<const char *>self.scanner.at, self.scanner.have):
-            self.policy.called(self, backend, (<const char *>self.scanner.at)[5:self.scanner.have])
+        if self.scanner.left:
+            self.policy.called(self, backend, b"")
+        elif mentions_state(<const char *>self.scanner.at, self.scanner.have):
+            self.policy.called(self, backend, (<const char *>self.scanner.at)[5:self.scanner.have - 1])
         backend.ledger.put(c'Q', FORWARD, self, text, None, self.now)
         return self.forward()
 
@@ -149,7 +152,7 @@ cdef class Requests(Waiter):
         if self.lane.sticky or name in self.litter:
             backend.ledger.put(c'P', FORWARD, self, at[end:self.scanner.have], None, self.now)
             return self.forward()
-        statement = self.policy.statement(at[end:self.scanner.have])
+        statement = self.policy.statement(at[end:self.scanner.have], self.state if backend.marked_by is None else None)
         self.statements[name] = statement
         if statement in backend.prepared:
             if backend.knows(statement) and backend.untouched() and backend.status != c'E':

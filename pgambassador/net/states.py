@@ -3,8 +3,9 @@
 1. `session.state` is what its client has set, `backend.state` what the server connection is in; a connection
    joins a client by the difference.
 2. What a client sets is not guessed: a statement that may have set something makes the connection `curious`,
-   and before anybody else gets it the server is asked (`protocol.survey`). Until the answer has come, or if
-   none comes, `backend.marked_by` says whose unknown state it is in: the next client has all of it reset.
+   and before anybody else gets it the server is asked (`protocol.survey`), so that it can follow its client.
+   But `backend.marked_by` says who has set something, and the next client has all of it reset, whatever the
+   answer was: what was not asked for, or not read out of a text, reaches nobody.
 3. RESET leads back to what the client's start packet has set, which a connection that many share does not
    know: it is set again, before anything that the client sends afterwards.
 4. A client is told of a parameter only what is news to it.
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SET_IN_A_BLOCK = re.compile(rb"(?i)\b(?:re)?set\b|\bset_config\b|\bexecute\b")
+_DONE_IN_A_BLOCK = re.compile(rb"(?i)\b(?:re)?set\b|set_config|\bexecute\b|temp|advisory|\b(?:listen|load)\b")
+_UNKNOWN = "unknown settings"
+_ASKED_MOST = 3
 
 
 class States:
@@ -83,10 +86,11 @@ class States:
                 session.facts.doubts |= survey.RESTORED
             else:
                 self._suspect(session, backend, survey.ALL)
-        elif tag == "DO" and _SET_IN_A_BLOCK.search(text := statement_text(backend.note) or b"set"):
+        elif tag == "DO" and _DONE_IN_A_BLOCK.search(text := statement_text(backend.note) or b"set"):
             self._suspect(session, backend, survey.names_set(text))
-        elif tag == "CALL":
-            backend.marked_by = session
+            self._tie(session, backend)
+        elif tag == "CALL" or tag in ties.BRINGING:
+            backend.marked_by = session  # EXECUTE does not say what it has done
         if tag in ("DISCARD ALL", "DEALLOCATE ALL"):
             backend.forget_statements(session)
         if tag in ties.BRINGING or (backend.tied and tag in ties.ENDING):
@@ -130,10 +134,16 @@ class States:
         except ValueError:
             rows = None
         if rows is None:
-            self._pin(session, backend, facts.ties | {"unknown settings"})
+            facts.doubts |= facts.asked
+            facts.failures += 1
+            if facts.failures < _ASKED_MOST:
+                backend.curious = True  # perhaps a cancel request, meant for something else, has hit it
+            else:
+                self._pin(session, backend, facts.ties | {_UNKNOWN})
             return
+        facts.failures = 0
         if facts.asked & survey.TIES:
-            self._pin(session, backend, there | (facts.ties & {ties.LOAD}))
+            self._pin(session, backend, there | (facts.ties & {ties.LOAD, _UNKNOWN}))
         if not facts.asked - survey.TIES - survey.RESTORED:
             return
         values = survey.merged(session.state.values, found, names=facts.asked)
@@ -141,8 +151,9 @@ class States:
         if values.get("session_authorization") == login:
             values.pop("session_authorization", None)
         session.state = backend.state = Settings.of(values)
-        if not facts.doubts:  # of what the client has sent meanwhile
-            backend.marked_by = None
+        if values.get("idle_session_timeout", "0") != "0":
+            # The server would end the connection under the next client.
+            self._pin(session, backend, facts.ties | {"idle_session_timeout"})
 
     def _pin(self, session: Session, backend: Backend, reasons: frozenset[str]) -> None:
         """The session keeps its connection for these reasons, or for none."""

@@ -47,6 +47,11 @@ _LAST: Final = ("session_authorization", "role")
 _RESET: Final = {"session_authorization": "RESET SESSION AUTHORIZATION", "role": "RESET ROLE"}
 # Text may be in another encoding than the one before.
 _FIRST: Final = ("client_encoding",)
+_AT_ONCE: Final = 1000
+# Whatever the client before has made the default: a deferrable transaction would wait for others.
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
+# How a statement is understood does not depend on these.
+_MEANINGLESS: Final = ("application_name", "statement_timeout", "lock_timeout")
 # Larger ones, which a client may make at will, are not remembered.
 _KEEP: Final = 2048
 
@@ -54,9 +59,10 @@ _KEEP: Final = 2048
 class Settings:
     """An immutable set of parameters; make one with `Settings.of`."""
 
-    __slots__ = ("__weakref__", "size", "values")
+    __slots__ = ("__weakref__", "_essence", "size", "values")
     values: dict[str, str]
     size: int
+    _essence: tuple[tuple[str, str], ...] | None
     _known: ClassVar[WeakValueDictionary[tuple[tuple[str, str], ...], Settings]] = WeakValueDictionary()
 
     @classmethod
@@ -67,6 +73,7 @@ class Settings:
         if known is None:
             known = cls()
             known.values = dict(key)
+            known._essence = None
             known.size = sum(len(name) + len(value) for name, value in key)
             cls._known[key] = known
         return known
@@ -82,6 +89,14 @@ class Settings:
 
     def without(self, name: str) -> Settings:
         return self.with_value(name, None)
+
+    @property
+    def essence(self) -> Settings:
+        """What may change the meaning of a statement."""
+        if self._essence is None:
+            kept = {name: value for name, value in self.values.items() if name not in _MEANINGLESS}
+            self._essence = tuple(kept.items())
+        return self if len(self._essence) == len(self.values) else Settings.of(dict(self._essence))
 
     def divided(self) -> tuple[Settings, tuple[tuple[str, str], ...]]:
         """What can be set at any time, and what a server connection must begin with."""
@@ -135,7 +150,7 @@ def _fence(before: Settings | None, after: Settings) -> tuple[bytes, int]:
     statements = _statements(before, after)
     if not statements:
         return b"", 0
-    statements = ["BEGIN", *statements, "COMMIT"]
+    statements = [_BEGIN, *statements, "COMMIT"]
     return b"".join(build.execution(statement) for statement in statements), len(statements)
 
 
@@ -148,23 +163,23 @@ def _statements(before: Settings | None, after: Settings) -> list[str]:
         statements += ["RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL"]
         old: Mapping[str, str] = {}
     else:
+        if before is after:
+            return []
         old = before.values
-        gone = [name for name in old if name not in after.values]
-        statements += [_RESET[name] for name in reversed(_LAST) if name in gone]
+        # Who it is now might not be allowed to set the rest, and resetting the one also resets the other.
+        statements += [_RESET[name] for name in reversed(_LAST) if name in old]
         # A null value means what the server connection began with.
-        nulls = sorted((name for name in gone if name not in _RESET), key=_order, reverse=True)
-        if nulls:
-            statements.append(_set([(name, "NULL") for name in nulls]))
-    changed = [name for name, value in after.values.items() if old.get(name) != value]
-    if changed:
-        statements.append(_set([(name, literal(after.values[name])) for name in sorted(changed, key=_order)]))
+        gone = sorted((name for name in old if name not in after.values), key=_order, reverse=True)
+        statements += _set([(name, "NULL") for name in gone if name not in _RESET])
+    changed = [name for name, value in after.values.items() if name in _LAST or old.get(name) != value]
+    statements += _set([(name, literal(after.values[name])) for name in sorted(changed, key=_order)])
     return statements
 
 
-def _set(values: list[tuple[str, str]]) -> str:
-    """One SELECT; its columns are computed from left to right."""
-    calls = (f"pg_catalog.set_config({literal(name)}, {value}, false)" for name, value in values)
-    return f"SELECT {', '.join(calls)}"
+def _set(values: list[tuple[str, str]]) -> list[str]:
+    """SELECTs whose columns are computed from left to right; a server takes up to 1664 of them."""
+    calls = [f"pg_catalog.set_config({literal(name)}, {value}, false)" for name, value in values]
+    return [f"SELECT {', '.join(calls[i : i + _AT_ONCE])}" for i in range(0, len(calls), _AT_ONCE)]
 
 
 def _order(name: str) -> tuple[int, str]:

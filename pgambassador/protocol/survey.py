@@ -31,6 +31,10 @@ TIES: Final = frozenset({MARK})
 """Also what ties the session to its connection."""
 
 _IDENTITY: Final = frozenset({"role", "session_authorization"})
+# Of one transaction, or without a value that could be set again.
+_NOT_KEPT: Final = frozenset(
+    {"seed", "transaction_deferrable", "transaction_isolation", "transaction_read_only"}
+)
 _SPACE = rb"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)"
 _SET = re.compile(rb"(?i)%b*set%b+(.*)" % (_SPACE, _SPACE), re.DOTALL)
 _PLAIN = re.compile(rb"(?i)(?:session\s+)?([a-z_][\w$]*(?:\.[a-z_][\w$]*)*)\s*(?:=|\bto\b)\s*(.*)", re.DOTALL)
@@ -50,12 +54,15 @@ _WORDS: Final[tuple[tuple[bytes, frozenset[str]], ...]] = (
         frozenset(f"default_transaction_{each}" for each in ("isolation", "read_only", "deferrable")),
     ),
     (rb"(?:session\s+)?xml\s+option\b", frozenset({"xmloption"})),
-    (rb"local\b|transaction\b|constraints\b", NOTHING),
+    (rb"(?:local|transaction|constraints)\s", NOTHING),
 )
 _FORMS = tuple((re.compile(b"(?i)" + pattern), names) for pattern, names in _WORDS)
 _DOTTED = re.compile(rb"(?i)\bset\s+(?:session\s+)?([a-z_][\w$]*(?:\.[a-z_][\w$]*)+)\s*(?:=|\bto\b)")
-_CALL = re.compile(rb"(?i)\bset_config\s*\(\s*('([^'\\]+)')?")
-_LOCAL_CALL = re.compile(rb"(?i)\bset_config\s*\(\s*'[^'\\]+'\s*,[^,()]*,\s*true\s*\)")
+_MENTION = re.compile(rb"(?i)set_config")
+_CALL = re.compile(rb"(?i)\bset_config\s*\(\s*('([^'\\]+)'\s*,)?")
+_LOCAL_CALL = re.compile(
+    rb"(?i)\bset_config\s*\(\s*'[^'\\]+'\s*,\s*(?:'[^'\\]*'|\$\d+)(?:::\w+)?\s*,\s*true\s*\)"
+)
 
 
 def names_set(text: bytes) -> Names:
@@ -84,16 +91,17 @@ def _anything(text: bytes) -> Names:
 
 
 def names_called(text: bytes) -> Names:
-    """What the calls of set_config() in a statement may change for the session."""
+    """What calls of set_config() in a statement may change for the session; b"" is an unknown statement."""
     return _names_called(text) if len(text) <= 2048 else _called(text)
 
 
 def _called(text: bytes) -> Names:
-    calls = _CALL.findall(text)
-    local = len(_LOCAL_CALL.findall(text))
-    if len(calls) == local:
+    mentions = len(_MENTION.findall(text))
+    if text and mentions == len(_LOCAL_CALL.findall(text)):
         return NOTHING
-    return frozenset(name.decode("ascii", "replace").lower() if name else ANY for _, name in calls)
+    calls = _CALL.findall(text)
+    names = {name.decode("ascii", "replace").lower() if name else ANY for _, name in calls}
+    return frozenset(names if 0 < len(calls) == mentions else names | ALL)
 
 
 _names_called = lru_cache(maxsize=1000)(_called)
@@ -194,7 +202,7 @@ def merged(values: Mapping[str, str], found: Mapping[str, str | None], *, names:
     """What a session has set after an answer, of what it had set before."""
     kept = {} if ANY in names else dict(values)
     for name, value in found.items():
-        if value is None or name.startswith("transaction_") or (name == "role" and value == "none"):
+        if value is None or name in _NOT_KEPT or (name == "role" and value == "none"):
             kept.pop(name, None)
         else:
             kept[name] = value

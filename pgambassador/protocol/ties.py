@@ -21,10 +21,12 @@ MARK: Final = "!"
 
 # The tree of a statement as JSON. Within strings quotes are escaped, so that none of these can be a literal.
 _TIES: Final = re.compile(
-    r'"relpersistence":"t"|"schemaname":"pg_temp"|"DeclareCursorStmt":\{'
+    r'"relpersistence":"t"|"schemaname":"pg_temp"|"funcname":\[\{"String":\{"sval":"pg_temp"'
+    r'|"DeclareCursorStmt":\{'
     r'|"funcname":\[(?:\{"String":\{"sval":"pg_catalog"\}\},)?'
     r'\{"String":\{"sval":"pg_(?:try_)?advisory_lock'
 )
+_WORDS: Final = re.compile(rb"(?i)\btemp(?:orary)?\b|pg_temp|\bhold\b|advisory_lock")
 _LOCKS: Final = (
     "pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory'"
     " AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
@@ -32,11 +34,15 @@ _LOCKS: Final = (
 _TEMPORARY: Final = (
     "pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()"
 )
+_FUNCTIONS: Final = (
+    "pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()"
+)
 _FOUND: Final = {
     "temporary object": _TEMPORARY,
     "advisory lock": _LOCKS,
     "cursor WITH HOLD": "pg_catalog.pg_cursors WHERE is_holdable",
     "LISTEN": "pg_catalog.pg_listening_channels()",
+    "temporary function": _FUNCTIONS,
     "PREPARE": "pg_catalog.pg_prepared_statements WHERE from_sql",
 }
 INVENTORY: Final = " UNION ALL ".join(
@@ -64,8 +70,10 @@ ENDING: Final = frozenset(
 
 
 def may_tie(text: bytes) -> bool:
-    """Whether a statement may make something that lives in its session."""
-    return _may_tie(text) if len(text) <= 2048 else _read(text)
+    """Whether a statement may make something that lives in its session; b"" is one that is not known."""
+    if text and not _WORDS.search(text):
+        return False
+    return _may_tie(text) if 0 < len(text) <= 2048 else True  # reading more would keep everybody waiting
 
 
 def _read(text: bytes) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from pgambassador.embedded import Postgres
 from pgambassador.wire import build
 from tests.harness import Ambassador, Answer, Wire
-from tests.messages import SYNC, extended
+from tests.messages import SYNC, bind, close_statement, execute, extended, parse
 
 LOOK = (
     "select current_setting('work_mem'), current_setting('search_path'), current_setting('timezone'),"
@@ -83,7 +83,11 @@ def superuser(primary: Postgres) -> Iterator[str]:
             "create function hidden() returns text language sql as"
             " $$ select set_config('timezone', 'Asia/Tokyo', false) $$"
         )
+        connection.execute(
+            "create procedure sets() language sql as $$ select set_config('work_mem', '5MB', false) $$"
+        )
         yield primary.url(database="app")
+        connection.execute("drop procedure sets")
         connection.execute("drop function hidden; drop role clerk")
 
 
@@ -156,6 +160,83 @@ def test_who_comes_after_finds_nothing(proxy: Ambassador) -> None:
                 client.ask(sql)
             client.vanish(reset=len(sequence) % 2 == 0)
             assert say(fresh, LOOK, "simple") == nothing, sequence
+
+
+CALL = b"select set_config($1, $2, false)"
+HIDDEN = [
+    parse(b"", CALL) + bind(b"", b"app.tenant", b"secret") + execute() + SYNC,
+    parse(b"s", CALL) + bind(b"s", b"work_mem", b"5MB") + execute() + SYNC,
+    build.query("select set_config('app.' || 'tenant', 'secret', false)"),
+    build.query("select set_config('work' || '_mem', '5MB', false)"),
+    build.query("select \"set_config\"('work_mem', '5MB', false)"),
+    build.query("select set_config('work_mem', '5MB' /*, true) */, false)"),
+    build.query("do $$ begin execute 'set app.' || 'tenant = 5'; end $$"),
+    build.query("set \"app.tenant\" = 'secret'"),
+    build.query("set app.\"tenant\" = 'secret'"),
+    build.query("set app.tenant/**/= 'secret'"),
+    build.query("set local.tenant = 'secret'; set app.tenant = 'secret'"),
+    build.query(f"select length('{'x' * 100_000}'); set app.tenant = 'secret'; create temp table t (a int)"),
+    build.query(f"select length('{'x' * 100_000}'), set_config('app.tenant', 'secret', false)"),
+    build.query("prepare p (text, text) as select set_config($1, $2, false)")
+    + build.query("execute p ('work_mem', '5MB')")
+    + build.query("deallocate p"),
+    build.query("call sets()") + build.query("set geqo = off"),
+    build.query("do $$ begin create temp table t (a int); perform pg_advisory_lock(7); end $$"),
+    build.query("set statement_timeout = 1")
+    + build.query("select set_config('app.tenant', 'secret', false)"),
+]
+
+
+@pytest.mark.parametrize("messages", HIDDEN, ids=lambda messages: repr(messages[5:60]))
+def test_what_nobody_can_read_out_of_a_text_reaches_nobody(proxy: Ambassador, messages: bytes) -> None:
+    """Its own client may lose it; that is said in the documentation."""
+    see = (
+        "select current_setting('work_mem'), current_setting('app.tenant', true), current_setting('geqo'),"
+        " to_regclass('pg_temp.t'), current_setting('statement_timeout'),"
+        " (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())"
+    )
+    with Told.session(proxy.port) as client:
+        client.send(messages)
+        for _ in range(messages.count(b"Q\0") or 1):
+            client.until("Z")
+        client.vanish()
+    with Told.session(proxy.port) as other:
+        assert say(other, see, "simple")[1] == [["4MB", "", "on", "", "0", "0"]]
+
+
+def test_a_statement_means_what_its_own_client_has_set(proxy: Ambassador) -> None:
+    """Constants are understood when a statement is parsed: clients with other settings do not share it."""
+    sql = b"select '2020-01-02 00:00'::timestamptz at time zone 'UTC', '01/02/2020'::date::text, 'a\\b'"
+    with (
+        Told.session(proxy.port, timezone="Asia/Tokyo", datestyle="ISO, DMY") as one,
+        Told.session(proxy.port, standard_conforming_strings="off", timezone="UTC") as two,
+    ):
+        expected = (
+            ["2020-01-01 15:00:00", "2020-02-01", "a\\b"],
+            ["2020-01-02 00:00:00", "2020-01-02", "a\b"],
+        )
+        for _ in range(2):
+            for client, row in zip((one, two), expected, strict=True):
+                client.send(parse(b"", sql), bind(b""), execute(), SYNC)
+                assert client.until("Z").rows == [row]
+                client.send(parse(b"s", sql), bind(b"s"), execute(), close_statement(b"s"), SYNC)
+                assert client.until("Z").rows == [row]
+
+
+def test_who_it_was_is_not_who_comes_next(proxy: Ambassador) -> None:
+    with Told.session(proxy.port) as one, Told.session(proxy.port) as two:
+        two.ask("set role clerk")
+        one.ask("set session authorization clerk")
+        one.ask("set role none")
+        for client, who in [(two, ["clerk", "postgres"]), (one, ["clerk", "clerk"])] * 2:
+            assert client.ask("select current_user, session_user").rows == [who]
+        one.ask("reset session authorization")
+        one.ask("set log_min_messages = error")
+        one.ask("set role clerk")
+        assert two.ask("show log_min_messages").value == "warning"
+        assert one.ask("select current_user, current_setting('log_min_messages')").rows == [
+            ["clerk", "error"]
+        ]
 
 
 def test_a_thousand_settings(proxy: Ambassador) -> None:

@@ -466,7 +466,7 @@ def test_a_mistake_of_ours_costs_one_client(play: Keeping, caplog: pytest.LogCap
     client, server = served(play)
     other = play.client()
 
-    def wrong(body: bytes) -> Any:
+    def wrong(body: bytes, settings: object) -> Any:
         raise KeyError("a mistake")
 
     play.keeper.statement = wrong

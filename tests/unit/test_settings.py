@@ -92,7 +92,8 @@ def test_behind_the_fence_is_the_same_in_a_transaction(before, after):
     assert "".join(chr(kind) for kind, _ in scanned) == "PBE" * count
     texts = [body[1:].split(b"\0")[0].decode() for kind, body in scanned if kind == ord("P")]
     if texts:
-        assert (texts.pop(0), texts.pop()) == ("BEGIN", "COMMIT")
+        assert texts.pop(0).startswith("BEGIN ISOLATION LEVEL READ COMMITTED")
+        assert texts.pop() == "COMMIT"
     assert ";".join(texts) == sql(switch(before, after))
 
 
@@ -121,6 +122,24 @@ def test_the_order():
     back = list(steps(switch(state, EMPTY)))
     assert (back[0], back[-1]) == (("role", None), ("client_encoding", None))
     assert len(back) == len(there)
+
+
+def test_who_it_is_is_reset_first_and_set_last_whatever_differs():
+    """Setting the one also resets the other, and a role might not be allowed to set the rest."""
+    before = Settings.of({"role": "clerk", "log_min_messages": "error"})
+    after = Settings.of({"role": "clerk", "session_authorization": "other"})
+    assert list(steps(switch(before, after))) == [
+        ("role", None),
+        ("log_min_messages", None),
+        ("session_authorization", "other"),
+        ("role", "clerk"),
+    ]
+
+
+def test_many_parameters_are_set_in_parts():
+    many = Settings.of({f"a.b{n}": "1" for n in range(2500)})
+    text = sql(switch(EMPTY, many))
+    assert [part.count("set_config") for part in text.split(";")] == [1000, 1000, 500]
 
 
 def test_an_unknown_state_is_reset_first():

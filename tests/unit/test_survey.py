@@ -52,6 +52,9 @@ TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=2
         ("set session authorization default", ALL),
         ("set xml option document", {"xmloption"}),
         ('set "Weird" = 1', ALL),
+        ("set local.x = 1", {"local.x"}),
+        ("set transaction.x = 1", {"transaction.x"}),
+        ("set transaction_timeout = '7s'", {"transaction_timeout"}),
         ("set a = 1; set b = 2", ALL),
         ("select 1; set a = 1", ALL),
         ("", ALL),
@@ -83,7 +86,12 @@ def test_parameters_that_are_not_listed_are_asked_for_by_name() -> None:
         ("select set_config('a', '1', true), set_config(n, '1', true)", ALL | {"a"}),
         ("select set_config(E'\\x61', '1', false)", ALL),
         ("select set_config($1, $2, $3)", ALL),
-        ("select 'set_config'", NOTHING),
+        ("select 'set_config'", ALL),
+        ("select \"set_config\"('work_mem', '5MB', false)", ALL),
+        ("select set_config('work_mem', '5MB' /*, true) */, false)", {"work_mem"}),
+        ("select set_config('work' || '_mem', '5MB', false)", ALL),
+        ("select set_config('app.t', $1::text, true)", NOTHING),
+        ("", ALL),
     ],
 )
 def test_what_a_call_may_set(text: str, names: set[str]) -> None:
@@ -130,6 +138,6 @@ def test_an_answer_that_cannot_be_one(values: tuple[bytes | None, ...]) -> None:
 
 def test_an_answer_for_some_leaves_the_others() -> None:
     before = {"a": "1", "b": "2", "role": "clerk"}
-    found = {"b": "3", "c": None, "role": "none", "transaction_isolation": "serializable"}
+    found = {"b": "3", "c": None, "role": "none", "transaction_isolation": "serializable", "seed": "1"}
     assert merged(before, found, names=frozenset(found)) == {"a": "1", "b": "3"}
     assert merged(before, found, names=ALL) == {"b": "3"}

@@ -192,7 +192,7 @@ cdef class Answers:
             # For who listens, whatever is being answered, a question of ours perhaps.
             self.reader = self.session if self.pinned or self.home.sticky else None
         elif kind == c'S':
-            if not self.parameter(verdict):
+            if not self.parameter():
                 self.reader = None
         elif kind == c'E':
             self.error(verdict, now)
@@ -211,7 +211,7 @@ cdef class Answers:
                 self.tag()
         return 0
 
-    cdef bint parameter(self, int verdict) except -1:
+    cdef bint parameter(self) except -1:
         """ParameterStatus: note it; the policy decides what it means for the client, and whether it is news."""
         cdef bytes body = (<const char *>self.scanner.at)[5:self.scanner.have]
         cdef list parts = body.split(b"\x00")

@@ -18,7 +18,7 @@ from typing import Final
 
 from pgambassador.protocol.settings import literal
 from pgambassador.protocol.ties import INVENTORY, MARK
-from pgambassador.wire import build
+from pgambassador.wire import build, parse
 
 Names = frozenset[str]
 ANY: Final = "*"
@@ -180,9 +180,7 @@ def answer(rows: Iterable[bytes]) -> tuple[dict[str, str | None], frozenset[str]
             there.add(key.removeprefix(MARK))
             continue
         key = key.lower()
-        found[key] = (
-            None if value is None else bytes.fromhex(value.decode()).decode("utf-8", "surrogateescape")
-        )
+        found[key] = None if value is None else parse.decode(bytes.fromhex(value.decode()))
     return found, frozenset(there)
 
 

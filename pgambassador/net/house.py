@@ -3,6 +3,7 @@
 1. There is one pool for each (cluster, database, server user), made when its first client logs in; those few
    parameters that a server takes only when a connection begins make it another pool.
 2. Clients are counted from their login to their end, however either goes.
+3. A replication connection belongs to no pool: it has a server connection of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from pgambassador.auth.credential import Credential, Plain
-from pgambassador.config import Config
+from pgambassador.config import Config, Target
 from pgambassador.errors import Refused, Unreachable
 from pgambassador.net.facts import Facts
 from pgambassador.net.keeper import Keeper
@@ -22,6 +23,7 @@ from pgambassador.net.origin import Origin
 from pgambassador.net.reactor import reactor
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements, statement_text
+from pgambassador.net.tunnel import Tunnel
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.protocol.cancel import CancelKeys
 
@@ -42,7 +44,8 @@ class House:
         self.servers = reactor(asyncio.get_running_loop())
         self.sockets = reactor(asyncio.get_running_loop(), self.servers)
         self.statements = Statements()
-        self.keys: CancelKeys[Session] = CancelKeys()
+        self.keys: CancelKeys[Session | Tunnel] = CancelKeys()
+        self.tunnels: set[Tunnel] = set()
         self.arriving = 0
         self.clients = 0
         self.logins = 0
@@ -53,34 +56,17 @@ class House:
 
     def keeper(self, database: str, user: str, given: Given = ()) -> Keeper:
         """The pool for a database and a user as the client named them; `given`: see `Settings.divided`."""
-        target = self.config.target(database)
-        if target is None:
-            raise Refused(
-                f'database "{database[:64]}" does not exist',
-                sqlstate="3D000",
-                hint="The configuration's section databases names those that can be reached.",
-            )
-        cluster = self.config.clusters[target.cluster]
-        upstream = cluster.upstream()
-        server_user = upstream.user or user
+        target = self._target(database)
+        server_user = self.config.clusters[target.cluster].upstream().user or user
         key = (target.cluster, target.database, server_user, given)
         keeper = self.keepers.get(key)
         if keeper is None:
-            credential = self.users.get(server_user) if upstream.user is None else None
-            origin = Origin(
-                upstream,
-                cluster.credentials,
-                database=target.database,
-                user=server_user,
-                fallback=credential.password if isinstance(credential, Plain) else None,
-                params=dict(given),
-            )
             keeper = self.keepers[key] = Keeper(
                 cluster=target.cluster,
                 database=" ".join((target.database, *(f"{name}={value}" for name, value in given))),
                 user=server_user,
                 config=target.pool,
-                upstream=origin,
+                upstream=self._origin(target, user, dict(given)),
                 statements=self.statements,
                 departed=self._departed,
                 buffer=self.config.clients.buffer,
@@ -90,6 +76,36 @@ class House:
             if self.query_log is not None:
                 keeper.lane.sink = self._record
         return keeper
+
+    def replication(self, database: str, user: str, params: Mapping[str, str]) -> Origin:
+        """Where a replication connection leads: that of a whole server names no database that matters."""
+        target = self.config.target(database)
+        if target is None and params["replication"] != "database" and len(self.config.clusters) == 1:
+            target = Target(next(iter(self.config.clusters)), database, self.config.pool)
+        return self._origin(target or self._target(database), user, params)
+
+    def _target(self, database: str) -> Target:
+        target = self.config.target(database)
+        if target is None:
+            raise Refused(
+                f'database "{database[:64]}" does not exist',
+                sqlstate="3D000",
+                hint="The configuration's section databases names those that can be reached.",
+            )
+        return target
+
+    def _origin(self, target: Target, user: str, params: Mapping[str, str]) -> Origin:
+        cluster = self.config.clusters[target.cluster]
+        upstream = cluster.upstream()
+        credential = self.users.get(user) if upstream.user is None else None
+        return Origin(
+            upstream,
+            cluster.credentials,
+            database=target.database,
+            user=upstream.user or user,
+            fallback=credential.password if isinstance(credential, Plain) else None,
+            params=params,
+        )
 
     def prune(self) -> None:
         """Forget pools that nobody has a use for; names come from clients."""
@@ -106,6 +122,14 @@ class House:
             if keeper.essential or isinstance(error, Unreachable):
                 return f"cluster {keeper.cluster}: {error.message}"
         return None
+
+    def drain(self) -> None:
+        """Accept nobody, and let go of clients as soon as nothing of theirs is under way."""
+        self.draining = True
+        for keeper in list(self.keepers.values()):
+            keeper.drain()
+        for tunnel in list(self.tunnels):
+            tunnel.close()  # it would never end by itself, and goes on elsewhere where it stopped
 
     def pools(self) -> list[Numbers]:
         return [Numbers(keeper) for keeper in self.keepers.values()]
@@ -135,6 +159,12 @@ class House:
         self.clients -= 1
         if self.clients == 0 and self.draining and self.on_empty is not None:
             self.on_empty()
+
+    def ended(self, tunnel: Tunnel) -> None:
+        """A replication connection is over."""
+        self.tunnels.discard(tunnel)
+        self.keys.release(tunnel.pid)
+        self.dismiss()
 
     def _departed(self, session: Session, reason: str) -> None:
         self.keys.release(session.facts.pid)

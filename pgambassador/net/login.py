@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Mapping
 
 from pgambassador.auth.client import METHODS
 from pgambassador.errors import AmbassadorError, ProtocolViolation, Refused, ServerRefused
@@ -19,6 +20,7 @@ from pgambassador.net.facts import Facts
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
 from pgambassador.net.session import Session
+from pgambassador.net.tunnel import Tunnel
 from pgambassador.protocol.negotiate import Cancel, Opening, Send, Start
 from pgambassador.protocol.options import read_options
 from pgambassador.protocol.settings import Settings
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # PasswordMessage and SASL responses; a server allows as much.
 _MESSAGE_LIMIT = 65535 + 4
+_NO_REPLICATION = frozenset({"", "false", "off", "no", "0"})
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 
 
@@ -90,6 +93,9 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
     session = house.keys.find(pid, key)
     if session is None or session.closed:
         return
+    if isinstance(session, Tunnel):
+        await session.cancel()
+        return
     keeper = session.policy
     if session.waiting:
         keeper.cancels += 1
@@ -104,12 +110,9 @@ async def _login(house: House, sock: socket.socket, start: Start, address: str) 
     try:
         reader = _Frames(sock, start.tail)
         success = await _authenticate(house, packet, reader)
-        if packet.params.get("replication", "").lower() not in ("", "false", "off", "no", "0"):
-            raise Refused(
-                "replication connections are not supported through pgambassador",
-                sqlstate="0A000",
-                hint="Connect to the server directly.",
-            )
+        if packet.params.get("replication", "").lower() not in _NO_REPLICATION:
+            await _replicate(house, sock, packet, success, reader.rest())
+            return True
         settings, given = settings_of(packet).divided()
         keeper = house.keeper(packet.database, packet.user, given)
         settings, told = await keeper.greeting.words(settings)
@@ -130,20 +133,35 @@ async def _login(house: House, sock: socket.socket, start: Start, address: str) 
     facts.pid, key = house.keys.issue(session)
     keeper.clients.add(session)
     house.logins += 1
-    session.tell(
-        b"".join(
-            (
-                success,
-                *(build.parameter_status(name, value) for name, value in told.items()),
-                build.backend_key_data(facts.pid, key),
-                build.ready_for_query(b"I"),
-            )
-        )
-    )
+    session.tell(_greeting(success, told, facts.pid, key))
     session.start(reader.rest())
     if house.draining:
         session.drain()
     return True
+
+
+async def _replicate(
+    house: House, sock: socket.socket, packet: StartupPacket, success: bytes, early: bytes
+) -> None:
+    """A connection of its own, with what the client's start packet says."""
+    params = {**settings_of(packet).values, "replication": packet.params["replication"]}
+    origin = house.replication(packet.database, packet.user, params)
+    link = await origin.open()
+    client = Channel(house.sockets, sock)
+    tunnel = Tunnel(
+        house.servers, client, link, origin, buffer=house.config.clients.buffer, ended=house.ended
+    )
+    tunnel.pid, key = house.keys.issue(tunnel)
+    house.tunnels.add(tunnel)
+    house.logins += 1
+    tunnel.start(_greeting(success, link.parameters, tunnel.pid, key), early)
+    if house.draining:
+        tunnel.close()
+
+
+def _greeting(success: bytes, told: Mapping[str, str], pid: int, key: bytes) -> bytes:
+    parameters = b"".join(build.parameter_status(name, value) for name, value in told.items())
+    return success + parameters + build.backend_key_data(pid, key) + build.ready_for_query(b"I")
 
 
 async def _authenticate(house: House, packet: StartupPacket, reader: _Frames) -> bytes:

@@ -175,12 +175,10 @@ class Service:
 
     async def _drain(self, patience: float) -> None:
         house = self.house
-        house.draining = True
         for listener in self.listeners:
             listener.close()
         house.on_empty = self._empty.set
-        for keeper in list(house.keepers.values()):
-            keeper.drain()
+        house.drain()
         if house.clients:
             try:
                 async with asyncio.timeout(patience):
@@ -198,6 +196,8 @@ class Service:
             listener.close()
         for keeper in list(self.house.keepers.values()):
             keeper.stop()
+        for tunnel in list(self.house.tunnels):
+            tunnel.close()
         for keeper in list(self.house.keepers.values()):
             await keeper.stopped(CANCEL_PATIENCE if self._signals < 2 else 0)
         if self.http is not None:

@@ -177,12 +177,6 @@ def test_without_a_user_nobody_comes_in(proxy: Ambassador, parameters: dict[str,
         refused(wire.rest(), "28000", "no PostgreSQL user name")
 
 
-def test_replication_is_refused_with_a_reason(proxy: Ambassador) -> None:
-    with Wire(proxy.port) as wire:
-        wire.start(user="app", database="app", replication="database")
-        refused(wire.rest(), "0A000", "replication")
-
-
 # Wrong from the first byte on.
 
 

@@ -256,7 +256,7 @@ def test_the_servers_refusal_in_its_words(door: Door) -> None:
     ("start", "sqlstate"),
     [
         (build.startup_message({"user": "app", "database": "other"}), "3D000"),
-        (build.startup_message({"user": "app", "database": "shop", "replication": "database"}), "0A000"),
+        (build.startup_message({"user": "app", "database": "other", "replication": "database"}), "3D000"),
         (build.startup_message({"database": "shop"}), "28000"),
         (b"\0\0\0\x08\0\2\0\0", "0A000"),
         (b"\0\0\0\x04", "08P01"),

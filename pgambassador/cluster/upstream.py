@@ -2,6 +2,7 @@
 
 1. Names and meanings are libpq's ("Parameter Key Words" in the manual). What differs: `sslmode` is
    `verify-full` unless something else is asked for; `sslrootcert` is `system`, not a file in the home folder;
+   `max_protocol_version` is `latest`, with a second attempt at 3.0;
    environment, passfile and service file are not read; keepalives begin after a minute, not after the
    system's two hours; with several hosts `target_session_attrs` is `read-write`.
 2. As in libpq, a weaker mode than verify-full does not go together with the system's CAs, and `require` with
@@ -21,6 +22,7 @@ from pgambassador.errors import ConfigError
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SSLNEGOTIATIONS = ("postgres", "direct")
 TLS_VERSIONS = ("TLSv1.2", "TLSv1.3")
+PROTOCOLS = ("3.0", "3.2", "latest")
 CHANNEL_BINDINGS = ("disable", "prefer", "require")
 SESSION_ATTRS = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 SYSTEM = "system"
@@ -40,6 +42,7 @@ _OURS = (
         "connect_timeout",
         "target_session_attrs",
         "fallback_application_name",
+        "max_protocol_version",
     ),
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
 )
@@ -90,6 +93,7 @@ class Upstream:
     channel_binding: str = "prefer"
     connect_timeout: int = DEFAULT_CONNECT_TIMEOUT
     target_session_attrs: str = "any"
+    max_protocol_version: str = "latest"
     keepalives: bool = True
     keepalives_idle: int = 60
     keepalives_interval: int = 10
@@ -149,6 +153,7 @@ def parse_url(url: str) -> Upstream:
         target_session_attrs=_choice(
             settings, "target_session_attrs", SESSION_ATTRS, "any" if len(endpoints) == 1 else "read-write"
         ),
+        max_protocol_version=_choice(settings, "max_protocol_version", PROTOCOLS, "latest"),
         keepalives=_flag(settings, "keepalives"),
         # 32767 and 127 are the kernel's own limits; 0 means the system's default.
         keepalives_idle=_whole(settings, "keepalives_idle", 60, 0, 32_767),

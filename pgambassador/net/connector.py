@@ -5,6 +5,8 @@
 2. As in libpq, a server that refuses a login ends the search, unless it only says that it cannot serve now.
    Its error is raised as it came. Everything else is collected into one Unreachable.
 3. A connection that is not handed out is closed, whatever happens.
+4. Poolers and proxies exist that refuse a start packet of protocol 3.2 instead of negotiating, or hang up. Such
+   an endpoint is asked again with 3.0, and from then on with 3.0 alone.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pgambassador.cluster.role import mismatch
 from pgambassador.cluster.upstream import Endpoint, Upstream
 from pgambassador.errors import AmbassadorError, ProtocolViolation, ServerRefused, Unreachable
 from pgambassador.net import tls
-from pgambassador.net.conversation import Conversation
+from pgambassador.net.conversation import Conversation, HungUp
 from pgambassador.net.transport import Address, Transport, open_transport, resolve
 from pgambassador.protocol.startup import Channel, upstream_login
 from pgambassador.wire import build
@@ -30,6 +32,9 @@ from pgambassador.wire import build
 _NOT_NOW = frozenset(("57P01", "57P02", "57P03", "53300"))
 # What a server answers if its pg_hba.conf has no line for a connection with TLS, or for one without.
 _NO_ENTRY = "28000"
+# What those that do not know protocol 3.2 answer to it, if anything.
+_NO_SUCH_PROTOCOL = frozenset(("0A000", "08P01"))
+_old_protocol: set[Endpoint] = set()
 # Seconds for asking a server whose certificate has the wrong names which names it has.
 _NAMES_TIMEOUT = 2.0
 
@@ -210,6 +215,21 @@ class _Search:
         )
 
     async def _open(self, address: Address, *, encrypted: bool) -> Link:
+        newest = self._upstream.max_protocol_version != "3.0" and address.endpoint not in _old_protocol
+        if newest:
+            try:
+                return await self._open_with(address, encrypted=encrypted, version=build.PROTOCOL_3_2)
+            except HungUp:
+                pass
+            except ServerRefused as refusal:
+                if refusal.sqlstate not in _NO_SUCH_PROTOCOL:
+                    raise
+        link = await self._open_with(address, encrypted=encrypted, version=build.PROTOCOL_3_0)
+        if newest:
+            _old_protocol.add(address.endpoint)
+        return link
+
+    async def _open_with(self, address: Address, *, encrypted: bool, version: int) -> Link:
         self._step = "to the connection attempt"
         transport = await open_transport(self._upstream, address)
         try:
@@ -218,7 +238,7 @@ class _Search:
                 await _secure(self._upstream, transport)
             self._step = "to the login"
             try:
-                return await self._log_in(transport)
+                return await self._log_in(transport, version)
             except ssl.SSLError as error:
                 # With TLS 1.3 a server judges the client's certificate only now.
                 raise tls.explain(error, self._upstream, address.endpoint) from None
@@ -226,10 +246,14 @@ class _Search:
             transport.close()
             raise
 
-    async def _log_in(self, transport: Transport) -> Link:
+    async def _log_in(self, transport: Transport, version: int) -> Link:
         conversation = Conversation(transport)
         dialogue = upstream_login(
-            self._params, self._secret, user=self._user, channel=self._channel(transport)
+            self._params,
+            self._secret,
+            user=self._user,
+            channel=self._channel(transport),
+            version=version,
         )
         if self._upstream.channel_binding == "require" and transport.address.family != socket.AF_UNIX:
             dialogue = binding.insist(dialogue)

@@ -12,6 +12,10 @@ from pgambassador.wire.frames import Dialogue, Frame, take_frame
 T = TypeVar("T")
 
 
+class HungUp(Unreachable):
+    """The other side has closed the connection."""
+
+
 class Conversation:
     """Several dialogues one after the other; what was received and not yet used is kept between them."""
 
@@ -43,7 +47,7 @@ class Conversation:
                 return frame
             data = await self._transport.receive()
             if not data:
-                raise Unreachable(
+                raise HungUp(
                     "it closed the connection during the login",
                     hint="Look into the server's log for the reason.",
                 )

@@ -25,6 +25,7 @@ from pgambassador.protocol.negotiate import Cancel, Opening, Send, Start
 from pgambassador.protocol.options import read_options
 from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
+from pgambassador.wire.build import PROTOCOL_3_2
 from pgambassador.wire.frames import Frame, take_frame
 from pgambassador.wire.parse import StartupPacket
 
@@ -130,7 +131,7 @@ async def _login(house: House, sock: socket.socket, start: Start, address: str) 
         told=told,
     )
     session = Session(house.sockets, Channel(house.sockets, sock), keeper.lane, settings, facts)
-    facts.pid, key = house.keys.issue(session)
+    facts.pid, key = house.keys.issue(session, long=packet.version >= PROTOCOL_3_2)
     keeper.clients.add(session)
     house.logins += 1
     session.tell(_greeting(success, told, facts.pid, key))
@@ -151,7 +152,7 @@ async def _replicate(
     tunnel = Tunnel(
         house.servers, client, link, origin, buffer=house.config.clients.buffer, ended=house.ended
     )
-    tunnel.pid, key = house.keys.issue(tunnel)
+    tunnel.pid, key = house.keys.issue(tunnel, long=packet.version >= PROTOCOL_3_2)
     house.tunnels.add(tunnel)
     house.logins += 1
     tunnel.start(_greeting(success, link.parameters, tunnel.pid, key), early)

@@ -1,6 +1,7 @@
 """Cancel keys: which session a CancelRequest means.
 
-1. A client never sees a server's own key. Ours are random in both halves, so that 63 bits have to be guessed.
+1. A client never sees a server's own key. Ours are random in both halves, so that 63 bits have to be guessed,
+   and 287 of whoever speaks protocol 3.2.
 2. No two living sessions have the same pid, and a pid is a positive 31-bit number, as clients expect of one.
 3. Keys are compared in constant time. A wrong key and an unknown pid are the same: None.
 """
@@ -14,6 +15,7 @@ from typing import Generic, TypeVar
 
 MAX_PID = 0x7FFFFFFF
 KEY_SIZE = 4  # protocol 3.0 has no other
+LONG_KEY_SIZE = 32  # 3.2: what a server of that version gives
 
 S = TypeVar("S")
 
@@ -29,12 +31,12 @@ class CancelKeys(Generic[S]):
         self._draw_pid = draw_pid
         self._living: dict[int, tuple[bytes, S]] = {}
 
-    def issue(self, session: S) -> tuple[int, bytes]:
-        """The pid and key for the session's BackendKeyData."""
+    def issue(self, session: S, *, long: bool = False) -> tuple[int, bytes]:
+        """The pid and key for the session's BackendKeyData; `long` for who speaks protocol 3.2."""
         pid = self._draw_pid()
         while pid in self._living:
             pid = self._draw_pid()
-        key = secrets.token_bytes(KEY_SIZE)
+        key = secrets.token_bytes(LONG_KEY_SIZE if long else KEY_SIZE)
         self._living[pid] = key, session
         return pid, key
 

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from pgambassador.errors import ProtocolViolation, Refused
@@ -18,6 +18,8 @@ from pgambassador.wire.parse import CancelRequest, StartupPacket
 
 # PostgreSQL stops at 10,000 bytes; drivers that put much into `options` must not fail because of us.
 MAX_START_PACKET: Final = 64 * 1024
+
+LATEST: Final = build.PROTOCOL_3_2
 
 # The first byte of a TLS record that carries a ClientHello.
 _TLS_HANDSHAKE: Final = 0x16
@@ -110,7 +112,7 @@ class Opening:
                 raise ProtocolViolation(f"invalid length of {_ENCRYPTION[code]} request: {length}, not 8")
         elif code >> 16 != 3 and code != build.CANCEL_REQUEST_CODE:
             raise ProtocolViolation(
-                f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}: only 3.0 is supported",
+                f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}: only 3.0 to 3.2 is supported",
                 hint="Use a client for PostgreSQL 7.4 or later.",
                 sqlstate="0A000",
             )
@@ -145,9 +147,10 @@ class Opening:
             raise Refused("no PostgreSQL user name specified in startup packet")
         self._done = True
         actions: list[Action] = []
-        if packet.minor or packet.extensions:
-            # "NegotiateProtocolVersion": once, before anything else, and the client goes on with 3.0.
-            actions.append(Send(build.negotiate_protocol_version(0, list(packet.extensions))))
+        if packet.version > LATEST or packet.extensions:
+            # "NegotiateProtocolVersion": once, before anything else, and the client goes on with that.
+            packet = replace(packet, version=min(packet.version, LATEST))
+            actions.append(Send(build.negotiate_protocol_version(packet.minor, list(packet.extensions))))
         return [*actions, Start(packet, tail)]
 
 

@@ -1,6 +1,6 @@
 """Logging in to a server: from StartupMessage to the first ReadyForQuery, as one dialogue.
 
-1. Upstream we speak protocol 3.0 and ask for no extension, so there is nothing to negotiate.
+1. Upstream we ask for a version of the protocol and no extension; a server may go below it, not beyond.
 2. A server's ErrorResponse is raised as it came; its notices are read and dropped.
 3. Until the server is logged in it is a stranger: frames, their size and their sum are bounded.
 """
@@ -35,11 +35,16 @@ class Login:
 
 
 def upstream_login(
-    params: Mapping[str, str], secret: bytes | None, *, user: str, channel: Channel
+    params: Mapping[str, str],
+    secret: bytes | None,
+    *,
+    user: str,
+    channel: Channel,
+    version: int = build.PROTOCOL_3_0,
 ) -> Dialogue[Login]:
     """`params` are those of the startup message: database, application_name, options and so on."""
-    server = _Stranger()
-    hello = build.startup_message({"user": user, **params})
+    server = _Stranger(version)
+    hello = build.startup_message({"user": user, **params}, version)
     challenge = yield from server.challenge(hello)
     yield from answer(challenge, secret, user=user, channel=channel, ask=server.challenge)
 
@@ -54,7 +59,7 @@ def upstream_login(
             case Backend.BACKEND_KEY_DATA:
                 pid, key = parse.backend_key_data(payload)
             case Backend.READY_FOR_QUERY:
-                return Login(pid, key, parameters, parse.ready_for_query(payload))
+                return Login(pid, key, parameters, parse.ready_for_query(payload), server.version)
             case _:
                 raise _unexpected(kind)
 
@@ -62,7 +67,8 @@ def upstream_login(
 class _Stranger:
     """The frames of one login."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int) -> None:
+        self.version = version
         self._frames = 0
         self._bytes = 0
 
@@ -78,7 +84,7 @@ class _Stranger:
                 case Backend.NOTICE_RESPONSE:
                     continue
                 case Backend.NEGOTIATE_PROTOCOL_VERSION:
-                    _check_negotiation(payload)
+                    self.version = _negotiated(payload, self.version)
                 case _:
                     return kind, payload
 
@@ -98,11 +104,15 @@ class _Stranger:
             raise ProtocolViolation(f"the server has sent {MAX_LOGIN_FRAMES} messages and is still not ready")
 
 
-def _check_negotiation(payload: bytes) -> None:
-    """Tolerate a server that confirms 3.0 unasked; any other answer is to a question that we did not ask."""
+def _negotiated(payload: bytes, asked: int) -> int:
+    """The version to go on with. Some servers confirm 3.0 unasked, and write it as 0."""
     version, options = parse.negotiate_protocol_version(payload)
-    if options or version not in (build.PROTOCOL_3_0, 0):
-        raise ProtocolViolation("the server negotiates the protocol version, though plain 3.0 was asked for")
+    version = version or build.PROTOCOL_3_0
+    if options or not build.PROTOCOL_3_0 <= version <= asked:
+        raise ProtocolViolation(
+            "the server negotiates a version of the protocol, or options, that were not asked for"
+        )
+    return version
 
 
 def _unexpected(kind: int) -> ProtocolViolation:

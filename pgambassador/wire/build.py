@@ -16,6 +16,7 @@ from typing import Final
 from pgambassador.wire.frames import Authentication, Backend, Frontend
 
 PROTOCOL_3_0: Final = 3 << 16
+PROTOCOL_3_2: Final = 3 << 16 | 2
 CANCEL_REQUEST_CODE: Final = 80877102
 SSL_REQUEST_CODE: Final = 80877103
 GSSENC_REQUEST_CODE: Final = 80877104

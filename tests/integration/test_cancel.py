@@ -240,6 +240,23 @@ def test_a_key_of_another_size_does_nothing(proxy: Ambassador, size: int) -> Non
         assert client.ask("select 1").value == "1"
 
 
+def test_a_long_key(proxy: Ambassador, observer: Connection) -> None:
+    """Of a client that speaks protocol 3.2; the server's own is as long."""
+    with Cancellable(proxy.port) as client:
+        client.send(build.startup_message({"user": "app", "database": "app"}, build.PROTOCOL_3_2))
+        (key,) = (message.payload for message in client.until("Z") if message.kind == "K")
+        client.pid, client.secret = int.from_bytes(key[:4], "big"), key[4:]
+        assert len(client.secret) == 32
+        client.send(build.query("select pg_sleep(30), 'long key'"))
+        wait_running(observer, "'long key'")
+        with Wire(proxy.port) as wire:
+            wire.send(build.cancel_request(client.pid, client.secret[:4]))
+            assert wire.rest() == []
+        assert is_running(observer, "'long key'")
+        client.cancel()
+        assert client.until("Z").error.sqlstate == "57014"
+
+
 def test_idle_in_a_transaction_it_does_no_harm(proxy: Ambassador) -> None:
     with Cancellable.session(proxy.port) as client:
         client.ask("begin")

@@ -108,7 +108,7 @@ def test_a_link_over_verified_tls(primary: Postgres) -> None:
             assert link.tls_version == "TLSv1.3"
             assert link.address == f"127.0.0.1:{primary.port}"
             assert link.endpoint.port == primary.port
-            assert len(link.key) == 4
+            assert len(link.key) == 32
             assert link.leftover == b""
             assert link.parameters["application_name"] == "ours"
             assert link.parameters["in_hot_standby"] == "off"
@@ -629,6 +629,50 @@ def test_answers_that_are_no_login(answer: bytes, cause: str) -> None:
 def test_an_end_in_the_middle_of_the_login(answer: bytes) -> None:
     error, _ = pretended(saying(answer, close=True))
     assert "it closed the connection during the login" in error.message
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"",
+        build.error_response("FATAL", "08P01", "bad startup packet"),
+        build.error_response("FATAL", "0A000", "no"),
+    ],
+)
+def test_who_does_not_know_protocol_3_2_is_asked_with_3_0(refusal: bytes) -> None:
+    """Once: after that it is known."""
+
+    async def server(reader: Reader, writer: Writer) -> None:
+        if parse.startup((await read_packet(reader, writer))[4:]).minor:
+            writer.write(refusal)
+            writer.close()
+        else:
+            writer.write(LOGIN)
+
+    async def main() -> list[int]:
+        async with pretending(server) as (port, heard):
+            for _ in range(2):
+                async with linked(f"postgresql://{HOST}:{port}/app?sslmode=disable") as link:
+                    assert link.key == b"key!"
+            return [parse.startup(packet[4:]).minor for packet in heard]
+
+    assert run(main()) == [2, 0, 0]
+
+
+def test_the_newest_protocol_can_be_named() -> None:
+    async def server(reader: Reader, writer: Writer) -> None:
+        await read_packet(reader, writer)
+        writer.write(LOGIN)
+
+    async def main() -> list[int]:
+        async with pretending(server) as (port, heard):
+            for version in ("3.0", "3.2", "latest"):
+                query = f"sslmode=disable&max_protocol_version={version}"
+                async with linked(f"postgresql://{HOST}:{port}/app?{query}"):
+                    pass
+            return [parse.startup(packet[4:]).minor for packet in heard]
+
+    assert run(main()) == [0, 2, 2]
 
 
 def test_no_password_in_clear_text_without_tls() -> None:

@@ -98,27 +98,33 @@ def test_a_tls_handshake_without_a_request_is_refused(proxy: Ambassador) -> None
 
 
 @pytest.mark.parametrize(
-    ("version", "options"),
+    ("version", "options", "spoken"),
     [
-        (PROTOCOL_3_2, {"_pq_.x": "1"}),
-        (GREASE, {"_pq_.x": "1"}),
-        (GREASE, {"_pq_.x": "1", "_pq_.test_protocol_negotiation": ""}),
-        (PROTOCOL_3_2, {}),
-        (build.PROTOCOL_3_0, {"_pq_.x": "1"}),
+        (PROTOCOL_3_2, {"_pq_.x": "1"}, PROTOCOL_3_2),
+        (GREASE, {"_pq_.x": "1"}, PROTOCOL_3_2),
+        (GREASE, {"_pq_.x": "1", "_pq_.test_protocol_negotiation": ""}, PROTOCOL_3_2),
+        (GREASE, {}, PROTOCOL_3_2),
+        (build.PROTOCOL_3_0, {"_pq_.x": "1"}, build.PROTOCOL_3_0),
     ],
 )
 def test_a_newer_protocol_is_negotiated_down_once_and_unknown_options_are_named(
-    proxy: Ambassador, version: int, options: dict[str, str]
+    proxy: Ambassador, version: int, options: dict[str, str], spoken: int
 ) -> None:
     with Wire(proxy.port) as wire:
         wire.send(build.startup_message({"user": "app", "database": "app", **options}, version))
         answer = wire.until("Z")
         assert re.fullmatch("vRS+KZ", answer.kinds)
         names = [name.encode() for name in options]
-        assert negotiated(answer[0]) == (build.PROTOCOL_3_0, len(names), names)
+        assert negotiated(answer[0]) == (spoken, len(names), names)
         (key,) = (message for message in answer if message.kind == "K")
-        assert len(key.payload) == 8
+        assert len(key.payload) == (36 if spoken == PROTOCOL_3_2 else 8)
         assert wire.ask("select 1").value == "1"
+
+
+def test_protocol_3_2_is_spoken(proxy: Ambassador) -> None:
+    with Wire(proxy.port) as wire:
+        wire.send(build.startup_message({"user": "app", "database": "app"}, PROTOCOL_3_2))
+        assert re.fullmatch("RS+KZ", wire.until("Z").kinds)
 
 
 @pytest.mark.parametrize("version", [1 << 16, 2 << 16, 4 << 16, 0xFFFFFFFF])

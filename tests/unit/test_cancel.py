@@ -46,6 +46,7 @@ def test_pids_and_keys_are_what_clients_expect() -> None:
     assert len({pid for pid, _ in issued}) == 1000
     assert len({key for _, key in issued}) > 990
     assert {len(key) for _, key in issued} == {4}
+    assert {len(keys.issue(number, long=True)[1]) for number in range(10)} == {32}
     # Unguessable means that neither half tells the next one.
     assert sorted(issued) != issued
 

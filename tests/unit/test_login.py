@@ -230,7 +230,7 @@ def test_options_that_are_not_understood_are_logged(door: Door, caplog: pytest.L
 
 
 def test_a_newer_protocol_is_negotiated(door: Door) -> None:
-    caller = Caller(door, build.startup_message({"user": "app", "database": "shop"}, version=(3 << 16) | 2))
+    caller = Caller(door, build.startup_message({"user": "app", "database": "shop"}, version=(3 << 16) | 3))
     assert caller.reads()[:1] == b"v"
     door.opens()
     caller.logs_in()

@@ -82,19 +82,30 @@ def test_direct_tls_where_none_is_offered() -> None:
 
 
 @pytest.mark.parametrize(
-    "version, params, named",
+    "version, params, named, minor",
     [
-        (3 << 16 | 2, {"user": "app"}, []),
-        (3 << 16 | 9999, {"user": "app", "_pq_.x": "1", "_pq_.y": ""}, ["_pq_.x", "_pq_.y"]),
-        (3 << 16, {"user": "app", "_pq_.x": "1"}, ["_pq_.x"]),
+        (3 << 16 | 3, {"user": "app"}, [], 2),
+        (3 << 16 | 9999, {"user": "app", "_pq_.x": "1", "_pq_.y": ""}, ["_pq_.x", "_pq_.y"], 2),
+        (3 << 16 | 2, {"user": "app", "_pq_.x": "1"}, ["_pq_.x"], 2),
+        (3 << 16, {"user": "app", "_pq_.x": "1"}, ["_pq_.x"], 0),
     ],
 )
-def test_a_newer_protocol_is_negotiated_once(version: int, params: dict[str, str], named: list[str]) -> None:
+def test_a_newer_protocol_is_negotiated_once(
+    version: int, params: dict[str, str], named: list[str], minor: int
+) -> None:
     send, start = byte_by_byte(Opening(), build.startup_message(params, version))
-    assert send == Send(build.negotiate_protocol_version(0, named))
+    assert send == Send(build.negotiate_protocol_version(minor, named))
     assert isinstance(start, Start)
+    assert start.packet.minor == minor
     assert start.packet.params == {"user": "app"}
     assert list(start.packet.extensions) == named
+
+
+@pytest.mark.parametrize("version", [3 << 16, 3 << 16 | 1, 3 << 16 | 2])
+def test_what_we_speak_needs_no_negotiation(version: int) -> None:
+    (start,) = byte_by_byte(Opening(), build.startup_message({"user": "app"}, version))
+    assert isinstance(start, Start)
+    assert start.packet.version == version
 
 
 @pytest.mark.parametrize("major", [0, 1, 2, 4, 1234])

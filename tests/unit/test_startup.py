@@ -129,8 +129,8 @@ def test_a_malformed_error_hurts_nobody(payload: bytes) -> None:
         ([OK, b"Z\0\0\0\x04"], "malformed ReadyForQuery"),
         ([b"R\0\0\0\x04"], "malformed Authentication"),
         ([b"v\0\0\0\x04"], "malformed NegotiateProtocolVersion"),
-        ([build.negotiate_protocol_version(2, [])], "negotiates the protocol version"),
-        ([build.negotiate_protocol_version(0, ["_pq_.x"])], "negotiates the protocol version"),
+        ([build.negotiate_protocol_version(2, [])], "negotiates a version"),
+        ([build.negotiate_protocol_version(0, ["_pq_.x"])], "negotiates a version"),
     ],
 )
 def test_a_server_that_breaks_the_protocol(messages: list[bytes], sentence: str) -> None:
@@ -140,6 +140,30 @@ def test_a_server_that_breaks_the_protocol(messages: list[bytes], sentence: str)
 
 def test_a_server_that_confirms_plain_3_0() -> None:
     assert isinstance(tell(begin(), build.negotiate_protocol_version(0, []), OK, READY), Login)
+
+
+@pytest.mark.parametrize("minor", [0, 1, 2])
+def test_a_server_that_goes_below_what_was_asked_for(minor: int) -> None:
+    asked = upstream_login({}, None, user="app", channel=Channel(), version=build.PROTOCOL_3_2)
+    assert parse.startup(next(asked)[4:]).version == build.PROTOCOL_3_2
+    login = tell(asked, build.negotiate_protocol_version(minor, []), OK, READY)
+    assert isinstance(login, Login)
+    assert login.version == build.PROTOCOL_3_0 | minor
+
+
+def test_a_server_that_goes_beyond_it() -> None:
+    asked = upstream_login({}, None, user="app", channel=Channel(), version=build.PROTOCOL_3_2)
+    next(asked)
+    with pytest.raises(ProtocolViolation, match="negotiates a version"):
+        tell(asked, build.negotiate_protocol_version(3, []))
+
+
+def test_a_server_that_does_not_negotiate_speaks_what_was_asked_for() -> None:
+    asked = upstream_login({}, None, user="app", channel=Channel(), version=build.PROTOCOL_3_2)
+    next(asked)
+    login = tell(asked, OK, READY)
+    assert isinstance(login, Login)
+    assert login.version == build.PROTOCOL_3_2
 
 
 # --- bounds

@@ -23,7 +23,7 @@ def test_everything_said() -> None:
         "postgresql://app@db.example:6543/shop?sslmode=verify-ca&sslrootcert=/ca.pem&sslcert=/c.pem&sslkey=/k.pem"
         "&sslnegotiation=direct&sslsni=0&ssl_min_protocol_version=TLSv1.3&channel_binding=require&connect_timeout=3"
         "&target_session_attrs=standby&keepalives=0&keepalives_idle=1&keepalives_interval=2&keepalives_count=3"
-        "&tcp_user_timeout=4000&application_name=x&options=-c%20geqo%3Doff&client_encoding=UTF8&gssencmode=disable"
+        "&tcp_user_timeout=4000&max_protocol_version=3.2&application_name=x&options=-c%20geqo%3Doff&client_encoding=UTF8&gssencmode=disable"
     )
     assert upstream == Upstream(
         endpoints=(Endpoint("db.example", 6543),),
@@ -44,6 +44,7 @@ def test_everything_said() -> None:
         keepalives_interval=2,
         keepalives_count=3,
         tcp_user_timeout=4000,
+        max_protocol_version="3.2",
         params={"application_name": "x", "options": "-c geqo=off", "client_encoding": "UTF8"},
     )
 
@@ -204,6 +205,7 @@ def test_every_known_parameter_is_read() -> None:
         "target_session_attrs": "standby",
         "sslsni": "0",
         "keepalives": "0",
+        "max_protocol_version": "3.0",
     }
     numbers = {name for name in KNOWN if name.startswith("keepalives_") or name.endswith("timeout")}
     query = "&".join(f"{name}={values.get(name, '7' if name in numbers else 'x')}" for name in sorted(KNOWN))

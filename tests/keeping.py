@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from pgambassador.net.keeper import Keeper
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements
 from pgambassador.protocol.settings import Settings
+from pgambassador.protocol.suspects import QUERY
 from tests.loop import Loop
 from tests.messages import IDLE, complete, row
 from tests.playbook import Client, Playbook, Server
@@ -41,6 +42,17 @@ class Upstream:
         cancel = self._loop.create_future()
         self.cancels.append((link, cancel))
         await cancel
+
+
+def says_what_hides(sock: socket.socket, *found: bytes) -> None:
+    """A pool's first connection is asked for functions that change their sessions; this is its answer."""
+    try:
+        if sock.recv(len(QUERY), socket.MSG_PEEK) == QUERY:
+            sock.recv(len(QUERY))
+            failed = any(each.startswith(b"E") for each in found)
+            sock.send(b"".join((*found, b"" if failed else complete("SELECT"), IDLE)))
+    except OSError:
+        pass  # it is not asked
 
 
 class Keeping(Playbook):
@@ -70,15 +82,27 @@ class Keeping(Playbook):
         self.keeper.clients.add(client.session)
         return client
 
-    def opens(self, parameters: Mapping[str, str] = PARAMETERS, *, early: bytes = b"") -> Server:
-        """The oldest opening succeeds."""
+    def opens(
+        self,
+        parameters: Mapping[str, str] = PARAMETERS,
+        *,
+        early: bytes = b"",
+        hides: Sequence[bytes] | None = (),
+    ) -> Server:
+        """The oldest opening succeeds; `hides`: what is found if it is asked for functions."""
         before = set(self.keeper.backends)
-        sock = self.connects(parameters, early=early)
+        sock = self.connects(parameters, early=early, hides=hides)
         (backend,) = self.keeper.backends - before
         return Server(self, sock, backend)
 
-    def connects(self, parameters: Mapping[str, str] = PARAMETERS, *, early: bytes = b"") -> socket.socket:
-        """The oldest opening succeeds, whatever becomes of it: the server's end."""
+    def connects(
+        self,
+        parameters: Mapping[str, str] = PARAMETERS,
+        *,
+        early: bytes = b"",
+        hides: Sequence[bytes] | None = (),
+    ) -> socket.socket:
+        """The oldest opening succeeds, whatever becomes of it: the server's end, silent without `hides`."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
@@ -93,6 +117,9 @@ class Keeping(Playbook):
         )
         self.upstream.openings.pop(0).set_result(cast(Link, link))
         self.loop.run()
+        if hides is not None:
+            says_what_hides(theirs, *hides)
+            self.loop.run()
         return theirs
 
     def fails(self, error: AmbassadorError) -> None:

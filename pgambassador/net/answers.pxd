@@ -39,6 +39,9 @@ cdef class Answers:
     cdef object done
     cdef object refused
 
+    # A cancel request that is meant for what its client has sent behind a question of ours.
+    cdef bint aimed
+
     # Rows of the answer to a question of ours.
     cdef list rows_asked
 

@@ -250,8 +250,10 @@ cdef class Answers:
             return self.fenced_off()
         head = self.ledger.head()
         if head.kind == c'Q' or head.kind == c'F' or head.kind == c'S':
-            if verdict == SWALLOW and <object>head.note is SURVEY:
+            if verdict == SWALLOW and <object>head.note is SURVEY and self.done is None:
                 self.rows_asked = None
+                if self.aimed and self.sqlstate == "57014":
+                    self.home.policy.cancel_again(self)
             elif verdict == SWALLOW and self.refused is None:
                 self.failed = True
                 self.refused = (<const char *>self.scanner.at)[5:self.scanner.have]
@@ -322,6 +324,7 @@ cdef class Answers:
                 self.home.transactions += 1
             self.sqlstate = ""
             if <object>head.note is SURVEY:
+                self.aimed = False
                 rows, self.rows_asked = self.rows_asked, None
                 if self.session is not None:
                     self.home.policy.answered(self.session, self, rows)

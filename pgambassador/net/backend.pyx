@@ -177,11 +177,12 @@ cdef class Backend(Answers):
             self.session = None
         self.reader = None
 
-    def ask(self, bytes queries not None, int count, done=None):
+    def ask(self, bytes queries not None, int count, done=None, list rows=None):
         """Send `count` simple queries of ours, then go home.
 
         `done` is called before with None or the body of the first ErrorResponse; without it an error closes the
-        connection, since its state is not what the queries should have made it.
+        connection, since its state is not what the queries should have made it. `rows`, which needs it, takes
+        the DataRows of one query.
         """
         if count == 0:
             self.release()
@@ -192,7 +193,8 @@ cdef class Backend(Answers):
         self.done = done
         self.refused = None
         for _ in range(count):
-            self.ledger.put(c'Q', SWALLOW, None, None, None, 0.0)
+            self.ledger.put(c'Q', SWALLOW, None, SURVEY if rows is not None else None, None, 0.0)
+        self.rows_asked = rows
         self.unnamed_of = None
         self.channel.send(queries, len(queries))
         self.channel.start_reading()
@@ -222,6 +224,7 @@ cdef class Backend(Answers):
     def cancel_begins(self):
         """A cancel request is under way: nobody else may have the connection until it has arrived."""
         self.cancelling += 1
+        self.aimed = self.rows_asked is not None
 
     def cancel_ends(self):
         self.cancelling -= 1
@@ -262,6 +265,11 @@ cdef class Backend(Answers):
     def owes(self):
         """Whether replies are outstanding."""
         return self.ledger.count > 0
+
+    @property
+    def works(self):
+        """Whether it is doing what its client has asked for, and not only what we have."""
+        return self.ledger.count > (self.rows_asked is not None)
 
     @property
     def note(self):

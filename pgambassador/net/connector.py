@@ -5,8 +5,8 @@
 2. As in libpq, a server that refuses a login ends the search, unless it only says that it cannot serve now.
    Its error is raised as it came. Everything else is collected into one Unreachable.
 3. A connection that is not handed out is closed, whatever happens.
-4. Poolers and proxies exist that refuse a start packet of protocol 3.2 instead of negotiating, or hang up. Such
-   an endpoint is asked again with 3.0, and from then on with 3.0 alone.
+4. Poolers and proxies exist that refuse a start packet of protocol 3.2 instead of negotiating, or hang up.
+   Such an endpoint is asked again with 3.0, and from then on with 3.0 alone.
 """
 
 from __future__ import annotations

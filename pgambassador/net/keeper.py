@@ -25,6 +25,7 @@ from pgambassador.net.channel import Channel
 from pgambassador.net.connector import Link
 from pgambassador.net.greeting import BASE, Greeting, starting_up
 from pgambassador.net.lane import Borrower, Lane
+from pgambassador.net.lookout import Lookout
 from pgambassador.net.session import Session
 from pgambassador.net.sockets import Sockets
 from pgambassador.net.statements import Statements
@@ -82,6 +83,7 @@ class Keeper(States):
         self.clients: set[Session] = set()
         self.backends: set[Backend] = set()
         self.greeting = Greeting(self)
+        self.lookout = Lookout(self.lane)
         self._parting: dict[Backend, asyncio.Task[object]] = {}
         self._retry: asyncio.TimerHandle | None = None
 
@@ -132,7 +134,11 @@ class Keeper(States):
             return
         self.backends.add(backend)
         self.greeting.learn(dict(link.parameters))
-        self.lane.add(backend)
+        if self.lookout.knows:
+            self.lane.add(backend)
+        else:
+            self.lane.add(backend, free=False)
+            self.lookout.ask(backend, backend.opened)
 
     def _failed(self, error: AmbassadorError) -> None:
         self.connect_failures += 1
@@ -196,6 +202,10 @@ class Keeper(States):
         finally:
             self._parting.pop(backend, None)
             backend.close("its client left while a query ran")
+
+    def cancel_again(self, backend: Backend) -> None:
+        """A cancel request has hit our question instead of what its client has asked behind it."""
+        spawn(self.cancel(backend), "cancel again")
 
     async def cancel(self, backend: Backend) -> None:
         """Send a cancel request; until it has arrived the connection goes to nobody else."""
@@ -270,6 +280,7 @@ class Keeper(States):
             if not self.plan.too_idle(freed_at=backend.freed_at, total=self.lane.total, now=now):
                 break  # the stack's bottom has been idle longest
             backend.close("idle")
+        self.lookout.tick(now)
         short = self.lane.total + self.opening < self.plan.min_size
         if self.out_of_reach or (short and self.greeting.parameters is not None):
             self.wanted()

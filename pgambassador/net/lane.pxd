@@ -18,6 +18,8 @@ cdef class Lane(Home):
     cdef public Py_ssize_t limit
     cdef public double slow
     cdef public double sample
+    # Every statement is shown to the policy.
+    cdef public bint wary
     cdef public object sink
     cdef readonly unsigned long long queries
     cdef readonly unsigned long long errors

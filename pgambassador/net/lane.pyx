@@ -158,11 +158,12 @@ cdef class Lane(Home):
         self.wait_counts[i] += 1
         return 0
 
-    def add(self, Backend backend not None):
-        """A connection has been opened for this lane."""
+    def add(self, Backend backend not None, bint free=True):
+        """A connection has been opened for this lane; it comes when it is `free`."""
         self.total += 1
         backend.counted = True
-        self.freed(backend)
+        if free:
+            self.freed(backend)
 
     def enters(self):
         self.sessions += 1

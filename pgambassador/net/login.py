@@ -101,7 +101,7 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
     if session.waiting:
         keeper.cancels += 1
         session.refuse(build.error_response("ERROR", "57014", "canceling statement due to user request"))
-    elif session.backend is not None and session.backend.owes:
+    elif session.backend is not None and session.backend.works:
         await keeper.cancel(session.backend)
 
 

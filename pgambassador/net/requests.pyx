@@ -106,7 +106,7 @@ cdef class Requests(Waiter):
         self.unnamed = backend.unnamed_of = None
         if self.scanner.left:
             self.policy.called(self, backend, b"")
-        elif mentions_state(<const char *>self.scanner.at, self.scanner.have):
+        elif self.lane.wary or mentions_state(<const char *>self.scanner.at, self.scanner.have):
             self.policy.called(self, backend, (<const char *>self.scanner.at)[5:self.scanner.have - 1])
         backend.ledger.put(c'Q', FORWARD, self, text, None, self.now)
         return self.forward()
@@ -136,8 +136,6 @@ cdef class Requests(Waiter):
         if end == 6:
             before = self.unnamed
             self.unnamed = at[:self.scanner.have]
-            if mentions_state(at, self.scanner.have):
-                self.policy.called(self, backend, self.unnamed[6:])
             backend.unnamed_of = self
             backend.ledger.put(c'P', FORWARD, self, self.unnamed, before, self.now)
             return self.forward()
@@ -196,6 +194,10 @@ cdef class Requests(Waiter):
         statement = None
         if end - portal == 1:
             self.bound = self.unnamed
+            if self.unnamed is not None and (
+                self.lane.wary or mentions_state(<const char *>self.unnamed, len(self.unnamed))
+            ):
+                self.policy.called(self, backend, self.unnamed[6:])
             self.bring_unnamed(backend)
         elif not self.lane.sticky:
             name = (<const char *>at)[portal:end - 1]
@@ -206,7 +208,7 @@ cdef class Requests(Waiter):
                 self.portals.clear()
             self.portals[(<const char *>at)[5:portal - 1]] = self.bound
         if statement is not None:
-            if statement.sets:
+            if statement.sets or self.lane.wary:
                 self.policy.called(self, backend, statement.text)
             self.cut(backend)
             backend.prepare(statement, self)

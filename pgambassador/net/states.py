@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 
     from pgambassador.net.backend import Backend
     from pgambassador.net.lane import Lane
+    from pgambassador.net.lookout import Lookout
     from pgambassador.net.session import Session
 
 log = logging.getLogger(__name__)
 
 _DONE_IN_A_BLOCK = re.compile(rb"(?i)\b(?:re)?set\b|set_config|\bexecute\b|temp|advisory|\b(?:listen|load)\b")
+_DEFINES = re.compile(r"(?:CREATE|ALTER) (?:FUNCTION|PROCEDURE|ROUTINE|EXTENSION)")
+_USES = re.compile(r"(?:CREATE|ALTER) (?!ROLE|USER|DATABASE|INDEX|SEQUENCE)")
 _UNKNOWN = "unknown settings"
+_SESSION_TIMEOUT = "idle_session_timeout"
 _ASKED_MOST = 3
 
 
@@ -43,6 +47,7 @@ class States:
     """The part of a pool's policy that knows about settings; `lane` is the pool's."""
 
     lane: Lane
+    lookout: Lookout
     pins: Counter[str]
     """How often a session had to keep its connection, by reason."""
 
@@ -91,6 +96,9 @@ class States:
             self._tie(session, backend)
         elif tag == "CALL" or tag in ties.BRINGING:
             backend.marked_by = session  # EXECUTE does not say what it has done
+        elif not self.lane.sticky and (_DEFINES.match(tag) or (self.lane.wary and _USES.match(tag))):
+            backend.curious = True
+            session.facts.doubts |= survey.CHANGED
         if tag in ("DISCARD ALL", "DEALLOCATE ALL"):
             backend.forget_statements(session)
         if tag in ties.BRINGING or (backend.tied and tag in ties.ENDING):
@@ -102,6 +110,11 @@ class States:
     def called(self, session: Session, backend: Backend, text: bytes) -> None:
         """A statement is on its way that may leave something behind, though no tag will say so."""
         self._suspect(session, backend, survey.names_called(text))
+        suspects = self.lookout.suspects
+        if suspects.among(text):
+            self._suspect(session, backend, suspects.settings)
+            if suspects.ties:
+                self._tie(session, backend)
         if not self.lane.sticky and (backend.tied or ties.may_tie(text)):
             self._tie(session, backend)
 
@@ -123,7 +136,9 @@ class States:
         """What to ask the server before the connection goes home; b"" for nothing."""
         facts = session.facts
         start = effective(facts.start, backend.defaults).values
-        facts.asked, facts.doubts = facts.doubts, survey.NOTHING
+        if facts.doubts & survey.CHANGED:
+            self.lookout.again(backend.freed_at)
+        facts.asked, facts.doubts = facts.doubts - survey.CHANGED, survey.NOTHING
         return survey.question(facts.asked, session.state.values, start)
 
     def answered(self, session: Session, backend: Backend, rows: Sequence[bytes] | None) -> None:
@@ -143,7 +158,7 @@ class States:
             return
         facts.failures = 0
         if facts.asked & survey.TIES:
-            self._pin(session, backend, there | (facts.ties & {ties.LOAD, _UNKNOWN}))
+            self._pin(session, backend, there | (facts.ties & {ties.LOAD, _UNKNOWN, _SESSION_TIMEOUT}))
         if not facts.asked - survey.TIES - survey.RESTORED:
             return
         values = survey.merged(session.state.values, found, names=facts.asked)
@@ -151,9 +166,11 @@ class States:
         if values.get("session_authorization") == login:
             values.pop("session_authorization", None)
         session.state = backend.state = Settings.of(values)
-        if values.get("idle_session_timeout", "0") != "0":
+        if values.get(_SESSION_TIMEOUT, "0") != "0":
             # The server would end the connection under the next client.
-            self._pin(session, backend, facts.ties | {"idle_session_timeout"})
+            self._pin(session, backend, facts.ties | {_SESSION_TIMEOUT})
+        elif _SESSION_TIMEOUT in facts.ties:
+            self._pin(session, backend, facts.ties - {_SESSION_TIMEOUT})
 
     def _pin(self, session: Session, backend: Backend, reasons: frozenset[str]) -> None:
         """The session keeps its connection for these reasons, or for none."""

@@ -29,6 +29,8 @@ RESTORED: Final = frozenset({"="})
 """Nothing but what the start packet has set was set, and some of it may have been reset."""
 TIES: Final = frozenset({MARK})
 """Also what ties the session to its connection."""
+CHANGED: Final = frozenset({"+"})
+"""Nothing to ask for, but functions of the database have changed."""
 
 _IDENTITY: Final = frozenset({"role", "session_authorization"})
 # Of one transaction, or without a value that could be set again.
@@ -169,7 +171,7 @@ def answer(rows: Iterable[bytes]) -> tuple[dict[str, str | None], frozenset[str]
     found: dict[str, str | None] = {}
     there: set[str] = set()
     for row in rows:
-        columns = _columns(row)
+        columns = parse.columns(row)
         if len(columns) == 1:
             continue  # of a parameter that was set again
         name, value = columns
@@ -182,18 +184,6 @@ def answer(rows: Iterable[bytes]) -> tuple[dict[str, str | None], frozenset[str]
         key = key.lower()
         found[key] = None if value is None else parse.decode(bytes.fromhex(value.decode()))
     return found, frozenset(there)
-
-
-def _columns(row: bytes) -> list[bytes | None]:
-    """The values of a DataRow, its head included."""
-    values: list[bytes | None] = []
-    at = 7
-    for _ in range(int.from_bytes(row[5:7], "big")):
-        size = int.from_bytes(row[at : at + 4], "big", signed=True)
-        at += 4
-        values.append(None if size < 0 else row[at : at + size])
-        at += max(size, 0)
-    return values
 
 
 def merged(values: Mapping[str, str], found: Mapping[str, str | None], *, names: Names) -> dict[str, str]:

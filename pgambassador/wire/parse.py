@@ -180,6 +180,18 @@ def negotiate_protocol_version(payload: bytes) -> tuple[int, list[str]]:
     return version, names
 
 
+def columns(row: bytes) -> list[bytes | None]:
+    """The values of a DataRow, which comes with its head."""
+    values: list[bytes | None] = []
+    at = 7
+    for _ in range(int.from_bytes(row[5:7], "big")):
+        size = int.from_bytes(row[at : at + 4], "big", signed=True)
+        at += 4
+        values.append(None if size < 0 else row[at : at + size])
+        at += max(size, 0)
+    return values
+
+
 def ready_for_query(payload: bytes) -> int:
     """The transaction status, one of I, T, E."""
     if len(payload) != 1 or payload not in (b"I", b"T", b"E"):

@@ -3,7 +3,8 @@
 
 1. Neither reads beyond what it is given, whatever a server sent.
 2. A tag concerns the session if it may be that of SET, RESET, DISCARD, DEALLOCATE, PREPARE, LISTEN, UNLISTEN,
-   LOAD, DO, CALL, CLOSE or DROP; a few others that begin like them are included, for whoever looks closer.
+   LOAD, DO, CALL, CLOSE, DROP, CREATE or ALTER; a few others that begin like them are included, for whoever looks
+   closer.
 3. An error without SQLSTATE has XX000.
 """
 from libc.string cimport memchr, memcmp
@@ -35,7 +36,8 @@ cdef Command command(const unsigned char *tag, Py_ssize_t n) noexcept:
             or (tag[0] == c'L' and (tag[1] == c'I' or tag[1] == c'O'))
             or (tag[0] == c'U' and tag[1] == c'N')
             or (tag[0] == c'P' and tag[1] == c'R')
-            or (tag[0] == c'C' and (tag[1] == c'A' or (tag[1] == c'L' and tag[2] == c'O')))
+            or (tag[0] == c'C' and (tag[1] == c'A' or tag[1] == c'R' or (tag[1] == c'L' and tag[2] == c'O')))
+            or (tag[0] == c'A' and tag[1] == c'L')
         )
     return found
 

@@ -204,6 +204,22 @@ def test_what_nobody_can_read_out_of_a_text_reaches_nobody(proxy: Ambassador, me
         assert say(other, see, "simple")[1] == [["4MB", "", "on", "", "0", "0"]]
 
 
+def test_an_unnamed_statement_that_is_executed_in_another_transaction(proxy: Ambassador) -> None:
+    """Each execution counts, not the Parse."""
+    with Told.session(proxy.port) as client, Told.session(proxy.port) as other:
+        client.send(parse(b"", b"select set_config('app.tenant', $1, false)"), SYNC)
+        client.until("Z")
+        for value in (b"one", b"two"):
+            assert other.ask("select current_setting('app.tenant', true)").value in (None, "")
+            client.send(bind(b"", value), execute(), SYNC)
+            client.until("Z")
+            assert other.ask("select current_setting('app.tenant', true)").value in (None, "")
+            client.send(extended(b"select current_setting('app.tenant')") + SYNC)
+            assert client.until("Z").rows == [[value.decode()]]
+            client.send(parse(b"", b"select set_config('app.tenant', $1, false)"), SYNC)
+            client.until("Z")
+
+
 def test_a_statement_means_what_its_own_client_has_set(proxy: Ambassador) -> None:
     """Constants are understood when a statement is parsed: clients with other settings do not share it."""
     sql = b"select '2020-01-02 00:00'::timestamptz at time zone 'UTC', '01/02/2020'::date::text, 'a\\b'"

@@ -19,7 +19,7 @@ from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.startup import Channel, upstream_login
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import take_frame
-from tests.keeping import PARAMETERS, Upstream
+from tests.keeping import PARAMETERS, Upstream, says_what_hides
 from tests.loop import Loop
 from tests.messages import IDLE, complete, fatal, query
 
@@ -107,6 +107,8 @@ class Door:
             parameters=PARAMETERS,
         )
         self.upstream.openings.pop(0).set_result(link)
+        self.loop.run()
+        says_what_hides(theirs)
         self.loop.run()
         self.servers.append(theirs)
         return theirs

@@ -129,6 +129,60 @@ def test_without_an_answer_the_client_keeps_its_connection(play: Keeping) -> Non
     assert server.is_idle
 
 
+def test_a_cancel_that_hits_our_question_is_sent_again(play: Keeping) -> None:
+    """It was meant for what the client has asked behind it."""
+    client, server = served(play)
+    runs(client, server, "set x.y = 1", "SET")
+    asked = question(frozenset({"x.y"}), ())
+    works = [server.backend.works]
+    client.sends(QUERY)
+    server.gets(asked, QUERY)
+    works.append(server.backend.works)
+    assert works == [False, True]
+    play.loop.create_task(play.keeper.cancel(server.backend))
+    play.loop.run()
+    play.does(lambda: play.upstream.cancels[0][1].set_result(None))
+    server.sends(error("57014"), IDLE)
+    play.loop.run()
+    (_, (_, again)) = play.upstream.cancels
+    play.does(lambda: again.set_result(None))
+    server.sends(error("57014"), IDLE)
+    client.gets(error("57014"), IDLE)
+    play.surveys(server, asked, x__y="1")
+    assert server.is_idle
+    assert len(play.upstream.cancels) == 2
+
+
+def test_a_cancel_that_came_before_our_question_is_not(play: Keeping) -> None:
+    client, server = served(play)
+    client.sends(query("set x.y = 1"))
+    server.gets(query("set x.y = 1"))
+    play.loop.create_task(play.keeper.cancel(server.backend))
+    play.loop.run()
+    server.sends(complete("SET"), IDLE)
+    client.gets(complete("SET"), IDLE)
+    asked = question(frozenset({"x.y"}), ())
+    server.answers(asked, error("57014"), IDLE)
+    play.does(lambda: play.upstream.cancels[0][1].set_result(None))
+    play.surveys(server, asked, x__y="1")
+    assert len(play.upstream.cancels) == 1
+
+
+def test_a_timeout_of_the_session_keeps_the_connection_until_it_is_off(play: Keeping) -> None:
+    """The server would end the connection under another client."""
+    client, server = served(play)
+    asked = question(frozenset({"idle_session_timeout"}), ())
+    runs(client, server, "set idle_session_timeout = 5", "SET")
+    play.surveys(server, asked, idle_session_timeout="5")
+    assert server.backend.pinned and client.holds(server)
+    runs(client, server, "listen x", "LISTEN")
+    server.answers(question(TIES, ()), complete("SELECT"), IDLE)
+    assert server.backend.pinned
+    runs(client, server, "set idle_session_timeout = 0", "SET")
+    play.surveys(server, asked, idle_session_timeout="0")
+    assert server.is_idle
+
+
 STARTED = Settings.of({"timezone": "CET", "a": "1"})
 
 

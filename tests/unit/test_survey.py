@@ -99,7 +99,7 @@ def test_what_a_call_may_set(text: str, names: set[str]) -> None:
 
 
 @given(
-    st.just(ALL) | st.frozensets(TEXT, min_size=1),
+    st.just(ALL) | st.frozensets(TEXT.filter(lambda name: name not in "=+!"), min_size=1),
     st.frozensets(TEXT),
     st.dictionaries(TEXT, TEXT, max_size=3),
 )

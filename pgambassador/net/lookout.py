@@ -1,0 +1,86 @@
+"""Keeps in view which functions of a pool's database change their sessions (`protocol.suspects`).
+
+1. A pool's first connection is asked before anybody gets it, so that no client comes before the answer.
+2. It is asked again after a change of functions through this pool, and after `AGAIN` seconds of use for what
+   changes elsewhere.
+3. A server that cannot answer is believed to have no such functions, and that is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pgambassador.net.lane import Borrower
+from pgambassador.protocol.suspects import NOBODY, QUERY, Suspects, read
+from pgambassador.wire import parse
+
+if TYPE_CHECKING:
+    from pgambassador.net.backend import Backend
+    from pgambassador.net.lane import Lane
+
+log = logging.getLogger(__name__)
+
+AGAIN = 300.0
+
+
+class Lookout:
+    """`suspects` is what is known now."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.suspects: Suspects = NOBODY
+        self._lane = lane
+        self._looked_at: float | None = None
+        self._queries = 0
+        self._asking = False
+
+    @property
+    def knows(self) -> bool:
+        return self._lane.sticky or self._looked_at is not None
+
+    def ask(self, backend: Backend, now: float) -> None:
+        """Find out through this connection, which goes home afterwards."""
+        rows: list[bytes] = []
+        self._looked_at = now
+        self._queries = self._lane.queries
+
+        def done(error: bytes | None) -> None:
+            self._asking = False
+            if error is None:
+                self._learn(read(rows))
+            elif error:
+                log.warning(
+                    "cannot read what functions do to their session: %s", parse.fields(error).get("M", "")
+                )
+
+        self._asking = True
+        backend.ask(QUERY, 1, done, rows)
+
+    def again(self, now: float) -> None:
+        """Something has changed: ask as soon as a connection is free."""
+        if self._asking or self._lane.sticky:
+            return
+        self._asking = True
+
+        def granted(backend: Backend | None) -> None:
+            if backend is None:
+                self._asking = False
+            else:
+                self.ask(backend, now)
+
+        self._lane.borrow(Borrower(granted))
+
+    def tick(self, now: float) -> None:
+        """From time to time, as long as the pool is used and has a connection to spare."""
+        if self._looked_at is None or now - self._looked_at < AGAIN:
+            return
+        if self._lane.queries != self._queries and self._lane.idle:
+            self.again(now)
+
+    def _learn(self, suspects: Suspects) -> None:
+        if suspects and not self.suspects:
+            log.info(
+                "functions of the database change their sessions; statements that name them are watched",
+            )
+        self.suspects = suspects
+        self._lane.wary = bool(suspects)

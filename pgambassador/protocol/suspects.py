@@ -1,0 +1,142 @@
+"""Which statements may change their session although their text does not say so: by what a function does.
+
+1. What a function may leave behind is read from its source, once for a database and not for each statement:
+   calls of set_config(), SET and RESET, temporary objects, session advisory locks, LISTEN and LOAD.
+2. Suspect are the names of such functions, of functions that mention them, and of relations that use any of
+   these: by triggers, views, defaults, policies and constraints, through partitions and foreign keys too.
+3. A function that is used where no name shows it (an operator, a cast, an event trigger) makes every
+   statement suspect.
+4. Not read: functions in C, and statements that a function puts together from pieces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from pgambassador.protocol import survey
+from pgambassador.wire import build, parse
+
+# In PostgreSQL's regular expressions, where \m and \M are the bounds of a word. A SET within UPDATE is none.
+_BEGINNING: Final = r"(^|[;''$(]|\m(begin|then|else|loop)\M)\s*"
+_SETS: Final = (
+    r"set_config|" + _BEGINNING + r"(set\s+(?!local\M|transaction\M|constraints\M)|(reset|discard)\s)"
+)
+_TIES: Final = r"\m(temp|temporary)\M|pg_temp|advisory_lock|" + _BEGINNING + r"(listen|load)\s"
+_LOCAL_CALL: Final = r"set_config\s*\([^()]*,\s*true\s*\)"
+
+QUERY: Final = build.query(
+    rf"""
+    WITH RECURSIVE own AS (
+        SELECT oid, proname AS name, regexp_replace(CASE WHEN prosrc <> '' THEN prosrc
+            ELSE pg_catalog.pg_get_functiondef(oid) END, '{_LOCAL_CALL}', '', 'gi') AS body
+        FROM pg_catalog.pg_proc
+        WHERE oid >= 16384 AND prokind IN ('f', 'p')
+            AND prolang NOT IN (SELECT oid FROM pg_catalog.pg_language WHERE lanname IN ('c', 'internal'))
+    ), guilty AS (
+        SELECT * FROM (
+            SELECT *, body ~* '{_SETS}' AS sets, body ~* '{_TIES}' AS ties FROM own OFFSET 0
+        ) AS judged WHERE sets OR ties
+    ), reached (class, id) AS (
+        SELECT 'pg_proc'::regclass::oid, oid FROM guilty
+        UNION
+        SELECT found.class, found.id FROM reached, LATERAL (
+            SELECT 'pg_proc'::regclass::oid, own.oid FROM own, (
+                SELECT proname FROM pg_catalog.pg_proc WHERE class = 'pg_proc'::regclass AND oid = id
+                UNION ALL
+                SELECT relname FROM pg_catalog.pg_class WHERE class = 'pg_class'::regclass AND oid = id
+            ) AS it (name)
+            WHERE own.body ~* ('\m' || regexp_replace(it.name, '(\W)', '\\\1', 'g') || '\M')
+            UNION ALL
+            SELECT CASE WHEN user_of.relation IS NULL THEN d.classid ELSE 'pg_class'::regclass::oid END,
+                coalesce(user_of.relation, d.objid)
+            FROM pg_catalog.pg_depend AS d LEFT JOIN (
+                SELECT 'pg_rewrite'::regclass::oid, oid, ev_class FROM pg_catalog.pg_rewrite
+                UNION ALL SELECT 'pg_trigger'::regclass::oid, oid, tgrelid FROM pg_catalog.pg_trigger
+                UNION ALL SELECT 'pg_attrdef'::regclass::oid, oid, adrelid FROM pg_catalog.pg_attrdef
+                UNION ALL SELECT 'pg_policy'::regclass::oid, oid, polrelid FROM pg_catalog.pg_policy
+                UNION ALL SELECT 'pg_class'::regclass::oid, indexrelid, indrelid FROM pg_catalog.pg_index
+                UNION ALL SELECT 'pg_constraint'::regclass::oid, oid, conrelid FROM pg_catalog.pg_constraint
+                    WHERE conrelid <> 0
+            ) AS user_of (class, id, relation) ON d.classid = user_of.class AND d.objid = user_of.id
+            WHERE d.refclassid = reached.class AND d.refobjid = reached.id
+                AND (d.refclassid = 'pg_proc'::regclass OR d.classid = 'pg_rewrite'::regclass)
+            UNION ALL
+            SELECT 'pg_class'::regclass::oid, inhparent FROM pg_catalog.pg_inherits
+            WHERE class = 'pg_class'::regclass AND inhrelid = reached.id
+            UNION ALL
+            SELECT 'pg_class'::regclass::oid, confrelid FROM pg_catalog.pg_constraint
+            WHERE class = 'pg_class'::regclass AND contype = 'f' AND conrelid = reached.id
+        ) AS found (class, id)
+    )
+    SELECT 'body', CASE WHEN sets THEN body ELSE '' END, CASE WHEN ties THEN 'ties' ELSE '' END FROM guilty
+    UNION ALL
+    SELECT CASE WHEN proname IS NULL AND relname IS NULL THEN 'everywhere' ELSE 'name' END,
+        coalesce(proname, relname, ''), ''
+    FROM reached LEFT JOIN pg_catalog.pg_proc AS p ON class = 'pg_proc'::regclass AND p.oid = id
+        LEFT JOIN pg_catalog.pg_class AS c ON class = 'pg_class'::regclass AND c.oid = id
+    """
+)
+
+_CALL: Final = re.compile(rb"(?i)set_config")
+_OTHER: Final = re.compile(
+    rb"(?i)(?:^|[;'$(]|\b(?:begin|then|else|loop)\b)\s*"
+    rb"(?:set\s+(?!local\b|transaction\b|constraints\b)(?:session\s+)?(?:([a-z_][\w$.]*)\s*(?:=|to\b))?|(?:reset|discard)\s)"
+)
+
+
+class Suspects:
+    """`settings` are the parameters that suspect statements may set; `ties` whether they may tie."""
+
+    def __init__(
+        self, names: Iterable[str], settings: survey.Names, *, ties: bool = False, everywhere: bool = False
+    ) -> None:
+        words = sorted(set(names))
+        self.settings = settings
+        self.ties = ties
+        self._everywhere = everywhere or not all(word.isascii() for word in words)
+        pattern = "|".join(re.escape(word) for word in words).encode("ascii", "replace")
+        self._pattern = re.compile(rb"(?i)(?<![\w$])(?:%b)(?![\w$])" % pattern) if words else None
+
+    def __bool__(self) -> bool:
+        return self._everywhere or self._pattern is not None
+
+    def among(self, text: bytes) -> bool:
+        """Whether a statement is suspect; b"" is one that is not known."""
+        if self._everywhere or not text:
+            return bool(self)
+        return self._pattern is not None and self._pattern.search(text) is not None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Suspects {self._pattern.pattern.decode() if self._pattern else '-'} {sorted(self.settings)}>"
+        )
+
+
+NOBODY: Final = Suspects((), survey.NOTHING)
+
+
+def read(rows: Iterable[bytes]) -> Suspects:
+    """From the DataRows that answer QUERY."""
+    names: list[str] = []
+    settings: survey.Names = survey.NOTHING
+    ties = everywhere = False
+    for row in rows:
+        kind, value, tie = parse.columns(row)
+        if kind == b"body":
+            settings |= settings_in(value or b"")
+            ties = ties or bool(tie)
+        elif kind == b"name":
+            names.append(parse.decode(value or b""))
+        else:
+            everywhere = True
+    return Suspects(names, settings, ties=ties, everywhere=everywhere)
+
+
+def settings_in(body: bytes) -> survey.Names:
+    """Which parameters a function's body sets; all, where it does not say."""
+    found = survey.names_called(body) if _CALL.search(body) else survey.NOTHING
+    for name in _OTHER.findall(body):
+        found |= frozenset({name.decode().lower()}) if name else survey.ALL
+    return found

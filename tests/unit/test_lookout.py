@@ -1,0 +1,135 @@
+"""When a server is asked what its functions do, and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from pgambassador.net.greeting import BASE
+from pgambassador.net.lookout import AGAIN
+from pgambassador.protocol.settings import fence
+from pgambassador.protocol.survey import TIES, question
+from pgambassador.protocol.suspects import QUERY as LOOK
+from tests.keeping import Keeping
+from tests.messages import IDLE, complete, error, query, row
+from tests.playbook import AGREED, Client, Server
+
+QUERY = query("x")
+DONE = (complete("X"), IDLE)
+BODY = row(b"body", b"select set_config('app.tenant', who, false)", b"")
+NAME = row(b"name", b"tenant", b"")
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
+    keeping = Keeping(idle_timeout=1e5)
+    monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=keeping.loop.time))
+    yield keeping
+    keeping.end()
+
+
+def served(play: Keeping, *found: bytes) -> tuple[Client, Server]:
+    """A client, and the connection that was asked before it came to the client."""
+    client = play.client()
+    client.sends(QUERY)
+    server = play.opens(hides=found)
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    return client, server
+
+
+def runs(client: Client, server: Server, text: str, tag: str = "SELECT 1") -> None:
+    client.sends(query(text))
+    server.answers(query(text), complete(tag), IDLE)
+    client.gets(complete(tag), IDLE)
+
+
+def test_without_such_functions_nothing_is_asked(play: Keeping) -> None:
+    client, server = served(play)
+    assert not play.lane.wary
+    runs(client, server, "select tenant('x')")
+    assert server.is_idle
+
+
+def test_a_statement_that_names_one_is_followed_by_a_question(play: Keeping) -> None:
+    client, server = served(play, BODY, NAME)
+    assert play.lane.wary
+    runs(client, server, "select 1")
+    assert server.is_idle
+    runs(client, server, "select tenant('x')")
+    play.surveys(server, question(frozenset({"app.tenant"}), ()), app__tenant="x")
+    assert server.is_idle
+    other = play.client()
+    other.sends(QUERY)
+    change, steps = fence(None, BASE)
+    server.answers((change, QUERY), steps * AGREED, *DONE)
+    other.gets(*DONE)
+
+
+def test_and_about_ties_where_one_may_tie(play: Keeping) -> None:
+    client, server = served(play, row(b"body", b"", b"ties"), NAME)
+    runs(client, server, "select tenant('x')")
+    server.answers(question(TIES, ()), complete("SELECT"), IDLE)
+    assert server.is_idle
+
+
+def test_functions_that_are_made_here_are_known_at_once(play: Keeping) -> None:
+    client, server = served(play)
+    runs(client, server, "create function tenant() …", "CREATE FUNCTION")
+    server.answers(LOOK, BODY, NAME, complete("SELECT"), IDLE)
+    assert bool(play.lane.wary)
+    runs(client, server, "drop function tenant", "DROP FUNCTION")
+    play.surveys(server, question(frozenset({"app.tenant"}), ()), app__tenant=None)
+    runs(client, server, "create table t ()", "CREATE TABLE")
+    server.answers(LOOK, complete("SELECT"), IDLE)
+    assert not play.lane.wary
+    runs(client, server, "create table t ()", "CREATE TABLE")
+    assert server.is_idle
+
+
+def test_those_made_elsewhere_are_known_in_time(play: Keeping) -> None:
+    client, server = served(play)
+    play.ticks(AGAIN - 1)
+    play.ticks(AGAIN + 1)
+    server.answers(LOOK, BODY, NAME, complete("SELECT"), IDLE)
+    assert bool(play.lane.wary)
+    play.ticks(3 * AGAIN)  # nobody has used the pool since
+    assert server.is_idle
+    runs(client, server, "select 1")
+    play.ticks(3 * AGAIN)
+    server.answers(LOOK, complete("SELECT"), IDLE)
+    assert not play.lane.wary
+
+
+def test_a_server_that_cannot_say(play: Keeping, caplog: pytest.LogCaptureFixture) -> None:
+    client = play.client()
+    client.sends(QUERY)
+    server = play.opens(hides=(error("42P01", "no such catalog"),))
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    assert "no such catalog" in caplog.text
+    assert not play.lane.wary
+    assert server.is_idle
+
+
+def test_a_connection_that_is_lost_meanwhile(play: Keeping) -> None:
+    client = play.client()
+    client.sends(QUERY)
+    sock = play.connects(hides=None)
+    sock.close()
+    play.loop.run()
+    server = play.opens()
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+
+
+def test_in_session_mode_nobody_needs_to_know() -> None:
+    play = Keeping(mode="session")
+    client = play.client()
+    client.sends(QUERY)
+    server = Server(play, play.connects(hides=None), next(iter(play.keeper.backends)))
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    play.end()

@@ -4,19 +4,21 @@
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
+EXAMPLES ?= 1000
 
 RUN := $(VENV)/bin/python
 COMPILED := $(shell find pgambassador -name '*.pyx' -o -name '*.pxd')
 MODULES = $(subst /,.,$(basename $(filter %.pyx,$(COMPILED))))
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test adversity check format bench clean
+.PHONY: help demo test adversity fuzz check format bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    a primary, a replica and the ambassador, to try"
 	@echo "make test    all tests (ARGS='-k name' for some)"
 	@echo "make adversity  clients, cancels and killed servers at random, against a ledger of what was told"
+	@echo "make fuzz    random conversations and broken messages, for minutes (EXAMPLES=n)"
 	@echo "make check   format, lint, types, stubs"
 	@echo "make format  write the format that check wants"
 	@echo "make bench   side by side with PgBouncer"
@@ -30,6 +32,9 @@ test: $(VENV)/installed-dev
 
 adversity: $(VENV)/installed-dev
 	$(RUN) -m pytest tests/adversity $(ARGS)
+
+fuzz: $(VENV)/installed-dev
+	PGAMBASSADOR_LONG=$(EXAMPLES) $(RUN) -m pytest --timeout 1800 tests/same tests/fuzz $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(RUN) -m ruff format --check .

@@ -42,6 +42,9 @@ cdef class Answers:
     # A cancel request that is meant for what its client has sent behind a question of ours.
     cdef bint aimed
 
+    # An error that its reader gets instead of the server's.
+    cdef bytes instead
+
     # Rows of the answer to a question of ours.
     cdef list rows_asked
 

@@ -14,6 +14,7 @@ from pgambassador.wire.framing cimport MORE
 from pgambassador.wire.replies cimport Command, Failure, command, failure
 
 from pgambassador.errors import ProtocolViolation
+from pgambassador.net.statements import renamed
 from pgambassador.wire.framing import WHOLE
 from pgambassador.wire.parse import fields
 
@@ -27,7 +28,12 @@ cdef Py_ssize_t WHOLE_LIMIT = 1024 * 1024
 # The note of a question of ours about the session's settings.
 cdef object SURVEY = object()
 
+# Errors longer than this may show our names of statements.
+cdef Py_ssize_t NAMED_MOST = 64 * 1024
+
 cdef object STALE = "stale"
+# Such as "cached plan must not change result type", "cache lookup failed for type", "out of range for type integer".
+cdef object MAY_BE_STALE = ("0A", "22", "42", "XX")
 
 cdef bytes PARSE_COMPLETE = b"1\x00\x00\x00\x04"
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
@@ -114,6 +120,12 @@ cdef class Answers:
                     self.message(kind, now)
                     if self.closed:
                         break
+                    if self.instead is not None:
+                        if length:
+                            owner.channel.send(<const char *>run, length)
+                            length = 0
+                        self.reader.channel.send(self.instead, len(self.instead))
+                        self.reader = self.instead = None
                 # The message, or the next piece of it, goes to `reader` (nobody: it is swallowed).
                 if self.reader is not owner or (length and scanner.at != run + length):
                     if length:
@@ -166,7 +178,11 @@ cdef class Answers:
     cdef bint wants_all(self, int kind) noexcept:
         """Whether the message is for us, and has to be read to its end."""
         if kind == c'E':
-            return self.fence or self.done is not None
+            return self.fence or self.done is not None or (
+                self.ledger.count
+                and type(<object>self.ledger.head().note) is Statement
+                and self.scanner.size <= NAMED_MOST
+            )
         return kind == c'D' and self.rows_asked is not None and <object>self.ledger.head().note is SURVEY
 
     cdef int message(self, int kind, double now) except -1:
@@ -263,10 +279,13 @@ cdef class Answers:
             if self.sqlstate in ("26000", "42P05") and type(<object>head.note) is Statement:
                 # What this server knows is not what we think it knows (a DO block can DEALLOCATE).
                 self.retiring = True
-            elif self.sqlstate == "0A000" and <object>head.note in self.prepared:
-                # "cached plan must not change result type": a table has changed, and it has to be parsed again.
+            elif self.sqlstate[:2] in MAY_BE_STALE and <object>head.note in self.prepared:
+                # Perhaps a table or a type has changed, and it has to be parsed again.
                 self.prepared[<object>head.note] = STALE
             if self.reader is not None:
+                if type(<object>head.note) is Statement and not self.scanner.left:
+                    message = (<const char *>self.scanner.at)[:self.scanner.have]
+                    self.instead = renamed(message, <object>head.note, self.reader.statements)
                 self.reader.settled(head.kind, <object>head.note, head.started, now, 0, self.sqlstate)
             if self.copying and self.copy_syncs:
                 self.doubtful = True
@@ -356,13 +375,18 @@ cdef class Answers:
                     continue
                 if action != FAKE:
                     self.prepared.pop(note, None)
-                if name is not None and owner is not None and owner.statements.get(name) is note:
+                if type(name) is tuple:
+                    owner.statements[name[0]] = name[1]
+                elif name is not None and owner is not None and owner.statements.get(name) is note:
                     del owner.statements[name]
             elif kind == c'C' and note is not None:
                 if action == SWALLOW:
                     self.prepared[note] = None
                 elif action == FAKE and owner is not None:
                     owner.statements.setdefault(name, note)
+            elif name is not None:
+                # Of a Close or a simple query that was skipped: the unnamed statement is still there.
+                owner.unnamed = name
         return 0
 
     cdef bint mid_reply(self, Client client) noexcept:

@@ -14,6 +14,9 @@ cdef class Backend(Answers):
     cdef readonly double freed_at
     cdef readonly bint spoiled
     cdef readonly bint unsynced
+    # Its client has executed nothing since it joined, and another one was here before.
+    cdef bint unfamiliar
+    cdef Client last
     cdef readonly bint parked
     cdef readonly int cancelling
     cdef bint counted

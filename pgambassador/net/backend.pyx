@@ -52,6 +52,11 @@ cdef class Backend(Answers):
         cdef Client session = self.session
         if self.scanner.left and self.reader is not None:
             return 0
+        if session is not None and session.stalled and not self.closed:
+            return session.resume()
+        if session is not None and self.copying and session.has_left():
+            # A COPY that nobody will feed.
+            return session.served()
         if self.failed and self.ledger.count == 0 and self.done is None:
             return self.lose("the server refused the session's settings")
         if session is None:
@@ -96,24 +101,32 @@ cdef class Backend(Answers):
 
     cdef int join(self, Client client) except -1:
         """Give the connection to a client, brought into the client's state."""
-        cdef Py_ssize_t _each, statements
+        cdef Py_ssize_t statements
         self.session = client
         client.backend = self
+        self.unfamiliar = self.last is not client
+        self.last = client
         if self.state is client.state and (self.marked_by is None or self.marked_by is client):
             return 0
         change, statements = self.home.policy.switch(self, client)
-        for _each in range(statements):
-            self.ledger.put(c'P', SWALLOW, client, None, None, 0.0)
-            self.ledger.put(c'B', SWALLOW, client, None, None, 0.0)
-            self.ledger.put(c'E', SWALLOW, client, None, None, 0.0)
-        self.fence = 3 * statements
         self.unsettled = statements > 0
         if statements:
-            self.unnamed_of = None
-            self.channel.stage(<bytes>change, len(<bytes>change))
+            self.precede(change, statements)
         self.state = client.state
         self.marked_by = None
         return 0
+
+    def precede(self, bytes change not None, Py_ssize_t statements):
+        """Extended messages without a Sync that execute so many statements, before anything else is executed."""
+        cdef Py_ssize_t _each
+        if self.untouched():
+            self.fence += 3 * statements
+        for _each in range(statements):
+            self.ledger.put(c'P', SWALLOW, self.session, None, None, 0.0)
+            self.ledger.put(c'B', SWALLOW, self.session, None, None, 0.0)
+            self.ledger.put(c'E', SWALLOW, self.session, None, None, 0.0)
+        self.unnamed_of = None
+        self.channel.stage(change, len(change))
 
     cdef int survey(self, Client session) except -1:
         """Ask what the client has set, before anybody else gets the connection; what it sends goes on behind."""
@@ -199,23 +212,26 @@ cdef class Backend(Answers):
         self.channel.send(queries, len(queries))
         self.channel.start_reading()
 
-    def forget_statements(self, Client client=None):
-        """DEALLOCATE ALL or DISCARD ALL has run here, for this client: what was sent behind it comes after it."""
+    def forget_statements(self, Client client=None, names=None):
+        """DEALLOCATE (of these names; else of ALL) has run here for this client: what was sent behind it comes later."""
         cdef Py_ssize_t i
         cdef Entry *entry
-        cdef dict kept = {}
-        self.prepared.clear()
-        self.unnamed_of = None
+        cdef dict coming = {}
+        if names is None:
+            self.prepared.clear()
+            self.unnamed_of = None
         for i in range(self.ledger.count):
             entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
             if entry.kind == c'P' and type(<object>entry.note) is Statement:
                 if entry.action != FAKE:
                     self.prepared[<object>entry.note] = None
-                if <object>entry.name is not None and <object>entry.owner is client:
-                    kept[<object>entry.name] = <object>entry.note
+                name = <object>entry.name
+                if name is not None and <object>entry.owner is client:
+                    coming[name[0] if type(name) is tuple else name] = <object>entry.note
         if client is not None:
-            client.statements.clear()
-            client.statements.update(kept)
+            for name in list(client.statements) if names is None else names:
+                if name not in coming:
+                    client.statements.pop(name, None)
 
     def spoil(self):
         """Its state is in doubt, or a cancel request may still reach it: it goes to nobody else."""
@@ -265,6 +281,11 @@ cdef class Backend(Answers):
     def owes(self):
         """Whether replies are outstanding."""
         return self.ledger.count > 0
+
+    @property
+    def strange(self):
+        """Whether the last statements here were another client's."""
+        return bool(self.unfamiliar)
 
     @property
     def works(self):

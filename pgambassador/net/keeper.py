@@ -68,6 +68,7 @@ class Keeper(States):
         self.cluster, self.database, self.user = cluster, database, user
         self.config = config
         self.upstream = upstream
+        self.statements = statements
         self.statement = statements.statement
         self.departed = departed
         self.sockets = sockets
@@ -95,10 +96,9 @@ class Keeper(States):
             return
         loop = asyncio.get_running_loop()
         now = time.monotonic()
+        coming = self.opening + self.lookout.asking
         waiting = self.lane.waiting + min(self.greeting.waiting, 1) or int(self.out_of_reach)
-        for _ in range(
-            self.plan.openings(waiting=waiting, total=self.lane.total, opening=self.opening, now=now)
-        ):
+        for _ in range(self.plan.openings(waiting=waiting, total=self.lane.total, opening=coming, now=now)):
             self.opening += 1
             spawn(self._open(), f"open {self.cluster}/{self.database}")
         if waiting and now < self.plan.retry_at and self._retry is None:

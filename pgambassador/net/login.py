@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 
 from pgambassador.auth.client import METHODS
-from pgambassador.errors import AmbassadorError, ProtocolViolation, Refused, ServerRefused
+from pgambassador.errors import AmbassadorError, ProtocolViolation, Refused, ServerRefused, Unreachable
 from pgambassador.net.channel import Channel
 from pgambassador.net.facts import Facts
 from pgambassador.net.greeting import BASE
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 # PasswordMessage and SASL responses; a server allows as much.
 _MESSAGE_LIMIT = 65535 + 4
+CANNOT_CONNECT_NOW = "57P03"
 _NO_REPLICATION = frozenset({"", "false", "off", "no", "0"})
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 
@@ -111,15 +112,28 @@ async def _login(house: House, sock: socket.socket, start: Start, address: str) 
     try:
         reader = _Frames(sock, start.tail)
         success = await _authenticate(house, packet, reader)
-        if packet.params.get("replication", "").lower() not in _NO_REPLICATION:
-            await _replicate(house, sock, packet, success, reader.rest())
-            return True
-        settings, given = settings_of(packet).divided()
-        keeper = house.keeper(packet.database, packet.user, given)
-        settings, told = await keeper.greeting.words(settings)
+        try:
+            return await _admitted(house, sock, packet, success, reader, address)
+        except AmbassadorError as error:
+            if _sqlstate(error) != CANNOT_CONNECT_NOW:
+                # As a server does it: whom it knows is told so, and then what else is wrong.
+                await reader.send(success)
+            raise
     except BaseException:
         house.dismiss()
         raise
+
+
+async def _admitted(
+    house: House, sock: socket.socket, packet: StartupPacket, success: bytes, reader: _Frames, address: str
+) -> bool:
+    """The client is who it says it is; find its session a place."""
+    if packet.params.get("replication", "").lower() not in _NO_REPLICATION:
+        await _replicate(house, sock, packet, success, reader.rest())
+        return True
+    settings, given = settings_of(packet).divided()
+    keeper = house.keeper(packet.database, packet.user, given)
+    settings, told = await keeper.greeting.words(settings)
     facts = Facts(
         address=address,
         user=packet.user,
@@ -219,12 +233,17 @@ async def _read(sock: socket.socket) -> bytes:
     return data
 
 
+def _sqlstate(error: AmbassadorError) -> str:
+    """Of a login that fails. For libpq this one means to try another host, and for pg_isready "not yet"."""
+    return CANNOT_CONNECT_NOW if isinstance(error, Unreachable) else error.sqlstate
+
+
 def refuse(sock: socket.socket, error: AmbassadorError) -> None:
     """Tell a client that has no session, as far as its socket takes it."""
     if isinstance(error, ServerRefused):
         message = build.error_response_from({**error.fields, "S": "FATAL", "V": "FATAL"})
     else:
-        message = build.error_response("FATAL", error.sqlstate, error.message, error.detail, error.hint)
+        message = build.error_response("FATAL", _sqlstate(error), error.message, error.detail, error.hint)
     try:
         sock.send(message)
     except OSError:

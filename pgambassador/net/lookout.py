@@ -25,14 +25,16 @@ AGAIN = 300.0
 
 
 class Lookout:
-    """`suspects` is what is known now."""
+    """`suspects` is what is known now; `asking` whether that is being found out; `sequences` whether
+    clients rely on currval() between transactions."""
 
     def __init__(self, lane: Lane) -> None:
         self.suspects: Suspects = NOBODY
+        self.sequences = False
         self._lane = lane
         self._looked_at: float | None = None
         self._queries = 0
-        self._asking = False
+        self.asking = False
 
     @property
     def knows(self) -> bool:
@@ -45,26 +47,30 @@ class Lookout:
         self._queries = self._lane.queries
 
         def done(error: bytes | None) -> None:
-            self._asking = False
+            self.asking = False
             if error is None:
                 self._learn(read(rows))
-            elif error:
+            elif error == b"":
+                # It was lost. Whoever waits for it needs another one.
+                self._looked_at = None
+                self._lane.policy.wanted()
+            else:
                 log.warning(
                     "cannot read what functions do to their session: %s", parse.fields(error).get("M", "")
                 )
 
-        self._asking = True
+        self.asking = True
         backend.ask(QUERY, 1, done, rows)
 
     def again(self, now: float) -> None:
         """Something has changed: ask as soon as a connection is free."""
-        if self._asking or self._lane.sticky:
+        if self.asking or self._lane.sticky:
             return
-        self._asking = True
+        self.asking = True
 
         def granted(backend: Backend | None) -> None:
             if backend is None:
-                self._asking = False
+                self.asking = False
             else:
                 self.ask(backend, now)
 
@@ -77,10 +83,14 @@ class Lookout:
         if self._lane.queries != self._queries and self._lane.idle:
             self.again(now)
 
+    def heed_sequences(self) -> None:
+        """Clients of this pool rely on currval(): from now on what may use a sequence is looked for."""
+        self.sequences = self._lane.wary = True
+
     def _learn(self, suspects: Suspects) -> None:
         if suspects and not self.suspects:
             log.info(
                 "functions of the database change their sessions; statements that name them are watched",
             )
         self.suspects = suspects
-        self._lane.wary = bool(suspects)
+        self._lane.wary = bool(suspects) or self.sequences

@@ -15,12 +15,16 @@ cdef class Client:
     cdef readonly dict statements
     cdef public object state
     cdef bytes unnamed
+    # Its next message needs an answer that is still to come.
+    cdef bint stalled
 
     cdef bint mid_message(self) noexcept
     cdef int settled(
         self, int kind, object note, double started, double now, unsigned long long rows, object sqlstate
     ) except -1
     cdef int served(self) except -1
+    cdef int resume(self) except -1
+    cdef bint has_left(self) noexcept
     cdef bint may_read(self) noexcept
     cdef int cancelled(self, bytes error, bint ended) except -1
     cdef int orphaned(self, str reason, bint told) except -1

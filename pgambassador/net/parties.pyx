@@ -44,6 +44,14 @@ cdef class Client:
         """Your server connection owes you nothing, and may have been taken back."""
         return 0
 
+    cdef int resume(self) except -1:
+        """You were stalled, and more has been answered."""
+        return 0
+
+    cdef bint has_left(self) noexcept:
+        """Whether your client will send nothing more, though what it has asked is still done."""
+        return False
+
     cdef bint may_read(self) noexcept:
         """Whether you want more of your client's messages."""
         return True

@@ -7,10 +7,13 @@ cdef class Requests(Waiter):
     cdef readonly object policy
     cdef Scanner scanner
     cdef list litter
+    cdef list lent
     cdef bint passing
     cdef double now
     cdef object bound
     cdef dict portals
+    # Names of statements that messages under way have given or taken away.
+    cdef dict changing
     # What has been collected of this read and goes on as it came.
     cdef const unsigned char *run
     cdef Py_ssize_t length
@@ -18,9 +21,11 @@ cdef class Requests(Waiter):
     cdef int linked(self, int kind) except -1
     cdef int clear_up(self, Backend backend) except -1
     cdef int query(self, Backend backend) except -1
+    cdef int lend(self, Backend backend, bytes text) except -1
     cdef bint may_set(self) noexcept
     cdef int parse(self, Backend backend) except -1
-    cdef bint just_prepared(self, Backend backend, bytes name) except -1
+    cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1
+    cdef bint stall(self) except -1
     cdef int bind(self, Backend backend) except -1
     cdef int bring_unnamed(self, Backend backend) except -1
     cdef int describe(self, Backend backend) except -1

@@ -6,6 +6,8 @@
 2. Each message that will be answered has its entry in the ledger before its bytes leave.
 3. Statements belong to the session under the client's names, to servers under ours. An unknown name passes
    unchanged, and so does a message that is malformed: the server's own error answers it.
+4. What a name means is decided when all is known that it depends on: behind a Sync whose part of the pipeline may
+   have failed, a message that needs a name which was changed there waits for the answers (`stalled`).
 """
 from libc.string cimport memchr
 
@@ -13,6 +15,9 @@ from pgambassador.net.backend cimport Backend
 from pgambassador.net.parties cimport Statement
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
 from pgambassador.wire.replies cimport mentions_state
+
+from pgambassador.net.statements import may_forget
+from pgambassador.wire.parse import deallocated
 
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
 cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
@@ -28,8 +33,10 @@ cdef class Requests(Waiter):
         self.lane = lane
         self.policy = lane.policy
         self.statements = {}
+        self.changing = {}
         self.portals = {}
         self.litter = []
+        self.lent = []
 
     cdef int linked(self, int kind) except -1:
         """A message on its way to the server connection that the session holds."""
@@ -66,7 +73,7 @@ cdef class Requests(Waiter):
             backend.unsynced = False
             backend.ledger.put(c'S', FORWARD, self, None, None, self.now)
             self.forward()
-            return self.clear_up(backend) if self.litter else 0
+            return self.clear_up(backend) if self.litter or self.lent else 0
         if kind == c'P':
             return self.parse(backend)
         if kind == c'D':
@@ -74,7 +81,6 @@ cdef class Requests(Waiter):
         if kind == c'C':
             return self.close_statement(backend)
         if kind == c'H':
-            backend.unsynced = True
             if backend.ledger.count and backend.ledger.head().action == FAKE and not backend.scanner.left:
                 # Nothing of the server's own is awaited before it.
                 backend.pay()
@@ -82,37 +88,63 @@ cdef class Requests(Waiter):
         if kind == c'F':
             backend.unsynced = False
             self.policy.called(self, backend, b"")
+            backend.unfamiliar = False
             backend.ledger.put(c'F', FORWARD, self, None, None, self.now)
         return self.forward()
 
     cdef int clear_up(self, Backend backend) except -1:
-        """Close what was made known to the server for the sake of its error alone."""
+        """Close what was made known to the server for the sake of its answer alone."""
         cdef bytes name, close
         self.cut(backend)
-        for name in self.litter:
+        for name in self.litter + self.lent:
             close = b"C" + (6 + len(name)).to_bytes(4, "big") + b"S" + name + b"\x00"
             backend.channel.stage(close, len(close))
             backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
         backend.channel.stage(SYNC, 5)
         self.litter.clear()
+        self.lent.clear()
         return backend.ledger.put(c'S', SWALLOW, self, None, None, self.now)
 
     cdef int query(self, Backend backend) except -1:
         cdef object text = None
+        cdef bytes before
         if self.lane.sink is not None or self.may_set():
             text = (<const char *>self.scanner.at)[5:self.scanner.have]
         backend.unsynced = False
-        # A simple query ends the unnamed statement (manual: "Extended Query").
-        self.unnamed = backend.unnamed_of = None
+        # A simple query ends the unnamed statement (manual: "Extended Query"), unless it is skipped.
+        before, self.unnamed = self.unnamed, None
+        backend.unnamed_of = None
         if self.scanner.left:
             self.policy.called(self, backend, b"")
         elif self.lane.wary or mentions_state(<const char *>self.scanner.at, self.scanner.have):
-            self.policy.called(self, backend, (<const char *>self.scanner.at)[5:self.scanner.have - 1])
-        backend.ledger.put(c'Q', FORWARD, self, text, None, self.now)
-        return self.forward()
+            self.cut(backend)
+            text = (<const char *>self.scanner.at)[5:self.scanner.have - 1]
+            self.policy.called(self, backend, text)
+            if not backend.unsynced and backend.untouched():
+                self.lend(backend, text)
+        backend.unfamiliar = False
+        backend.ledger.put(c'Q', FORWARD, self, text, before, self.now)
+        self.forward()
+        return self.clear_up(backend) if self.lent and not self.scanner.left else 0
+
+    cdef int lend(self, Backend backend, bytes text) except -1:
+        """A DEALLOCATE by SQL needs names that only we know: the server is given them, for empty statements."""
+        cdef bytes name, trivial
+        if self.lane.sticky or not self.statements:
+            return 0
+        for name in deallocated(text):
+            if name in self.statements and name not in self.lent and name not in self.litter:
+                self.cut(backend)
+                trivial = b"P" + (8 + len(name)).to_bytes(4, "big") + name + b"\x00\x00\x00\x00"
+                if backend.untouched():
+                    backend.fence += 1
+                backend.channel.stage(trivial, len(trivial))
+                backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
+                self.lent.append(name)
+        return 0
 
     cdef bint may_set(self) noexcept:
-        """Whether the text of a query begins like SET, RESET, DISCARD or DO."""
+        """Whether the text of a query begins like SET, RESET, DISCARD, DEALLOCATE or DO."""
         cdef const unsigned char *at = self.scanner.at + 5
         cdef int first
         if self.scanner.have < 9:
@@ -121,7 +153,7 @@ cdef class Requests(Waiter):
         return (
             (first == c's' and at[1] | 0x20 == c'e' and at[2] | 0x20 == c't')
             or (first == c'r' and at[1] | 0x20 == c'e' and at[2] | 0x20 == c's')
-            or (first == c'd' and (at[1] | 0x20 == c'i' or at[1] | 0x20 == c'o'))
+            or (first == c'd' and (at[1] | 0x20) in (c'i', c'o', c'e'))
         )
 
     cdef int parse(self, Backend backend) except -1:
@@ -129,6 +161,7 @@ cdef class Requests(Waiter):
         cdef const char *at = <const char *>self.scanner.at
         cdef Py_ssize_t end = self.name_end(5)
         cdef bytes name, before
+        cdef object key
         backend.unsynced = True
         if end < 0:
             backend.ledger.put(c'P', FORWARD, self, None, None, self.now)
@@ -140,7 +173,14 @@ cdef class Requests(Waiter):
             backend.ledger.put(c'P', FORWARD, self, self.unnamed, before, self.now)
             return self.forward()
         name = at[5:end - 1]
-        if name in self.statements and (backend.untouched() or self.just_prepared(backend, name)):
+        key = name
+        sure = self.certain(backend, name, name in self.statements)
+        if self.stalled:
+            return 0
+        if name in self.statements and not sure:
+            # Only if what is under way has ended the one before, which the server will say.
+            key = (name, self.statements[name])
+        elif name in self.statements:
             # The server shall refuse it in its own words: make the name known there, until the next Sync.
             self.cut(backend)
             self.litter.append(name)
@@ -152,30 +192,54 @@ cdef class Requests(Waiter):
             return self.forward()
         statement = self.policy.statement(at[end:self.scanner.have], self.state if backend.marked_by is None else None)
         self.statements[name] = statement
+        self.changing[name] = True
         if statement in backend.prepared:
             if backend.knows(statement) and backend.untouched() and backend.status != c'E':
-                backend.ledger.put(c'P', FAKE, self, statement, name, self.now)
+                backend.ledger.put(c'P', FAKE, self, statement, key, self.now)
                 return 0
             # What is under way may yet change what the server knows: then only the server can say.
             self.cut(backend)
             backend.drop(statement, self)
         self.cut(backend)
         backend.channel.stage(statement.frame, len(statement.frame))
-        backend.ledger.put(c'P', FORWARD, self, statement, name, self.now)
+        backend.ledger.put(c'P', FORWARD, self, statement, key, self.now)
         backend.adopt(statement, self)
         return 0
 
-    cdef bint just_prepared(self, Backend backend, bytes name) except -1:
-        """Whether the name has been prepared in this part of the pipeline, with nothing since that could end it."""
+    cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1:
+        """Whether it is known what a name means, whatever becomes of all that is under way; else wait if that helps.
+
+        `may_end`: a DEALLOCATE under way matters too. What is answered without another message of the client's is
+        waited for; what stands in the same part of the pipeline fails together with the message that asks.
+        """
         cdef Py_ssize_t i = backend.ledger.count
         cdef Entry *entry
+        cdef bint answered = False
+        if not may_end and name not in self.changing:
+            return True
         while i > 0:
             i -= 1
             entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
-            if entry.kind in (c'S', c'Q', c'E', c'C'):
-                return False
-            if entry.kind == c'P' and type(<object>entry.note) is Statement and <object>entry.name == name:
-                return True
+            if entry.kind == c'S':
+                answered = True
+            elif entry.kind == c'Q' or entry.kind == c'F':
+                answered = True
+                if may_end and may_forget(<object>entry.note):
+                    return self.stall()
+            elif entry.kind == c'E':
+                if may_end and entry.action == FORWARD and may_forget(<object>entry.note):
+                    return self.stall() if answered else False
+            elif entry.kind == c'P' or entry.kind == c'C':
+                known = <object>entry.name
+                if known is not None and (known == name or (type(known) is tuple and known[0] == name)):
+                    return self.stall() if answered else True
+        return True
+
+    cdef bint stall(self) except -1:
+        """This message comes again when more has been answered."""
+        self.scanner.back()
+        self.passing = False
+        self.stalled = True
         return False
 
     cdef int bind(self, Backend backend) except -1:
@@ -197,10 +261,14 @@ cdef class Requests(Waiter):
             if self.unnamed is not None and (
                 self.lane.wary or mentions_state(<const char *>self.unnamed, len(self.unnamed))
             ):
+                self.cut(backend)
                 self.policy.called(self, backend, self.unnamed[6:])
+                self.lend(backend, self.unnamed[6:])
             self.bring_unnamed(backend)
         elif not self.lane.sticky:
             name = (<const char *>at)[portal:end - 1]
+            if not self.certain(backend, name, False):
+                return 0
             statement = self.statements.get(name)
             self.bound = statement
         if portal > 6:
@@ -209,7 +277,10 @@ cdef class Requests(Waiter):
             self.portals[(<const char *>at)[5:portal - 1]] = self.bound
         if statement is not None:
             if statement.sets or self.lane.wary:
+                self.cut(backend)
                 self.policy.called(self, backend, statement.text)
+                self.lend(backend, statement.text)
+            backend.unfamiliar = False
             self.cut(backend)
             backend.prepare(statement, self)
             rest = self.scanner.size - 1 - (end - portal) + len(statement.name) + 1
@@ -219,6 +290,7 @@ cdef class Requests(Waiter):
             self.run = at + end
             self.length = self.scanner.have - end
             return 0
+        backend.unfamiliar = False
         backend.ledger.put(c'B', FORWARD, self, self.bound, None, self.now)
         return self.forward()
 
@@ -240,10 +312,13 @@ cdef class Requests(Waiter):
     cdef int describe(self, Backend backend) except -1:
         cdef Statement statement = None
         cdef const char *at = <const char *>self.scanner.at
-        cdef bytes frame
+        cdef bytes frame, name
         backend.unsynced = True
         if self.scanner.have > 7 and at[5] == c'S' and not self.lane.sticky:
-            statement = self.statements.get(at[6:self.scanner.have - 1])
+            name = at[6:self.scanner.have - 1]
+            if not self.certain(backend, name, False):
+                return 0
+            statement = self.statements.get(name)
         elif self.scanner.have == 7 and at[5] == c'S':
             self.bring_unnamed(backend)
         if statement is not None:
@@ -261,7 +336,7 @@ cdef class Requests(Waiter):
         """Close: a statement is forgotten here, servers keep it for others; a portal is the server's."""
         cdef const char *at = <const char *>self.scanner.at
         cdef Statement statement
-        cdef bytes name
+        cdef bytes name, before
         if self.scanner.have < 7 or at[5] != c'S' or self.lane.sticky:
             backend.unsynced = True
             backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
@@ -269,7 +344,10 @@ cdef class Requests(Waiter):
                 self.portals.pop(at[6:self.scanner.have - 1], None)
             return self.forward()
         name = at[6:self.scanner.have - 1]
+        if backend is not None and name and not self.certain(backend, name, False):
+            return 0
         statement = self.statements.pop(name, None)
+        before = self.unnamed
         if not name:
             self.unnamed = None
         if backend is None:
@@ -277,8 +355,9 @@ cdef class Requests(Waiter):
             return 0
         backend.unsynced = True
         if not name:
-            backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
+            backend.ledger.put(c'C', FORWARD, self, None, before, self.now)
             return self.forward()
+        self.changing[name] = True
         backend.ledger.put(c'C', FAKE, self, statement, name, self.now)
         return 0
 

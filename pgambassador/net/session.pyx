@@ -63,7 +63,7 @@ cdef class Session(Requests):
             n = self.channel.fill(inbox, SHARED)
             if n <= 0:
                 break
-            if self.waiting:
+            if self.waiting or self.stalled:
                 self.lane.bytes_received += n
                 self.scanner.append(<const unsigned char *>inbox, n)
                 if self.scanner.held > WAIT_BOUND:
@@ -75,7 +75,7 @@ cdef class Session(Requests):
                 return
         if n > 0:
             self.loop.call_soon(self.on_readable)
-        elif n == 0 and self.waiting and self.said_goodbye():
+        elif n == 0 and (self.waiting or self.stalled) and self.said_goodbye():
             # What it sent before it left is still done, when its turn comes.
             self.channel.stop_reading()
         elif n != -1:
@@ -125,7 +125,7 @@ cdef class Session(Requests):
 
     cdef int process(self) except -1:
         cdef int kind
-        while not self.closed and not self.leaving:
+        while not self.closed and not self.leaving and not self.stalled:
             kind = self.scanner.next()
             if kind == 0:
                 return 0
@@ -147,10 +147,10 @@ cdef class Session(Requests):
         if self.refusal is not None or self.skipping:
             self.refuse_one(kind)
             return True
-        if kind == c'S':
+        if kind == c'S' and self.scanner.size == 5:
             self.channel.stage(READY_IDLE, 6)
             return True
-        if kind in (c'H', c'd', c'c', c'f'):
+        if kind == c'H' and self.scanner.size == 5 or kind in (c'd', c'c', c'f'):
             return True
         if kind == c'C' and self.scanner.have > 6 and self.scanner.at[5] == c'S' and not self.lane.sticky:
             self.close_statement(None)
@@ -233,6 +233,15 @@ cdef class Session(Requests):
         backend.channel.flush()
         return True
 
+    cdef bint has_left(self) noexcept:
+        return self.leaving
+
+    cdef int resume(self) except -1:
+        self.stalled = False
+        self.now = clock()
+        self.channel.start_reading()
+        return self.take(0)
+
     cdef bint may_read(self) noexcept:
         return not self.leaving and self.channel.backlog() <= self.lane.high_water
 
@@ -260,6 +269,7 @@ cdef class Session(Requests):
             self.close("")
         elif self.draining and not self.closed:
             self.drain()
+        self.changing.clear()
         if self.portals and (self.backend is None or (<Backend>self.backend).status == c'I'):
             self.portals.clear()
         return 0
@@ -271,7 +281,8 @@ cdef class Session(Requests):
         if ended:
             self.channel.stage(READY_IDLE, 6)
         self.channel.flush()
-        return self.served()
+        self.served()
+        return self.resume() if self.stalled and not self.closed else 0
 
     cdef int orphaned(self, str reason, bint told) except -1:
         if self.closed:

@@ -8,6 +8,7 @@ no client's own name can mean one of them.
 
 from __future__ import annotations
 
+import re
 import secrets
 from itertools import count
 from weakref import WeakValueDictionary
@@ -38,8 +39,29 @@ class Statements:
             self._known[key] = known
         return known
 
+    def forget(self) -> None:
+        """Tables or functions have changed: whoever prepares from now on is answered by a server."""
+        self._known.clear()
+
     def __len__(self) -> int:
         return len(self._known)
+
+
+_FORGETS = re.compile(rb"(?i)\b(?:deallocate|discard|do|call|execute)\b")
+
+
+def may_forget(note: object) -> bool:
+    """Whether a statement may take prepared statements away."""
+    return note is None or _FORGETS.search(statement_text(note)) is not None
+
+
+def renamed(error: bytes, statement: Statement, names: dict[bytes, Statement]) -> bytes | None:
+    """An ErrorResponse that speaks of a statement by our name, with its client's; None if it does not."""
+    body = error[5:]
+    for name, known in names.items():
+        if known is statement:
+            body = body.replace(b'"%b"' % statement.name, b'"%b"' % name)
+    return None if len(body) + 5 == len(error) and body == error[5:] else build.frame(ord("E"), body)
 
 
 def statement_text(note: object) -> bytes:

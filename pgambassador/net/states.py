@@ -20,10 +20,10 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pgambassador.net.statements import statement_text
+from pgambassador.net.statements import Statements, statement_text
 from pgambassador.protocol import survey, ties
-from pgambassador.protocol.settings import FIXED, Settings, effective, fence
-from pgambassador.wire import build
+from pgambassador.protocol.settings import FIXED, FORGET_SEQUENCES, Settings, effective, fence
+from pgambassador.wire import build, parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +36,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DONE_IN_A_BLOCK = re.compile(rb"(?i)\b(?:re)?set\b|set_config|\bexecute\b|temp|advisory|\b(?:listen|load)\b")
-_DEFINES = re.compile(r"(?:CREATE|ALTER) (?:FUNCTION|PROCEDURE|ROUTINE|EXTENSION)")
-_USES = re.compile(r"(?:CREATE|ALTER) (?!ROLE|USER|DATABASE|INDEX|SEQUENCE)")
+_DEFINES = re.compile(r"(?:CREATE|ALTER|DROP) (?!ROLE|USER|DATABASE|INDEX|SEQUENCE|TABLESPACE)(\w+)")
+_DEFINES_IN_A_BLOCK = re.compile(rb"(?i)\b(?:create|alter|drop)\b")
+_FUNCTIONS = frozenset({"FUNCTION", "PROCEDURE", "ROUTINE", "EXTENSION"})
 _UNKNOWN = "unknown settings"
 _SESSION_TIMEOUT = "idle_session_timeout"
+_SEQUENCE = "sequence"
+# What lasts as long as its session, whatever the server says is there.
+_LASTING = frozenset({ties.LOAD, _UNKNOWN, _SESSION_TIMEOUT, _SEQUENCE})
+_READS_SEQUENCE = re.compile(rb"(?i)\b(?:curr|last)val\b")
+_USES_SEQUENCE = re.compile(rb"(?i)\b(?:insert|nextval|merge|copy)\b")
 _ASKED_MOST = 3
 
 
@@ -48,6 +54,7 @@ class States:
 
     lane: Lane
     lookout: Lookout
+    statements: Statements
     pins: Counter[str]
     """How often a session had to keep its connection, by reason."""
 
@@ -96,9 +103,9 @@ class States:
             self._tie(session, backend)
         elif tag == "CALL" or tag in ties.BRINGING:
             backend.marked_by = session  # EXECUTE does not say what it has done
-        elif not self.lane.sticky and (_DEFINES.match(tag) or (self.lane.wary and _USES.match(tag))):
-            backend.curious = True
-            session.facts.doubts |= survey.CHANGED
+        self._defined(session, backend, tag)
+        if tag == "DEALLOCATE":
+            backend.forget_statements(session, parse.deallocated(statement_text(backend.note)))
         if tag in ("DISCARD ALL", "DEALLOCATE ALL"):
             backend.forget_statements(session)
         if tag in ties.BRINGING or (backend.tied and tag in ties.ENDING):
@@ -106,6 +113,21 @@ class States:
             backend.pinned = not self.lane.sticky  # notifications are for it
         if tag == ties.LOAD and not self.lane.sticky:
             self._pin(session, backend, session.facts.ties | {ties.LOAD})
+
+    def _defined(self, session: Session, backend: Backend, tag: str) -> None:
+        """Tables, types or functions may have changed."""
+        found = _DEFINES.match(tag)
+        if found is not None:
+            text = statement_text(backend.note)
+            if (text and ties.may_tie(text)) or (backend.tied and tag == "DROP TABLE"):
+                return  # a temporary one, nobody else's
+        elif tag != "DO" or not _DEFINES_IN_A_BLOCK.search(statement_text(backend.note) or b"create"):
+            return
+        self.statements.forget()
+        backend.curious = True
+        session.facts.doubts |= survey.CHANGED
+        if found is None or found[1] in _FUNCTIONS or self.lane.wary:
+            session.facts.doubts |= survey.REDEFINED
 
     def called(self, session: Session, backend: Backend, text: bytes) -> None:
         """A statement is on its way that may leave something behind, though no tag will say so."""
@@ -115,8 +137,21 @@ class States:
             self._suspect(session, backend, suspects.settings)
             if suspects.ties:
                 self._tie(session, backend)
-        if not self.lane.sticky and (backend.tied or ties.may_tie(text)):
+        if self.lane.sticky:
+            return
+        if backend.tied or ties.may_tie(text):
             self._tie(session, backend)
+        if _READS_SEQUENCE.search(text):
+            self._sequence(session, backend)
+        elif self.lookout.sequences and _USES_SEQUENCE.search(text):
+            self._pin(session, backend, session.facts.ties | {_SEQUENCE})
+
+    def _sequence(self, session: Session, backend: Backend) -> None:
+        """currval() and lastval() mean what this session has done here, or they are an error."""
+        if backend.strange:
+            backend.precede(*FORGET_SEQUENCES)
+            self.lookout.heed_sequences()
+        self._pin(session, backend, session.facts.ties | {_SEQUENCE})
 
     def _suspect(self, session: Session, backend: Backend, names: survey.Names) -> None:
         if not names:
@@ -137,8 +172,11 @@ class States:
         facts = session.facts
         start = effective(facts.start, backend.defaults).values
         if facts.doubts & survey.CHANGED:
+            self.statements.forget()  # only now do others see it
+        if facts.doubts & survey.REDEFINED:
             self.lookout.again(backend.freed_at)
-        facts.asked, facts.doubts = facts.doubts - survey.CHANGED, survey.NOTHING
+        facts.asked = facts.doubts - survey.CHANGED - survey.REDEFINED
+        facts.doubts = survey.NOTHING
         return survey.question(facts.asked, session.state.values, start)
 
     def answered(self, session: Session, backend: Backend, rows: Sequence[bytes] | None) -> None:
@@ -158,7 +196,7 @@ class States:
             return
         facts.failures = 0
         if facts.asked & survey.TIES:
-            self._pin(session, backend, there | (facts.ties & {ties.LOAD, _UNKNOWN, _SESSION_TIMEOUT}))
+            self._pin(session, backend, there | (facts.ties & _LASTING))
         if not facts.asked - survey.TIES - survey.RESTORED:
             return
         values = survey.merged(session.state.values, found, names=facts.asked)

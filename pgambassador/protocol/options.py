@@ -6,12 +6,17 @@ Words are divided by blanks, and a backslash takes the character behind it liter
 
 from __future__ import annotations
 
+from pgambassador.errors import Refused
+
 # What isspace() says in the C locale.
 _BLANKS = frozenset(" \t\n\v\f\r")
 
 
 def read_options(options: str) -> tuple[dict[str, str], list[str]]:
-    """The settings, of which a later one wins, and the words that are none, for the caller to judge."""
+    """The settings, of which a later one wins, and the words that are none, for the caller to judge.
+
+    A setting without a value is Refused, as by PostgreSQL.
+    """
     settings: dict[str, str] = {}
     unparsed: list[str] = []
     words = iter(split_words(options))
@@ -26,6 +31,8 @@ def read_options(options: str) -> tuple[dict[str, str], list[str]]:
         name, equals, value = (assignment or "").partition("=")
         if name and equals:
             settings[name.replace("-", "_")] = value
+        elif name:
+            raise Refused(f"{word[:2]}{' ' * (word[:2] == '-c')}{name} requires a value", sqlstate="42601")
         else:
             unparsed.extend(switch)
     return settings, unparsed

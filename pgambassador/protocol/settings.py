@@ -156,6 +156,9 @@ def _fence(before: Settings | None, after: Settings) -> tuple[bytes, int]:
 
 _remembered = lru_cache(maxsize=1024)(_fence)
 
+FORGET_SEQUENCES: Final = (build.execution("DISCARD SEQUENCES"), 1)
+"""As from `fence`, but it may stand anywhere before what is executed: currval() is an error behind it."""
+
 
 def _statements(before: Settings | None, after: Settings) -> list[str]:
     statements: list[str] = []

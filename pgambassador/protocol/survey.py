@@ -30,7 +30,9 @@ RESTORED: Final = frozenset({"="})
 TIES: Final = frozenset({MARK})
 """Also what ties the session to its connection."""
 CHANGED: Final = frozenset({"+"})
-"""Nothing to ask for, but functions of the database have changed."""
+"""Nothing to ask for, but tables or functions have changed, which others see from now on."""
+REDEFINED: Final = frozenset({"()"})
+"""Functions have."""
 
 _IDENTITY: Final = frozenset({"role", "session_authorization"})
 # Of one transaction, or without a value that could be set again.

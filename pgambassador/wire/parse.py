@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from struct import unpack_from
 from typing import Final
@@ -190,6 +191,19 @@ def columns(row: bytes) -> list[bytes | None]:
         values.append(None if size < 0 else row[at : at + size])
         at += max(size, 0)
     return values
+
+
+_DEALLOCATE = re.compile(
+    rb'(?i)\bdeallocate\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|([a-z_\x80-\xff][\w$\x80-\xff]*))'
+)
+
+
+def deallocated(query: bytes) -> list[bytes]:
+    """The names that follow a DEALLOCATE in the text of a query, some of them perhaps in a literal."""
+    return [
+        quoted.replace(b'""', b'"') if quoted else plain.lower()
+        for quoted, plain in _DEALLOCATE.findall(query)
+    ]
 
 
 def ready_for_query(payload: bytes) -> int:

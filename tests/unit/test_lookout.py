@@ -82,6 +82,7 @@ def test_functions_that_are_made_here_are_known_at_once(play: Keeping) -> None:
     assert bool(play.lane.wary)
     runs(client, server, "drop function tenant", "DROP FUNCTION")
     play.surveys(server, question(frozenset({"app.tenant"}), ()), app__tenant=None)
+    server.answers(LOOK, BODY, NAME, complete("SELECT"), IDLE)
     runs(client, server, "create table t ()", "CREATE TABLE")
     server.answers(LOOK, complete("SELECT"), IDLE)
     assert not play.lane.wary
@@ -117,10 +118,10 @@ def test_a_server_that_cannot_say(play: Keeping, caplog: pytest.LogCaptureFixtur
 def test_a_connection_that_is_lost_meanwhile(play: Keeping) -> None:
     client = play.client()
     client.sends(QUERY)
-    sock = play.connects(hides=None)
-    sock.close()
+    play.connects(hides=None).close()
     play.loop.run()
-    server = play.opens()
+    server = play.opens(hides=(BODY, NAME))
+    assert play.lane.wary
     server.answers(QUERY, *DONE)
     client.gets(*DONE)
 

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgambassador.errors import Refused
 from pgambassador.protocol.options import read_options, split_words
 
 
@@ -37,10 +38,7 @@ def test_settings(options: str, settings: dict[str, str]) -> None:
     [
         ("-f s -c a=1", {"a": "1"}, ["-f", "s"]),
         ("-c", {}, ["-c"]),
-        ("-c a", {}, ["-c", "a"]),
         ("-c =1", {}, ["-c", "=1"]),
-        ("-ca", {}, ["-ca"]),
-        ("--a", {}, ["--a"]),
         ("--", {}, ["--"]),
         ("--=1", {}, ["--=1"]),
         ("a=1", {}, ["a=1"]),
@@ -49,6 +47,15 @@ def test_settings(options: str, settings: dict[str, str]) -> None:
 )
 def test_the_rest_is_for_the_caller(options: str, settings: dict[str, str], unparsed: list[str]) -> None:
     assert read_options(options) == (settings, unparsed)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [("-c a", "-c a requires"), ("-ca", "-c a requires"), ("-c x=1 --a", "--a requires")]
+)
+def test_a_setting_without_a_value_is_refused(options: str, said: str) -> None:
+    with pytest.raises(Refused, match=said) as raised:
+        read_options(options)
+    assert raised.value.sqlstate == "42601"
 
 
 @pytest.mark.parametrize(
@@ -74,5 +81,8 @@ def test_escaped_words_come_out_again(words: list[str]) -> None:
 
 @given(st.text(alphabet="-c =a\\ \n", max_size=40))
 def test_nothing_is_lost(options: str) -> None:
-    settings, unparsed = read_options(options)
+    try:
+        settings, unparsed = read_options(options)
+    except Refused:
+        return
     assert all(settings) and len(settings) + len(unparsed) <= len(split_words(options))

@@ -213,7 +213,7 @@ cdef class Backend(Answers):
         self.channel.start_reading()
 
     def forget_statements(self, Client client=None, names=None):
-        """DEALLOCATE (of these names; else of ALL) has run here for this client: what was sent behind it comes later."""
+        """DEALLOCATE, of these names or of ALL, has run here for this client: what was sent behind it comes later."""
         cdef Py_ssize_t i
         cdef Entry *entry
         cdef dict coming = {}

@@ -65,8 +65,8 @@ cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept:
 
 cdef bint mentions_state(const char *text, Py_ssize_t n) noexcept:
     """Whether a statement may leave something in its session that no tag tells of: set_config, temporary objects,
-    advisory locks, cursors WITH HOLD; or concerns names that only we know or what another has left: DEALLOCATE, currval,
-    lastval. Only their letters are looked for, wherever they stand."""
+    advisory locks, cursors WITH HOLD; or needs what only we know: DEALLOCATE, currval, lastval. Only their letters
+    are looked for, wherever they stand."""
     cdef Py_ssize_t i
     cdef int second
     for i in range(n - 3):

@@ -288,6 +288,11 @@ cdef class Backend(Answers):
         return bool(self.unfamiliar)
 
     @property
+    def fresh(self):
+        """Whether nothing that a client has sent is under way."""
+        return bool(self.untouched())
+
+    @property
     def works(self):
         """Whether it is doing what its client has asked for, and not only what we have."""
         return self.ledger.count > (self.rows_asked is not None)

@@ -94,6 +94,9 @@ class Exec:
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
+                # What it has printed is not read any more, and asyncio waits for the end of that too.
+                pipe = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+                pipe.close()
                 await process.wait()
             # Somebody else may still hold the other end of the pipe, and nothing public closes ours.
             process._transport.close()  # type: ignore[attr-defined]

@@ -51,8 +51,7 @@ class Lookout:
             if error is None:
                 self._learn(read(rows))
             elif error == b"":
-                # It was lost. Whoever waits for it needs another one.
-                self._looked_at = None
+                # It was lost. Whoever waits for it needs another one, which is not put at risk again.
                 self._lane.policy.wanted()
             else:
                 log.warning(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from pgambassador.net.statements import Statements, statement_text
 from pgambassador.protocol import survey, ties
-from pgambassador.protocol.settings import FIXED, FORGET_SEQUENCES, Settings, effective, fence
+from pgambassador.protocol.settings import FIXED, FORGET_SEQUENCES, FORGET_WITHIN, Settings, effective, fence
 from pgambassador.wire import build, parse
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class States:
     def _sequence(self, session: Session, backend: Backend) -> None:
         """currval() and lastval() mean what this session has done here, or they are an error."""
         if backend.strange:
-            backend.precede(*FORGET_SEQUENCES)
+            backend.precede(*(FORGET_SEQUENCES if backend.fresh else FORGET_WITHIN))
             self.lookout.heed_sequences()
         self._pin(session, backend, session.facts.ties | {_SEQUENCE})
 

@@ -156,8 +156,10 @@ def _fence(before: Settings | None, after: Settings) -> tuple[bytes, int]:
 
 _remembered = lru_cache(maxsize=1024)(_fence)
 
-FORGET_SEQUENCES: Final = (build.execution("DISCARD SEQUENCES"), 1)
-"""As from `fence`, but it may stand anywhere before what is executed: currval() is an error behind it."""
+FORGET_WITHIN: Final = (build.execution("DISCARD SEQUENCES"), 1)
+"""Behind it currval() is an error; for the midst of a part of a pipeline."""
+FORGET_SEQUENCES: Final = (b"".join(map(build.execution, (_BEGIN, "DISCARD SEQUENCES", "COMMIT"))), 3)
+"""The same as from `fence`. Without its own end a simple query behind it would stay in a transaction."""
 
 
 def _statements(before: Settings | None, after: Settings) -> list[str]:

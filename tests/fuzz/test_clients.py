@@ -142,7 +142,7 @@ def what_comes(wire: Wire) -> Answer:
     return answer
 
 
-@bounded(150)
+@bounded(45)
 @given(stream=streams(MESSAGES), piece=st.sampled_from((0, 0, 0, 1, 7)))
 def test_garbage_behind_a_login(stream: bytes, piece: int, neighbour: Neighbour) -> None:
     with Wire.session(neighbour.proxy.port) as wire:
@@ -160,7 +160,7 @@ def test_garbage_behind_a_login(stream: bytes, piece: int, neighbour: Neighbour)
     neighbour.is_well()
 
 
-@bounded(150)
+@bounded(45)
 @given(stream=streams(FIRST))
 def test_garbage_instead_of_a_login(stream: bytes, neighbour: Neighbour) -> None:
     with Wire(neighbour.proxy.port, timeout=DEADLINE) as wire:

@@ -169,7 +169,7 @@ def heard(wire: Wire) -> list[Message]:
     return messages
 
 
-@bounded(150)
+@bounded(45)
 @given(reply=streams(REPLIES), question=st.sampled_from(sorted(QUESTIONS)))
 def test_garbage_for_an_answer(reply: bytes, question: str, stranger: Stranger, proxy: Ambassador) -> None:
     before = proxy.stderr.stat().st_size

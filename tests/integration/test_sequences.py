@@ -85,6 +85,16 @@ def test_anothers_is_never_seen(proxy: Ambassador, ask: Ask, read: str) -> None:
     assert proxy.metrics().total("pgambassador_session_pins_total", reason="sequence") == 2
 
 
+@WAYS
+def test_where_it_is_defined_by_the_statement_itself(proxy: Ambassador, ask: Ask) -> None:
+    with Wire.session(proxy.port) as one, Wire.session(proxy.port) as two:
+        ask(two, INSERT.format("two"))
+        answer = ask(one, "select nextval('numbered_id_seq'), currval('numbered_id_seq')")
+        assert (answer.rows, answer[-1].payload) == ([["2", "2"]], b"I")
+        assert ask(one, "select 1")[-1].payload == b"I"
+        assert ask(one, "select lastval()").value == "2"
+
+
 def test_where_clients_rely_on_it_who_inserts_keeps_the_connection(proxy: Ambassador) -> None:
     """Once it has failed somewhere, it does not fail again."""
     with Wire.session(proxy.port) as first:

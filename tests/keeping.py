@@ -61,6 +61,7 @@ class Keeping(Playbook):
     def __init__(self, *, piece: int = 0, **pool: Any) -> None:
         loop = Loop()
         self.upstream = Upstream(loop)
+        self.vacated: list[bytes] = []
         self.departed: list[tuple[Session, str]] = []
         self.config = Pool(**{"size": 1, **pool})
         self.keeper = Keeper(
@@ -71,6 +72,7 @@ class Keeping(Playbook):
             upstream=self.upstream,
             statements=Statements(),
             departed=lambda session, reason: self.departed.append((session, reason)),
+            vacate=self.vacated.append,
             buffer=65536,
             sockets=cast(Any, loop),
         )

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from pgambassador.auth.credential import Credential, Plain
 from pgambassador.config import Config, Target
@@ -69,6 +70,7 @@ class House:
                 upstream=self._origin(target, user, dict(given)),
                 statements=self.statements,
                 departed=self._departed,
+                vacate=partial(self._vacate, target.cluster),
                 buffer=self.config.clients.buffer,
                 sockets=self.servers,
             )
@@ -106,6 +108,14 @@ class House:
             fallback=credential.password if isinstance(credential, Plain) else None,
             params=params,
         )
+
+    def _vacate(self, cluster: str, text: bytes) -> None:
+        """A server drops, renames and copies only what nobody is connected to, and waits for that a while."""
+        text = text.lower()
+        for (of, database, _, _), keeper in self.keepers.items():
+            copied = database == "template1" and text.lstrip().startswith(b"create")
+            if of == cluster and (copied or database.lower().encode() in text):
+                keeper.retire_idle("its database is to be dropped, renamed or copied")
 
     def prune(self) -> None:
         """Forget pools that nobody has a use for; names come from clients."""

@@ -62,6 +62,7 @@ class Keeper(States):
         upstream: Upstream,
         statements: Statements,
         departed: Callable[[Session, str], None],
+        vacate: Callable[[bytes], None],
         buffer: int,
         sockets: Sockets,
     ) -> None:
@@ -71,6 +72,7 @@ class Keeper(States):
         self.statements = statements
         self.statement = statements.statement
         self.departed = departed
+        self.vacate = vacate
         self.sockets = sockets
         self.plan = Plan(config.size, config.min_size, config.idle_timeout, config.lifetime)
         self.lane = Lane(self, BUCKETS, config.size, config.mode == "session", config.statements, buffer)
@@ -329,6 +331,11 @@ class Keeper(States):
         return not (
             self.clients or self.lane.total or self.opening or self.lane.waiting or self.greeting.waiting
         )
+
+    def retire_idle(self, reason: str) -> None:
+        """Close every connection that nobody uses."""
+        for backend in list(self.lane.idle):
+            backend.close(reason)
 
     # The end.
 

@@ -26,7 +26,7 @@ from pgambassador.protocol.settings import FIXED, FORGET_SEQUENCES, FORGET_WITHI
 from pgambassador.wire import build, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pgambassador.net.backend import Backend
     from pgambassador.net.lane import Lane
@@ -44,6 +44,7 @@ _SESSION_TIMEOUT = "idle_session_timeout"
 _SEQUENCE = "sequence"
 # What lasts as long as its session, whatever the server says is there.
 _LASTING = frozenset({ties.LOAD, _UNKNOWN, _SESSION_TIMEOUT, _SEQUENCE})
+_DATABASE = re.compile(rb"(?i)\b(?:create|drop|alter)\s+database\b")
 _READS_SEQUENCE = re.compile(rb"(?i)\b(?:curr|last)val\b")
 _USES_SEQUENCE = re.compile(rb"(?i)\b(?:insert|nextval|merge|copy)\b")
 _ASKED_MOST = 3
@@ -55,6 +56,8 @@ class States:
     lane: Lane
     lookout: Lookout
     statements: Statements
+    vacate: Callable[[bytes], None]
+    """Close what is idle in the databases that a statement names."""
     pins: Counter[str]
     """How often a session had to keep its connection, by reason."""
 
@@ -137,6 +140,8 @@ class States:
             self._suspect(session, backend, suspects.settings)
             if suspects.ties:
                 self._tie(session, backend)
+        if _DATABASE.search(text):
+            self.vacate(text)
         if self.lane.sticky:
             return
         if backend.tied or ties.may_tie(text):

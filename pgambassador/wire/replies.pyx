@@ -65,8 +65,8 @@ cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept:
 
 cdef bint mentions_state(const char *text, Py_ssize_t n) noexcept:
     """Whether a statement may leave something in its session that no tag tells of: set_config, temporary objects,
-    advisory locks, cursors WITH HOLD; or needs what only we know: DEALLOCATE, currval, lastval. Only their letters
-    are looked for, wherever they stand."""
+    advisory locks, cursors WITH HOLD; or needs something of us: DEALLOCATE, currval, lastval, DROP DATABASE. Only
+    their letters are looked for, wherever they stand."""
     cdef Py_ssize_t i
     cdef int second
     for i in range(n - 3):
@@ -86,6 +86,8 @@ cdef bint mentions_state(const char *text, Py_ssize_t n) noexcept:
                 return True
         elif second == c'a':
             if text[i] | 0x20 == c'l' and n - i >= 7 and strncasecmp(text + i, "lastval", 7) == 0:
+                return True
+            if text[i] | 0x20 == c'd' and n - i >= 8 and strncasecmp(text + i, "database", 8) == 0:
                 return True
         elif second == c'd':
             if text[i] | 0x20 == c'a' and n - i >= 8 and strncasecmp(text + i, "advisory", 8) == 0:

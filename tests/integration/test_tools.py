@@ -178,8 +178,6 @@ def test_dropdb_by_force_takes_the_pools_connections_too(tools: Tools, proxy: Am
         assert tools.ask("select count(*) from pg_database where datname = 'forced'") == "0"
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="a connection that waits in the pool keeps its database in use")
 def test_a_database_that_nobody_uses_any_more_can_be_dropped_and_copied(
     primary: Postgres, ambassador: Callable[..., Ambassador], tmp_path: Path
 ) -> None:

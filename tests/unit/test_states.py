@@ -488,3 +488,19 @@ def test_in_session_mode_only_a_reset_needs_to_be_asked_about(monkeypatch: pytes
     play.surveys(server, question(ALL, STARTED.values, STARTED.values), a="2", timezone="CET", role="none")
     runs(client, server, "select 1", "SELECT 1")
     play.end()
+
+
+def test_who_needs_a_database_for_itself_gets_it(play: Keeping) -> None:
+    """A server refuses to drop what anybody is connected to, idle connections of a pool included."""
+    client, server = served(play)
+    for text in (
+        "drop database if exists shop",
+        'CREATE DATABASE "copy" template shop',
+        "alter database shop rename to x",
+    ):
+        runs(client, server, text, "X")
+    runs(client, server, "select current_database()", "SELECT 1")
+    assert [text.split()[0].lower() for text in play.vacated] == [b"drop", b"create", b"alter"]
+    play.does(lambda: play.keeper.retire_idle("dropped"))
+    server.gets_end(TERMINATE)
+    assert play.keeper.closed == {"dropped": 1}

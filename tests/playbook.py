@@ -82,7 +82,7 @@ class Policy:
         elif tag == "DEALLOCATE ALL":
             backend.forget_statements(session)
 
-    def called(self, session: Session, backend: Backend, text: bytes) -> None:
+    def called(self, session: Session, backend: Backend, text: bytes, bound: bytes = b"") -> None:
         self.heard.append(("called", text))
         backend.marked_by = session
 

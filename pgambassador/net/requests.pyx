@@ -262,7 +262,7 @@ cdef class Requests(Waiter):
                 self.lane.wary or mentions_state(<const char *>self.unnamed, len(self.unnamed))
             ):
                 self.cut(backend)
-                self.policy.called(self, backend, self.unnamed[6:])
+                self.policy.called(self, backend, self.unnamed[6:], (<const char *>at)[end:self.scanner.have])
                 self.lend(backend, self.unnamed[6:])
             self.bring_unnamed(backend)
         elif not self.lane.sticky:
@@ -278,7 +278,7 @@ cdef class Requests(Waiter):
         if statement is not None:
             if statement.sets or self.lane.wary:
                 self.cut(backend)
-                self.policy.called(self, backend, statement.text)
+                self.policy.called(self, backend, statement.text, (<const char *>at)[end:self.scanner.have])
                 self.lend(backend, statement.text)
             backend.unfamiliar = False
             self.cut(backend)

@@ -132,9 +132,10 @@ class States:
         if found is None or found[1] in _FUNCTIONS or self.lane.wary:
             session.facts.doubts |= survey.REDEFINED
 
-    def called(self, session: Session, backend: Backend, text: bytes) -> None:
-        """A statement is on its way that may leave something behind, though no tag will say so."""
-        self._suspect(session, backend, survey.names_called(text))
+    def called(self, session: Session, backend: Backend, text: bytes, bound: bytes = b"") -> None:
+        """A statement, with what its Bind says, is on its way that may leave something without a tag."""
+        names = survey.names_called(text)
+        self._suspect(session, backend, names | survey.names_in(bound) if survey.ANY in names else names)
         suspects = self.lookout.suspects
         if suspects.among(text):
             self._suspect(session, backend, suspects.settings)

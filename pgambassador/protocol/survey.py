@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
@@ -61,7 +62,10 @@ _WORDS: Final[tuple[tuple[bytes, frozenset[str]], ...]] = (
     (rb"(?:local|transaction|constraints)\s", NOTHING),
 )
 _FORMS = tuple((re.compile(b"(?i)" + pattern), names) for pattern, names in _WORDS)
-_DOTTED = re.compile(rb"(?i)\bset\s+(?:session\s+)?([a-z_][\w$]*(?:\.[a-z_][\w$]*)+)\s*(?:=|\bto\b)")
+# A name of one's own, wherever it stands, perhaps in quotes; most of what is found is a table's column, which
+# no parameter is called, and so is not found by the server.
+_OWN = re.compile(rb'(?i)(?<![\w$])[a-z_][\w$]*+"?(?:\."?[a-z_][\w$]*+)+')
+_OWN_MOST: Final = 100
 _MENTION = re.compile(rb"(?i)set_config")
 _CALL = re.compile(rb"(?i)\bset_config\s*\(\s*('([^'\\]+)'\s*,)?")
 _LOCAL_CALL = re.compile(
@@ -91,7 +95,13 @@ def _names_set(text: bytes) -> Names:
 
 def _anything(text: bytes) -> Names:
     """All, and whatever looks like a parameter that pg_settings may not list."""
-    return ALL | names_called(text) | {name.decode().lower() for name in _DOTTED.findall(text)}
+    return ALL | names_called(text) | names_in(text)
+
+
+def names_in(text: bytes) -> Names:
+    """Whatever looks like a parameter of one's own, which pg_settings does not list."""
+    found = (name.group() for name in islice(_OWN.finditer(text), _OWN_MOST))
+    return frozenset(name.replace(b'"', b"").decode("ascii", "replace").lower() for name in found)
 
 
 def names_called(text: bytes) -> Names:
@@ -105,7 +115,9 @@ def _called(text: bytes) -> Names:
         return NOTHING
     calls = _CALL.findall(text)
     names = {name.decode("ascii", "replace").lower() if name else ANY for _, name in calls}
-    return frozenset(names if 0 < len(calls) == mentions else names | ALL)
+    return (
+        frozenset(names) if 0 < len(calls) == mentions and ANY not in names else ALL | names | names_in(text)
+    )
 
 
 _names_called = lru_cache(maxsize=1000)(_called)

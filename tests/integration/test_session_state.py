@@ -204,6 +204,26 @@ def test_what_nobody_can_read_out_of_a_text_reaches_nobody(proxy: Ambassador, me
         assert say(other, see, "simple")[1] == [["4MB", "", "on", "", "0", "0"]]
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        parse(b"", CALL) + bind(b"", b"app.tenant", b"mine") + execute() + SYNC,
+        parse(b"named", CALL) + bind(b"named", b"App.Tenant", b"mine") + execute() + SYNC,
+        build.query("select set_config('app.tenant' || '', 'mine', false)"),
+        build.query("set \"app.tenant\" = 'mine'"),
+        build.query("set app.\"tenant\" = 'mine'"),
+        build.query("do $$ begin execute 'set app.tenant = ''mine'''; end $$"),
+    ],
+    ids=lambda messages: repr(messages[5:60]),
+)
+def test_a_name_that_is_bound_or_quoted_is_found(proxy: Ambassador, messages: bytes) -> None:
+    with Told.session(proxy.port) as client, Told.session(proxy.port) as other:
+        client.send(messages)
+        client.until("Z")
+        assert other.ask("select current_setting('app.tenant', true)").value in (None, "")
+        assert client.ask("select current_setting('app.tenant')").value == "mine"
+
+
 def test_an_unnamed_statement_that_is_executed_in_another_transaction(proxy: Ambassador) -> None:
     """Each execution counts, not the Parse."""
     with Told.session(proxy.port) as client, Told.session(proxy.port) as other:

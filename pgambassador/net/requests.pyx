@@ -80,6 +80,11 @@ cdef class Requests(Waiter):
             return self.describe(backend)
         if kind == c'C':
             return self.close_statement(backend)
+        if kind == c'H' and self.scanner.size > 5:
+            # The server will say that it is malformed, and skip to the next Sync.
+            backend.unsynced = True
+            backend.ledger.put(c'D', FORWARD, self, None, None, self.now)
+            return self.forward()
         if kind == c'H':
             if backend.ledger.count and backend.ledger.head().action == FAKE and not backend.scanner.left:
                 # Nothing of the server's own is awaited before it.

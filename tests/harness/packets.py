@@ -27,7 +27,7 @@ class _Instruction(ctypes.Structure):
 
 
 def lose(end: socket.socket) -> None:
-    """No packet reaches this socket any more, so that none is acknowledged. Some kernels want a privilege for it."""
+    """No packet reaches this socket any more, so that none is acknowledged. It may take a privilege."""
     program = (_Instruction * 1)(_Instruction(_RETURN, 0, 0, 0))  # of every packet keep 0 bytes
     end.setsockopt(
         socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(program))

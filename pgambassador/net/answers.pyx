@@ -262,9 +262,9 @@ cdef class Answers:
             return 0
         if verdict == UNOWED:
             return 0
-        if self.fence:
-            return self.fenced_off()
         head = self.ledger.head()
+        if self.fence and <object>head.note is not SURVEY:
+            return self.fenced_off()
         if head.kind == c'Q' or head.kind == c'F' or head.kind == c'S':
             if verdict == SWALLOW and <object>head.note is SURVEY and self.done is None:
                 self.rows_asked = None
@@ -334,7 +334,7 @@ cdef class Answers:
             return 0
         head = self.ledger.head()
         of = head.kind
-        if self.fence:
+        if self.fence and <object>head.note is not SURVEY:
             self.fence -= 1
         if head.action == FORWARD and (of == c'Q' or of == c'E'):
             (<Client>head.owner).settled(of, <object>head.note, head.started, now, self.rows, self.sqlstate)

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 # PasswordMessage and SASL responses; a server allows as much.
 _MESSAGE_LIMIT = 65535 + 4
 CANNOT_CONNECT_NOW = "57P03"
-_NO_REPLICATION = frozenset({"", "false", "off", "no", "0"})
+_FALSE = frozenset({"f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"})
+_TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 
 
@@ -128,7 +129,7 @@ async def _admitted(
     house: House, sock: socket.socket, packet: StartupPacket, success: bytes, reader: _Frames, address: str
 ) -> bool:
     """The client is who it says it is; find its session a place."""
-    if packet.params.get("replication", "").lower() not in _NO_REPLICATION:
+    if _replicates(packet.params.get("replication", "off")):
         await _replicate(house, sock, packet, success, reader.rest())
         return True
     settings, given = settings_of(packet).divided()
@@ -153,6 +154,19 @@ async def _admitted(
     if house.draining:
         session.drain()
     return True
+
+
+def _replicates(value: str) -> bool:
+    """What the start packet's `replication` means, which takes every way to write a truth value."""
+    if value == "database" or value.lower() in _TRUE:
+        return True
+    if value.lower() in _FALSE:
+        return False
+    raise Refused(
+        f'invalid value for parameter "replication": "{value[:64]}"',
+        sqlstate="22023",
+        hint='Valid values are: "false", 0, "true", 1, "database".',
+    )
 
 
 async def _replicate(

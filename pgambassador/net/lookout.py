@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pgambassador.net.lane import Borrower
-from pgambassador.protocol.suspects import NOBODY, QUERY, Suspects, read
+from pgambassador.protocol.suspects import EVERYBODY, NOBODY, QUERY, Suspects, read
 from pgambassador.wire import parse
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Lookout:
         self._lane = lane
         self._looked_at: float | None = None
         self._queries = 0
+        self._changed = False
         self.asking = False
 
     @property
@@ -49,21 +50,31 @@ class Lookout:
         def done(error: bytes | None) -> None:
             self.asking = False
             if error is None:
-                self._learn(read(rows))
+                if not self._changed:
+                    self._learn(read(rows))
             elif error == b"":
+                self._changed = self.suspects is EVERYBODY
                 # It was lost. Whoever waits for it needs another one, which is not put at risk again.
                 self._lane.policy.wanted()
             else:
+                self._learn(NOBODY)
                 log.warning(
                     "cannot read what functions do to their session: %s", parse.fields(error).get("M", "")
                 )
 
         self.asking = True
+        self._changed = False
         backend.ask(QUERY, 1, done, rows)
 
     def again(self, now: float) -> None:
-        """Something has changed: ask as soon as a connection is free."""
-        if self.asking or self._lane.sticky:
+        """Functions have changed: ask as soon as a connection is free, and suspect everybody meanwhile."""
+        if self._lane.sticky:
+            return
+        self.suspects, self._lane.wary, self._changed = EVERYBODY, True, True
+        self._borrow(now)
+
+    def _borrow(self, now: float) -> None:
+        if self.asking:
             return
         self.asking = True
 
@@ -77,10 +88,12 @@ class Lookout:
 
     def tick(self, now: float) -> None:
         """From time to time, as long as the pool is used and has a connection to spare."""
+        if self._changed:
+            self._borrow(now)
         if self._looked_at is None or now - self._looked_at < AGAIN:
             return
         if self._lane.queries != self._queries and self._lane.idle:
-            self.again(now)
+            self._borrow(now)
 
     def heed_sequences(self) -> None:
         """Clients of this pool rely on currval(): from now on what may use a sequence is looked for."""

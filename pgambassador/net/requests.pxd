@@ -12,8 +12,9 @@ cdef class Requests(Waiter):
     cdef double now
     cdef object bound
     cdef dict portals
-    # Names of statements that messages under way have given or taken away.
+    # Names of statements that messages under way have given or taken away, and in which part of the pipeline.
     cdef dict changing
+    cdef Py_ssize_t part
     # What has been collected of this read and goes on as it came.
     cdef const unsigned char *run
     cdef Py_ssize_t length
@@ -22,7 +23,6 @@ cdef class Requests(Waiter):
     cdef int clear_up(self, Backend backend) except -1
     cdef int query(self, Backend backend) except -1
     cdef int lend(self, Backend backend, bytes text) except -1
-    cdef bint may_set(self) noexcept
     cdef int parse(self, Backend backend) except -1
     cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1
     cdef bint stall(self) except -1

@@ -14,7 +14,7 @@ from libc.string cimport memchr
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.parties cimport Statement
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
-from pgambassador.wire.replies cimport mentions_state
+from pgambassador.wire.replies cimport begins_like_set, mentions_state
 
 from pgambassador.net.statements import may_forget
 from pgambassador.wire.parse import deallocated
@@ -24,6 +24,7 @@ cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
 cdef bytes SYNC = b"S\x00\x00\x00\x04"
 # Names of portals are kept for the query log alone.
 cdef Py_ssize_t PORTALS_MOST = 1000
+cdef Py_ssize_t LENT_MOST = 64 * 1024
 
 
 cdef class Requests(Waiter):
@@ -70,6 +71,7 @@ cdef class Requests(Waiter):
         if kind == c'B':
             return self.bind(backend)
         if kind == c'S':
+            self.part += 1
             backend.unsynced = False
             backend.ledger.put(c'S', FORWARD, self, None, None, self.now)
             self.forward()
@@ -91,6 +93,10 @@ cdef class Requests(Waiter):
                 backend.pay()
             return self.forward()
         if kind == c'F':
+            if backend.unsynced or self.lent:
+                backend.retiring = True
+                self.lent.clear()
+            self.part += 1
             backend.unsynced = False
             self.policy.called(self, backend, b"")
             backend.unfamiliar = False
@@ -113,7 +119,16 @@ cdef class Requests(Waiter):
     cdef int query(self, Backend backend) except -1:
         cdef object text = None
         cdef bytes before
-        if self.lane.sink is not None or self.may_set():
+        if backend.unsynced:
+            # PostgreSQL 18 confuses its transactions when a simple query follows an Execute without a Sync.
+            backend.retiring = True
+        elif backend.unfamiliar and not backend.untouched() and mentions_state(
+            <const char *>self.scanner.at, self.scanner.have
+        ):
+            self.stall()
+            return 0
+        self.part += 1
+        if self.lane.sink is not None or begins_like_set(self.scanner.at, self.scanner.have):
             text = (<const char *>self.scanner.at)[5:self.scanner.have]
         backend.unsynced = False
         # A simple query ends the unnamed statement (manual: "Extended Query"), unless it is skipped.
@@ -130,12 +145,15 @@ cdef class Requests(Waiter):
         backend.unfamiliar = False
         backend.ledger.put(c'Q', FORWARD, self, text, before, self.now)
         self.forward()
-        return self.clear_up(backend) if self.lent and not self.scanner.left else 0
+        if self.lent and self.scanner.left:
+            backend.retiring = True
+            self.lent.clear()
+        return self.clear_up(backend) if self.lent else 0
 
     cdef int lend(self, Backend backend, bytes text) except -1:
         """A DEALLOCATE by SQL needs names that only we know: the server is given them, for empty statements."""
         cdef bytes name, trivial
-        if self.lane.sticky or not self.statements:
+        if self.lane.sticky or not self.statements or len(text) > LENT_MOST:
             return 0
         for name in deallocated(text):
             if name in self.statements and name not in self.lent and name not in self.litter:
@@ -147,19 +165,6 @@ cdef class Requests(Waiter):
                 backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
                 self.lent.append(name)
         return 0
-
-    cdef bint may_set(self) noexcept:
-        """Whether the text of a query begins like SET, RESET, DISCARD, DEALLOCATE or DO."""
-        cdef const unsigned char *at = self.scanner.at + 5
-        cdef int first
-        if self.scanner.have < 9:
-            return False
-        first = at[0] | 0x20
-        return (
-            (first == c's' and at[1] | 0x20 == c'e' and at[2] | 0x20 == c't')
-            or (first == c'r' and at[1] | 0x20 == c'e' and at[2] | 0x20 == c's')
-            or (first == c'd' and (at[1] | 0x20) in (c'i', c'o', c'e'))
-        )
 
     cdef int parse(self, Backend backend) except -1:
         cdef Statement statement
@@ -197,7 +202,7 @@ cdef class Requests(Waiter):
             return self.forward()
         statement = self.policy.statement(at[end:self.scanner.have], self.state if backend.marked_by is None else None)
         self.statements[name] = statement
-        self.changing[name] = True
+        self.changing[name] = self.part
         if statement in backend.prepared:
             if backend.knows(statement) and backend.untouched() and backend.status != c'E':
                 backend.ledger.put(c'P', FAKE, self, statement, key, self.now)
@@ -220,7 +225,7 @@ cdef class Requests(Waiter):
         cdef Py_ssize_t i = backend.ledger.count
         cdef Entry *entry
         cdef bint answered = False
-        if not may_end and name not in self.changing:
+        if not may_end and self.changing.get(name, self.part) == self.part:
             return True
         while i > 0:
             i -= 1
@@ -238,6 +243,7 @@ cdef class Requests(Waiter):
                 known = <object>entry.name
                 if known is not None and (known == name or (type(known) is tuple and known[0] == name)):
                     return self.stall() if answered else True
+        self.changing.pop(name, None)
         return True
 
     cdef bint stall(self) except -1:
@@ -362,7 +368,7 @@ cdef class Requests(Waiter):
         if not name:
             backend.ledger.put(c'C', FORWARD, self, None, before, self.now)
             return self.forward()
-        self.changing[name] = True
+        self.changing[name] = self.part
         backend.ledger.put(c'C', FAKE, self, statement, name, self.now)
         return 0
 

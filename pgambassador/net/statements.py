@@ -47,12 +47,15 @@ class Statements:
         return len(self._known)
 
 
+_READ_MOST = 2048
 _FORGETS = re.compile(rb"(?i)\b(?:deallocate|discard|do|call|execute)\b")
 
 
 def may_forget(note: object) -> bool:
     """Whether a statement may take prepared statements away."""
-    return note is None or _FORGETS.search(statement_text(note)) is not None
+    if note is None or len(text := statement_text(note)) > _READ_MOST:
+        return True
+    return _FORGETS.search(text) is not None
 
 
 def renamed(error: bytes, statement: Statement, names: dict[bytes, Statement]) -> bytes | None:

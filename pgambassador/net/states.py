@@ -48,6 +48,7 @@ _DATABASE = re.compile(rb"(?i)\b(?:create|drop|alter)\s+database\b")
 _READS_SEQUENCE = re.compile(rb"(?i)\b(?:curr|last)val\b")
 _USES_SEQUENCE = re.compile(rb"(?i)\b(?:insert|nextval|merge|copy)\b")
 _ASKED_MOST = 3
+_READ_MOST = 64 * 1024
 
 
 class States:
@@ -122,6 +123,8 @@ class States:
         found = _DEFINES.match(tag)
         if found is not None:
             text = statement_text(backend.note)
+            if _temporary_path(session):
+                self._tie(session, backend)
             if (text and ties.may_tie(text)) or (backend.tied and tag == "DROP TABLE"):
                 return  # a temporary one, nobody else's
         elif tag != "DO" or not _DEFINES_IN_A_BLOCK.search(statement_text(backend.note) or b"create"):
@@ -134,6 +137,8 @@ class States:
 
     def called(self, session: Session, backend: Backend, text: bytes, bound: bytes = b"") -> None:
         """A statement, with what its Bind says, is on its way that may leave something without a tag."""
+        if len(text) > _READ_MOST:
+            text = b""  # reading it would keep everybody waiting
         names = survey.names_called(text)
         self._suspect(session, backend, names | survey.names_in(bound) if survey.ANY in names else names)
         suspects = self.lookout.suspects
@@ -232,3 +237,10 @@ class States:
         backend.pinned = bool(reasons)
         # What the client has sent meanwhile may have tied it again.
         backend.tied = backend.pinned or bool(facts.doubts & survey.TIES)
+
+
+def _temporary_path(session: Session) -> bool:
+    """Whether what is created without a schema may be temporary."""
+    doubts = session.facts.doubts
+    path = session.state.values.get("search_path", "")
+    return "pg_temp" in path or "search_path" in doubts or survey.ANY in doubts

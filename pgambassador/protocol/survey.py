@@ -109,7 +109,13 @@ def names_called(text: bytes) -> Names:
     return _names_called(text) if len(text) <= 2048 else _called(text)
 
 
+# Names in disguise, and another way to set parameters (manual: "pg_settings").
+_ANOTHER_WAY = re.compile(rb'(?i)\bu&"|\bupdate\b.*\bpg_settings\b', re.DOTALL)
+
+
 def _called(text: bytes) -> Names:
+    if _ANOTHER_WAY.search(text):
+        return ALL | names_in(text)
     mentions = len(_MENTION.findall(text))
     if text and mentions == len(_LOCAL_CALL.findall(text)):
         return NOTHING

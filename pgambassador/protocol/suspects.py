@@ -6,7 +6,8 @@
    these: by triggers, views, defaults, policies and constraints, through partitions and foreign keys too.
 3. A function that is used where no name shows it (an operator, a cast, an event trigger) makes every
    statement suspect.
-4. Not read: functions in C, and statements that a function puts together from pieces.
+4. A body is read with its comments and once more without them.
+5. Not read: functions in C, and statements that a function puts together from pieces.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ _LOCAL_CALL: Final = r"set_config\s*\([^()]*,\s*true\s*\)"
 QUERY: Final = build.query(
     rf"""
     WITH RECURSIVE own AS (
-        SELECT oid, proname AS name, regexp_replace(CASE WHEN prosrc <> '' THEN prosrc
-            ELSE pg_catalog.pg_get_functiondef(oid) END, '{_LOCAL_CALL}', '', 'gi') AS body
-        FROM pg_catalog.pg_proc
+        SELECT oid, name, regexp_replace(source || ' ; ' || regexp_replace(regexp_replace(
+            source, '/\*.*?\*/', ' ', 'g'), '--[^\n]*', ' ', 'g'), '{_LOCAL_CALL}', '', 'gi') AS body
+        FROM (SELECT *, proname AS name, CASE WHEN prosrc <> '' THEN prosrc
+            ELSE pg_catalog.pg_get_functiondef(oid) END AS source FROM pg_catalog.pg_proc
+            WHERE oid >= 16384 AND prokind IN ('f', 'p') OFFSET 0) AS p
         WHERE oid >= 16384 AND prokind IN ('f', 'p')
             AND prolang NOT IN (SELECT oid FROM pg_catalog.pg_language WHERE lanname IN ('c', 'internal'))
     ), guilty AS (
@@ -106,7 +109,9 @@ class Suspects:
         """Whether a statement is suspect; b"" is one that is not known."""
         if self._everywhere or not text:
             return bool(self)
-        return self._pattern is not None and self._pattern.search(text) is not None
+        return self._pattern is not None and (
+            self._pattern.search(text) is not None or b'u&"' in text.lower()
+        )
 
     def __repr__(self) -> str:
         return (
@@ -114,6 +119,7 @@ class Suspects:
         )
 
 
+EVERYBODY: Final = Suspects((), survey.ALL, ties=True, everywhere=True)
 NOBODY: Final = Suspects((), survey.NOTHING)
 
 

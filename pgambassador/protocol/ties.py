@@ -26,7 +26,7 @@ _TIES: Final = re.compile(
     r'|"funcname":\[(?:\{"String":\{"sval":"pg_catalog"\}\},)?'
     r'\{"String":\{"sval":"pg_(?:try_)?advisory_lock'
 )
-_WORDS: Final = re.compile(rb"(?i)\btemp(?:orary)?\b|pg_temp|\bhold\b|advisory_lock")
+_WORDS: Final = re.compile(rb'(?i)\btemp(?:orary)?\b|pg_temp|\bhold\b|advisory_lock|u&"')
 _LOCKS: Final = (
     "pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory'"
     " AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"

@@ -11,3 +11,4 @@ cdef struct Failure:
 cdef bint mentions_state(const char *text, Py_ssize_t n) noexcept
 
 cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept
+cdef bint begins_like_set(const unsigned char *message, Py_ssize_t n) noexcept

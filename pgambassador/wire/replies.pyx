@@ -63,6 +63,21 @@ cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept:
     return found
 
 
+cdef bint begins_like_set(const unsigned char *message, Py_ssize_t n) noexcept:
+    """Whether the text of a Query message begins like SET, RESET, DISCARD, DEALLOCATE or DO."""
+    cdef const unsigned char *at = message + 5
+    cdef int first, second
+    if n < 9:
+        return False
+    first = at[0] | 0x20
+    second = at[1] | 0x20
+    return (
+        (first == c's' and second == c'e' and at[2] | 0x20 == c't')
+        or (first == c'r' and second == c'e' and at[2] | 0x20 == c's')
+        or (first == c'd' and second in (c'i', c'o', c'e'))
+    )
+
+
 cdef bint mentions_state(const char *text, Py_ssize_t n) noexcept:
     """Whether a statement may leave something in its session that no tag tells of: set_config, temporary objects,
     advisory locks, cursors WITH HOLD; or needs something of us: DEALLOCATE, currval, lastval, DROP DATABASE. Only
@@ -81,6 +96,12 @@ cdef bint mentions_state(const char *text, Py_ssize_t n) noexcept:
         elif second == c'o':
             if text[i] | 0x20 == c'h' and strncasecmp(text + i, "hold", 4) == 0:
                 return True
+        elif second == c'g':
+            if text[i] | 0x20 == c'p' and n - i >= 11 and strncasecmp(text + i, "pg_settings", 11) == 0:
+                return True
+        elif text[i + 1] == c'&':
+            if text[i] | 0x20 == c'u' and text[i + 2] == c'"':
+                return True  # a name in disguise
         elif second == c'u':
             if text[i] | 0x20 == c'c' and n - i >= 7 and strncasecmp(text + i, "currval", 7) == 0:
                 return True

@@ -116,6 +116,7 @@ class Keeping(Playbook):
             address=f"server{len(self.peers)}",
             parameters=dict(parameters),
             leftover=early,
+            pid=1,
         )
         self.upstream.openings.pop(0).set_result(cast(Link, link))
         self.loop.run()

@@ -82,6 +82,9 @@ class Policy:
         elif tag == "DEALLOCATE ALL":
             backend.forget_statements(session)
 
+    def pid_told(self, session: Session, backend: Backend, pid: bytes) -> bytes:
+        return pid
+
     def called(self, session: Session, backend: Backend, text: bytes, bound: bytes = b"") -> None:
         self.heard.append(("called", text))
         backend.marked_by = session

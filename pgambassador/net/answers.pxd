@@ -55,6 +55,7 @@ cdef class Answers:
     cdef int settle_news(self) except -1
     cdef bint wants_all(self, int kind) noexcept
     cdef int message(self, int kind, double now) except -1
+    cdef int sender(self, unsigned char *at) except -1
     cdef bint parameter(self) except -1
     cdef int error(self, int verdict, double now) except -1
     cdef int fenced_off(self) except -1

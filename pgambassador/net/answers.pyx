@@ -8,6 +8,8 @@
 3. An error in what brings the connection into its client's state (`fence`) ends the connection: the server skips
    what was sent behind it, and so no statement runs in the state of another client.
 """
+from libc.string cimport memcpy
+
 from pgambassador.net.parties cimport Client, Home, Statement, clock
 from pgambassador.protocol.ledger cimport BROKEN, FAKE, FORWARD, SWALLOW, UNOWED, Entry
 from pgambassador.wire.framing cimport MORE
@@ -21,6 +23,7 @@ from pgambassador.wire.parse import fields
 # What a server may send after its login, and how much of it we look at.
 cdef dict NEEDS = {ord(kind): 5 for kind in "123DGHINTVWAcdnstv"}
 NEEDS[ord("Z")] = NEEDS[ord("S")] = NEEDS[ord("C")] = WHOLE
+NEEDS[ord("A")] = 9  # a process ID
 NEEDS[ord("E")] = 128  # severity and SQLSTATE stand at its beginning
 cdef Py_ssize_t SERVER_LIMIT = 0x7FFFFFFF
 cdef Py_ssize_t WHOLE_LIMIT = 1024 * 1024
@@ -30,7 +33,6 @@ cdef object SURVEY = object()
 
 # Errors longer than this may show our names of statements.
 cdef Py_ssize_t NAMED_MOST = 64 * 1024
-
 cdef object STALE = "stale"
 # Such as "cached plan must not change result type", "cache lookup failed for type", "out of range for type integer".
 cdef object MAY_BE_STALE = ("0A", "22", "42", "XX")
@@ -93,6 +95,7 @@ cdef class Answers:
         cdef const unsigned char *run = NULL
         cdef Py_ssize_t length = 0
         cdef int kind
+        cdef bint due, news
         cdef double now = clock()
         cdef Home home = self.home
         scanner.begin(<const unsigned char *>shared, n)
@@ -105,17 +108,15 @@ cdef class Answers:
                     if scanner.left and self.wants_all(kind):
                         scanner.ask(scanner.size)
                         continue
-                    if self.ledger.count and self.ledger.head().action == FAKE:
-                        if length:
-                            home.bytes_sent += length
-                            owner.channel.stage(<const char *>run, length)
-                            length = 0
+                    due = self.ledger.count and self.ledger.head().action == FAKE
+                    news = kind == c'Z' and self.unsettled and self.session is not None
+                    if length and (due or news):
+                        home.bytes_sent += length
+                        owner.channel.stage(<const char *>run, length)
+                        length = 0
+                    if due:
                         self.pay()
-                    if kind == c'Z' and self.unsettled and self.session is not None:
-                        if length:
-                            home.bytes_sent += length
-                            owner.channel.stage(<const char *>run, length)
-                            length = 0
+                    if news:
                         self.settle_news()
                     self.message(kind, now)
                     if self.closed:
@@ -178,11 +179,8 @@ cdef class Answers:
     cdef bint wants_all(self, int kind) noexcept:
         """Whether the message is for us, and has to be read to its end."""
         if kind == c'E':
-            return self.fence or self.done is not None or (
-                self.ledger.count
-                and type(<object>self.ledger.head().note) is Statement
-                and self.scanner.size <= NAMED_MOST
-            )
+            named = self.ledger.count and type(<object>self.ledger.head().note) is Statement
+            return self.fence or self.done is not None or (named and self.scanner.size <= NAMED_MOST)
         return kind == c'D' and self.rows_asked is not None and <object>self.ledger.head().note is SURVEY
 
     cdef int message(self, int kind, double now) except -1:
@@ -207,6 +205,8 @@ cdef class Answers:
         if kind == c'A':
             # For who listens, whatever is being answered, a question of ours perhaps.
             self.reader = self.session if self.pinned or self.home.sticky else None
+            if self.reader is not None and self.scanner.have >= 9:
+                self.sender(<unsigned char *>self.scanner.at + 5)
         elif kind == c'S':
             if not self.parameter():
                 self.reader = None
@@ -225,6 +225,12 @@ cdef class Answers:
             self.copying = False
             if verdict == FORWARD:
                 self.tag()
+        return 0
+
+    cdef int sender(self, unsigned char *at) except -1:
+        """Who has sent a notification: a client knows itself by the process ID that it was given at its login."""
+        cdef bytes pid = self.home.policy.pid_told(self.session, self, (<const char *>at)[:4])
+        memcpy(at, <const char *>pid, 4)
         return 0
 
     cdef bint parameter(self) except -1:

@@ -82,6 +82,11 @@ class States:
             self._suspect(session, backend, survey.ALL)
         return True
 
+    def pid_told(self, session: Session, backend: Backend, pid: bytes) -> bytes:
+        """The process ID of a notification's sender, as its reader knows it: its own, or a server's."""
+        own = int.from_bytes(pid, "big") == backend.link.pid
+        return int(session.facts.pid).to_bytes(4, "big") if own else pid
+
     def unreported(self, session: Session, backend: Backend) -> bytes:
         """ParameterStatus for what a client should have been told by now."""
         told = session.facts.told

@@ -10,6 +10,7 @@ from psycopg import Connection
 from pgambassador.embedded import Postgres
 from pgambassador.wire import build
 from tests.harness import USERS, Ambassador, Wire, wait_until
+from tests.harness.cancelling import Cancellable
 from tests.messages import SYNC, bind, execute, extended, parse
 
 ACTIVE = "pgambassador_server_connections"
@@ -162,6 +163,23 @@ def test_notifications_reach_who_listens_and_nobody_else(proxy: Ambassador) -> N
         listener.ask("unlisten news")
         notifier.ask("notify news, 'late'")
         assert listener.ask("select 1").kinds == "TDCZ"
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_a_client_knows_its_own_notifications(
+    mode: str, primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """By the process ID of its login, as drivers do that skip them."""
+    url = primary.url("app", USERS["app"].password, "app")
+    proxy = ambassador(url, pool={"mode": mode, "size": 2})
+    with Cancellable.session(proxy.port) as client, Cancellable.session(proxy.port) as other:
+        client.ask("listen own")
+        answer = client.ask("notify own, 'mine'")
+        (payload,) = (message.payload for message in answer if message.kind == "A")
+        assert payload == client.pid.to_bytes(4, "big") + b"own\0mine\0"
+        pid = other.ask("select pg_backend_pid()").value
+        other.ask("notify own, 'theirs'")
+        assert client.receive().payload == int(pid or 0).to_bytes(4, "big") + b"own\0theirs\0"
 
 
 def test_prepared_by_sql_and_executed_later(proxy: Ambassador) -> None:

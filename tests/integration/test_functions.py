@@ -18,6 +18,9 @@ create function tenant(who text) returns text language sql as
     $$ select set_config('app.tenant', who, false) $$;
 create function outer_one() returns text language plpgsql as $$ begin return tenant('outer'); end $$;
 create function memory() returns void language plpgsql as $$ begin set work_mem = '5MB'; end $$;
+create function commented() returns void language plpgsql as
+    $$ begin -- a word about it
+    /* and another */ set work_mem = '77MB'; end $$;
 create function dynamic() returns void language plpgsql as
     $$ begin execute 'set ' || 'work_mem to 6000'; end $$;
 create function temporary() returns void language plpgsql as
@@ -115,12 +118,33 @@ def test_a_setting_follows_its_client_alone(proxy: Ambassador, sql: str, tenant:
             assert look(one) == [[tenant, "4MB", None, "0"]]
 
 
-@pytest.mark.parametrize("sql", ["select memory()", "select dynamic()"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select memory()",
+        "select dynamic()",
+        "select commented()",
+        'select U&"m\\0065mory"()',
+        """select U&"set\\005fconfig"('work_mem', '5MB', false)""",
+        "update pg_settings set setting = '5120' where name = 'work_mem'",
+    ],
+)
 def test_a_set_in_a_function(proxy: Ambassador, sql: str) -> None:
     with client(proxy) as one, client(proxy) as two:
         one.ask(sql)
         assert look(two) == NOTHING
-        assert look(one)[0][1] in ("5MB", "6000kB")
+        assert look(one)[0][1] in ("5MB", "6000kB", "77MB")
+
+
+def test_what_is_created_on_a_path_that_begins_with_pg_temp(proxy: Ambassador) -> None:
+    with client(proxy) as one:
+        one.ask("set search_path = pg_temp")
+        one.ask("create table shadow as select 1 as mine")
+        one.ask("create table kept (i int)")
+        assert one.ask("select to_regclass('pg_temp.kept')").value == "kept"
+        one.leave()
+    with client(proxy) as two:
+        assert look(two) == NOTHING
 
 
 @pytest.mark.parametrize("sql", ["select temporary()", "select locks()"])

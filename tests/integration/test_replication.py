@@ -147,6 +147,23 @@ def test_a_database_that_is_not_served(publisher: Postgres, ambassador: Make) ->
         assert wire.ask("IDENTIFY_SYSTEM").rows
 
 
+@pytest.mark.parametrize("value", ["false", "OFF", "of", "f", "n", "0"])
+def test_every_word_for_no_is_an_ordinary_session(publisher: Postgres, ambassador: Make, value: str) -> None:
+    process = ambassador(
+        {"clusters": {"main": {"url": publisher.url()}}, "databases": {"postgres": {"cluster": "main"}}}
+    )
+    with Wire(process.port) as wire:
+        wire.start(user="postgres", database="other", replication=value)
+        assert wire.rest().error.sqlstate == "3D000"
+
+
+@pytest.mark.parametrize("value", ["", "o", "maybe", "Database"])
+def test_what_is_no_truth_value_is_refused(proxy: Ambassador, value: str) -> None:
+    with Wire(proxy.port) as wire:
+        wire.start(user="postgres", database="postgres", replication=value)
+        assert wire.rest().error.sqlstate == "22023"
+
+
 def test_shutting_down_does_not_wait_for_it(publisher: Postgres, ambassador: Make) -> None:
     process = ambassador(publisher.url(), drain_timeout="1h")
     with Wire(process.port) as wire:

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from pgambassador.embedded import Postgres
+from pgambassador.wire import build
 from tests.harness import USERS, Ambassador, Answer, Wire
 from tests.messages import SYNC, bind, close_statement, execute, extended, parse
 
@@ -93,6 +94,22 @@ def test_where_it_is_defined_by_the_statement_itself(proxy: Ambassador, ask: Ask
         assert (answer.rows, answer[-1].payload) == ([["2", "2"]], b"I")
         assert ask(one, "select 1")[-1].payload == b"I"
         assert ask(one, "select lastval()").value == "2"
+
+
+def test_behind_other_messages_in_one_write(proxy: Ambassador) -> None:
+    """The statement ends its own transaction, and what it has inserted stays."""
+    with Wire.session(proxy.port) as one, Wire.session(proxy.port) as two:
+        two.ask(INSERT.format("two"))
+        one.send(
+            parse(b"x", b"select 1"),
+            SYNC,
+            build.query("insert into numbered (who) values ('kept') returning lastval()"),
+        )
+        one.until("Z")
+        answer = one.until("Z")
+        assert (answer.kinds, answer[-1].payload) == ("TDCZ", b"I")
+        one.vanish()
+        assert two.ask("select count(*) from numbered where who = 'kept'").value == "1"
 
 
 def test_where_clients_rely_on_it_who_inserts_keeps_the_connection(proxy: Ambassador) -> None:

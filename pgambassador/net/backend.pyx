@@ -13,6 +13,8 @@ from pgambassador.net.answers cimport SURVEY
 from pgambassador.net.parties cimport Client, Home, Statement, clock
 from pgambassador.protocol.ledger cimport FAKE, SWALLOW, Entry
 
+from pgambassador.wire import build
+
 cdef bytes TERMINATE = b"X\x00\x00\x00\x04"
 
 
@@ -170,7 +172,7 @@ cdef class Backend(Answers):
 
     cdef int drop(self, Statement statement, Client client) except -1:
         """Have the server forget a statement, whether it knows it or not."""
-        cdef bytes close = b"C" + (6 + len(statement.name)).to_bytes(4, "big") + b"S" + statement.name + b"\x00"
+        cdef bytes close = build.close_statement(statement.name)
         self.prepared.pop(statement, None)
         self.channel.stage(close, len(close))
         return self.ledger.put(c'C', SWALLOW, client, statement, None, 0.0)

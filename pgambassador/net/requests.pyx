@@ -17,6 +17,7 @@ from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
 from pgambassador.wire.replies cimport begins_like_set, mentions_state
 
 from pgambassador.net.statements import may_forget
+from pgambassador.wire import build
 from pgambassador.wire.parse import deallocated
 
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
@@ -108,7 +109,7 @@ cdef class Requests(Waiter):
         cdef bytes name, close
         self.cut(backend)
         for name in self.litter + self.lent:
-            close = b"C" + (6 + len(name)).to_bytes(4, "big") + b"S" + name + b"\x00"
+            close = build.close_statement(name)
             backend.channel.stage(close, len(close))
             backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
         backend.channel.stage(SYNC, 5)
@@ -158,7 +159,7 @@ cdef class Requests(Waiter):
         for name in deallocated(text):
             if name in self.statements and name not in self.lent and name not in self.litter:
                 self.cut(backend)
-                trivial = b"P" + (8 + len(name)).to_bytes(4, "big") + name + b"\x00\x00\x00\x00"
+                trivial = build.parse(name, b"")
                 if backend.untouched():
                     backend.fence += 1
                 backend.channel.stage(trivial, len(trivial))
@@ -194,7 +195,7 @@ cdef class Requests(Waiter):
             # The server shall refuse it in its own words: make the name known there, until the next Sync.
             self.cut(backend)
             self.litter.append(name)
-            trivial = b"P" + (8 + len(name)).to_bytes(4, "big") + name + b"\x00\x00\x00\x00"
+            trivial = build.parse(name, b"")
             backend.channel.stage(trivial, len(trivial))
             backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
         if self.lane.sticky or name in self.litter:

@@ -150,15 +150,20 @@ def _fence(before: Settings | None, after: Settings) -> tuple[bytes, int]:
     statements = _statements(before, after)
     if not statements:
         return b"", 0
+    return _transaction(statements)
+
+
+def _transaction(statements: list[str]) -> tuple[bytes, int]:
+    """Extended messages for a transaction of its own, and how many statements they execute."""
     statements = [_BEGIN, *statements, "COMMIT"]
-    return b"".join(build.execution(statement) for statement in statements), len(statements)
+    return b"".join(map(build.execution, statements)), len(statements)
 
 
 _remembered = lru_cache(maxsize=1024)(_fence)
 
 FORGET_WITHIN: Final = (build.execution("DISCARD SEQUENCES"), 1)
 """Behind it currval() is an error; for the midst of a part of a pipeline."""
-FORGET_SEQUENCES: Final = (b"".join(map(build.execution, (_BEGIN, "DISCARD SEQUENCES", "COMMIT"))), 3)
+FORGET_SEQUENCES: Final = _transaction(["DISCARD SEQUENCES"])
 """The same as from `fence`. Without its own end a simple query behind it would stay in a transaction."""
 
 

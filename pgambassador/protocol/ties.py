@@ -3,7 +3,7 @@
 1. A statement's text says only that something may have come to be or to an end; what is there, the server
    says (`INVENTORY`). So transactions, savepoints and unlocking in any order are the server's business.
 2. Texts are read by PostgreSQL's own grammar. One that it cannot read may tie.
-3. What is done inside a function that a statement calls is not seen.
+3. What is done inside a function that a statement calls is not seen here: `protocol.suspects` reads those.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Cancel requests at random moments, on a pool smaller than the number of clients.
 
 Whoever never asks for it is never cancelled, and whoever is has asked for it just now. What is random follows
-a seed, which a failure shows.
+a seed, which a failure shows. How many of the races are won is the machine's affair, so beside them there are
+requests that cannot miss and requests that come too late for certain.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ CANCELLING = 6
 BYSTANDERS = 6
 RACES = 20
 """For each client that cancels: 120 in all."""
+AIMS = ("sure", "late", "race", "race", "race")
+"""In turn: of a statement that does not end by itself, of one that was answered, of one that runs briefly."""
 
 
 class Client:
@@ -80,13 +83,18 @@ class Client:
     def cancel_often(self, wire: Cancellable) -> None:
         """Each request is over before the statement behind the next one is sent."""
         for turn in range(RACES):
-            token = f"canceller {self.number} {turn}"
-            self.say(wire, token)
-            time.sleep(
-                self.chance.choice([0, 0, 0.001, 0.02]) * self.chance.random()
-            )  # the moment of the race
+            token, aim = f"canceller {self.number} {turn}", AIMS[turn % len(AIMS)]
+            if aim == "sure":
+                wire.send(build.query(f"select '{token}', pg_sleep(60)"))
+            else:
+                self.say(wire, token)
+            if aim == "late":
+                self.hear(wire, token, may_fail=False)
+            else:  # the moment of the race
+                time.sleep(self.chance.choice([0, 0, 0.001, 0.02]) * self.chance.random())
             with wire.begin_cancel() as request:
-                self.hear(wire, token, may_fail=True)
+                if aim != "late":
+                    self.hear(wire, token, may_fail=True)
                 self.done["requests"] += 1
                 if request.rest():
                     self.wrong.append(f"{token}: an answer to a cancel request")
@@ -144,7 +152,6 @@ def test_only_those_who_asked_for_it_are_cancelled(
     assert all(client.done["cancelled"] == 0 < client.done["answered"] for client in bystanders)
     for client in cancelling:
         assert client.done["cancelled"] + client.done["answered"] == 2 * RACES
-    # Some have hit and some have missed: it was a race.
-    assert RACES < done["cancelled"] < CANCELLING * RACES, f"seed {seed}, {dict(done)}"
+        assert client.done["cancelled"] >= RACES // len(AIMS)
     wait_until(lambda: set(sessions(observer).values()) <= {"idle"}, "the end of all statements")
     assert proxy.metrics().total("pgambassador_pool_waiting_clients") == 0

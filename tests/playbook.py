@@ -89,6 +89,9 @@ class Policy:
         self.heard.append(("called", text))
         backend.marked_by = session
 
+    def led_back(self, session: Session, backend: Backend, text: bytes) -> tuple[bytes, int]:
+        return (build.execution(LED_BACK), 1) if text.startswith(b"reset it") else (b"", 0)
+
     def question(self, session: Session, backend: Backend) -> bytes:
         return QUESTION
 
@@ -332,6 +335,9 @@ def _pair(buffer: int) -> tuple[socket.socket, socket.socket]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     return ours, theirs
+
+
+LED_BACK = "select set_config('it', 'as the start packet said', false)"
 
 
 def switched(state: object) -> bytes:

@@ -20,6 +20,8 @@ cdef class Backend(Answers):
     cdef readonly bint parked
     cdef readonly int cancelling
     cdef bint counted
+    # How many entries the ledger had seen when none of them might take statements away.
+    cdef unsigned long long harmless
 
     cdef int release(self) except -1
     cdef int join(self, Client client) except -1

@@ -8,6 +8,7 @@ cdef class Statement:
     cdef readonly bytes frame
     cdef readonly bytes text
     cdef readonly bint sets
+    cdef readonly bint resets
 
 cdef class Client:
     cdef readonly Channel channel

@@ -5,7 +5,7 @@ What is here is what `answers` and `backend` call; `lane` and `session` say what
 """
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from pgambassador.wire.replies cimport mentions_state
+from pgambassador.wire.replies cimport begins_like_set, mentions_state
 
 
 cdef double clock() noexcept:
@@ -23,6 +23,7 @@ cdef class Statement:
         self.frame = frame
         self.text = text
         self.sets = mentions_state(text, len(text))
+        self.resets = begins_like_set(<const unsigned char *>text, len(text))
 
     def __repr__(self):
         return f"<Statement {self.name.decode()}>"

@@ -4,47 +4,26 @@
 1. What goes to the server is a run of bytes as they came; only names of prepared statements are rewritten, and
    what the server lacks is put before it. All of one read leaves in one write.
 2. Each message that will be answered has its entry in the ledger before its bytes leave.
-3. Statements belong to the session under the client's names, to servers under ours. An unknown name passes
-   unchanged, and so does a message that is malformed: the server's own error answers it.
-4. What a name means is decided when all is known that it depends on: behind a Sync whose part of the pipeline may
-   have failed, a message that needs a name which was changed there waits for the answers (`stalled`).
+3. RESET means the start packet, which the server connection does not know: what leads back there follows it at
+   once, before the server reports what has changed.
 """
-from libc.string cimport memchr
-
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.parties cimport Statement
-from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
+from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW
 from pgambassador.wire.replies cimport begins_like_set, mentions_state
 
-from pgambassador.net.statements import may_forget
+from pgambassador.net.statements import statement_text
 from pgambassador.wire import build
-from pgambassador.wire.parse import deallocated
 
-cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
-cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
 cdef bytes SYNC = b"S\x00\x00\x00\x04"
-# Names of portals are kept for the query log alone.
-cdef Py_ssize_t PORTALS_MOST = 1000
-cdef Py_ssize_t LENT_MOST = 64 * 1024
 
 
-cdef class Requests(Waiter):
+cdef class Requests(Preparing):
     """The half of a session that speaks to servers; `Session` is the whole of it."""
-
-    def __init__(self, Lane lane not None):
-        self.lane = lane
-        self.policy = lane.policy
-        self.statements = {}
-        self.changing = {}
-        self.portals = {}
-        self.litter = []
-        self.lent = []
 
     cdef int linked(self, int kind) except -1:
         """A message on its way to the server connection that the session holds."""
         cdef Backend backend = self.backend
-        cdef object text
-        cdef Py_ssize_t end
         self.passing = True
         if backend.copying:
             # All of it belongs to the COPY: a Sync is ignored, anything else makes it fail.
@@ -62,13 +41,7 @@ cdef class Requests(Waiter):
         if kind == c'Q':
             return self.query(backend)
         if kind == c'E':
-            backend.unsynced = True
-            end = self.name_end(5)
-            text = self.bound
-            if end > 6:
-                text = self.portals.get((<const char *>self.scanner.at)[5:end - 1], text)
-            backend.ledger.put(c'E', FORWARD, self, text, None, self.now)
-            return self.forward()
+            return self.execute(backend)
         if kind == c'B':
             return self.bind(backend)
         if kind == c'S':
@@ -104,19 +77,6 @@ cdef class Requests(Waiter):
             backend.ledger.put(c'F', FORWARD, self, None, None, self.now)
         return self.forward()
 
-    cdef int clear_up(self, Backend backend) except -1:
-        """Close what was made known to the server for the sake of its answer alone."""
-        cdef bytes name, close
-        self.cut(backend)
-        for name in self.litter + self.lent:
-            close = build.close_statement(name)
-            backend.channel.stage(close, len(close))
-            backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
-        backend.channel.stage(SYNC, 5)
-        self.litter.clear()
-        self.lent.clear()
-        return backend.ledger.put(c'S', SWALLOW, self, None, None, self.now)
-
     cdef int query(self, Backend backend) except -1:
         cdef object text = None
         cdef bytes before
@@ -129,7 +89,14 @@ cdef class Requests(Waiter):
             self.stall()
             return 0
         self.part += 1
-        if self.lane.sink is not None or begins_like_set(self.scanner.at, self.scanner.have):
+        if begins_like_set(self.scanner.at + 5, self.scanner.have - 5):
+            text = (<const char *>self.scanner.at)[5:self.scanner.have]
+            # Where it fails for certain it shall fail as what it is.
+            if not self.scanner.left and not backend.unsynced and (backend.status != c'E' or backend.ledger.count):
+                change, statements = self.policy.led_back(self, backend, text)
+                if statements:
+                    return self.lead_back(backend, text, change, statements)
+        elif self.lane.sink is not None:
             text = (<const char *>self.scanner.at)[5:self.scanner.have]
         backend.unsynced = False
         # A simple query ends the unnamed statement (manual: "Extended Query"), unless it is skipped.
@@ -146,253 +113,46 @@ cdef class Requests(Waiter):
         backend.unfamiliar = False
         backend.ledger.put(c'Q', FORWARD, self, text, before, self.now)
         self.forward()
-        if self.lent and self.scanner.left:
-            backend.retiring = True
+        if self.lent and (self.scanner.left or b"copy" in text.lower()):
+            backend.retiring = True  # nothing may be said to it now
             self.lent.clear()
         return self.clear_up(backend) if self.lent else 0
 
-    cdef int lend(self, Backend backend, bytes text) except -1:
-        """A DEALLOCATE by SQL needs names that only we know: the server is given them, for empty statements."""
-        cdef bytes name, trivial
-        if self.lane.sticky or not self.statements or len(text) > LENT_MOST:
-            return 0
-        for name in deallocated(text):
-            if name in self.statements and name not in self.lent and name not in self.litter:
-                self.cut(backend)
-                trivial = build.parse(name, b"")
-                if backend.untouched():
-                    backend.fence += 1
-                backend.channel.stage(trivial, len(trivial))
-                backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
-                self.lent.append(name)
-        return 0
-
-    cdef int parse(self, Backend backend) except -1:
-        cdef Statement statement
-        cdef const char *at = <const char *>self.scanner.at
-        cdef Py_ssize_t end = self.name_end(5)
-        cdef bytes name, before
-        cdef object key
-        backend.unsynced = True
-        if end < 0:
-            backend.ledger.put(c'P', FORWARD, self, None, None, self.now)
-            return self.forward()
-        if end == 6:
-            before = self.unnamed
-            self.unnamed = at[:self.scanner.have]
-            backend.unnamed_of = self
-            backend.ledger.put(c'P', FORWARD, self, self.unnamed, before, self.now)
-            return self.forward()
-        name = at[5:end - 1]
-        key = name
-        sure = self.certain(backend, name, name in self.statements)
-        if self.stalled:
-            return 0
-        if name in self.statements and not sure:
-            # Only if what is under way has ended the one before, which the server will say.
-            key = (name, self.statements[name])
-        elif name in self.statements:
-            # The server shall refuse it in its own words: make the name known there, until the next Sync.
-            self.cut(backend)
-            self.litter.append(name)
-            trivial = build.parse(name, b"")
-            backend.channel.stage(trivial, len(trivial))
-            backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
-        if self.lane.sticky or name in self.litter:
-            backend.ledger.put(c'P', FORWARD, self, at[end:self.scanner.have], None, self.now)
-            return self.forward()
-        statement = self.policy.statement(at[end:self.scanner.have], self.state if backend.marked_by is None else None)
-        self.statements[name] = statement
-        self.changing[name] = self.part
-        if statement in backend.prepared:
-            if backend.knows(statement) and backend.untouched() and backend.status != c'E':
-                backend.ledger.put(c'P', FAKE, self, statement, key, self.now)
-                return 0
-            # What is under way may yet change what the server knows: then only the server can say.
-            self.cut(backend)
-            backend.drop(statement, self)
-        self.cut(backend)
-        backend.channel.stage(statement.frame, len(statement.frame))
-        backend.ledger.put(c'P', FORWARD, self, statement, key, self.now)
-        backend.adopt(statement, self)
-        return 0
-
-    cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1:
-        """Whether it is known what a name means, whatever becomes of all that is under way; else wait if that helps.
-
-        `may_end`: a DEALLOCATE under way matters too. What is answered without another message of the client's is
-        waited for; what stands in the same part of the pipeline fails together with the message that asks.
-        """
-        cdef Py_ssize_t i = backend.ledger.count
-        cdef Entry *entry
-        cdef bint answered = False
-        if not may_end and self.changing.get(name, self.part) == self.part:
-            return True
-        while i > 0:
-            i -= 1
-            entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
-            if entry.kind == c'S':
-                answered = True
-            elif entry.kind == c'Q' or entry.kind == c'F':
-                answered = True
-                if may_end and may_forget(<object>entry.note):
-                    return self.stall()
-            elif entry.kind == c'E':
-                if may_end and entry.action == FORWARD and may_forget(<object>entry.note):
-                    return self.stall() if answered else False
-            elif entry.kind == c'P' or entry.kind == c'C':
-                known = <object>entry.name
-                if known is not None and (known == name or (type(known) is tuple and known[0] == name)):
-                    return self.stall() if answered else True
-        self.changing.pop(name, None)
-        return True
-
-    cdef bint stall(self) except -1:
-        """This message comes again when more has been answered."""
-        self.scanner.back()
-        self.passing = False
-        self.stalled = True
-        return False
-
-    cdef int bind(self, Backend backend) except -1:
-        cdef Statement statement
-        cdef const unsigned char *at = self.scanner.at
-        cdef Py_ssize_t portal = self.name_end(5)
-        cdef Py_ssize_t end, rest
-        cdef bytes name, head
-        end = self.name_end(portal) if portal >= 0 else -1
-        if end < 0 and self.scanner.left:
-            return self.scanner.ask(self.scanner.have * 2)
-        backend.unsynced = True
-        if end < 0:
-            backend.ledger.put(c'B', FORWARD, self, None, None, self.now)
-            return self.forward()
-        statement = None
-        if end - portal == 1:
-            self.bound = self.unnamed
-            if self.unnamed is not None and (
-                self.lane.wary or mentions_state(<const char *>self.unnamed, len(self.unnamed))
-            ):
-                self.cut(backend)
-                self.policy.called(self, backend, self.unnamed[6:], (<const char *>at)[end:self.scanner.have])
-                self.lend(backend, self.unnamed[6:])
-            self.bring_unnamed(backend)
-        elif not self.lane.sticky:
-            name = (<const char *>at)[portal:end - 1]
-            if not self.certain(backend, name, False):
-                return 0
-            statement = self.statements.get(name)
-            self.bound = statement
-        if portal > 6:
-            if len(self.portals) >= PORTALS_MOST:
-                self.portals.clear()
-            self.portals[(<const char *>at)[5:portal - 1]] = self.bound
-        if statement is not None:
-            if statement.sets or self.lane.wary:
-                self.cut(backend)
-                self.policy.called(self, backend, statement.text, (<const char *>at)[end:self.scanner.have])
-                self.lend(backend, statement.text)
-            backend.unfamiliar = False
-            self.cut(backend)
-            backend.prepare(statement, self)
-            rest = self.scanner.size - 1 - (end - portal) + len(statement.name) + 1
-            head = b"B" + rest.to_bytes(4, "big") + (<const char *>at)[5:portal] + statement.name + b"\x00"
-            backend.channel.stage(head, len(head))
-            backend.ledger.put(c'B', FORWARD, self, statement, None, self.now)
-            self.run = at + end
-            self.length = self.scanner.have - end
-            return 0
+    cdef int lead_back(self, Backend backend, bytes text, bytes change, Py_ssize_t statements) except -1:
+        """A simple RESET as extended messages, so that what has to follow it does before anything is reported."""
+        cdef bytes frames = build.parse(b"", text[:len(text) - 1]) + build.EXECUTION
+        self.part += 1
+        self.unnamed = None
         backend.unfamiliar = False
-        backend.ledger.put(c'B', FORWARD, self, self.bound, None, self.now)
-        return self.forward()
-
-    cdef int bring_unnamed(self, Backend backend) except -1:
-        """The unnamed statement there must be ours, or none: never another client's."""
-        cdef bytes frame = self.unnamed
-        if self.lane.sticky or backend.unnamed_of is self:
-            return 0
         self.cut(backend)
-        if frame is not None:
-            backend.ledger.put(c'P', SWALLOW, self, frame, None, self.now)
-            backend.unnamed_of = self
-        else:
-            frame = CLOSE_UNNAMED
-            backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
-            backend.unnamed_of = None
-        return backend.channel.stage(frame, len(frame))
+        backend.channel.stage(frames, len(frames))
+        backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
+        backend.ledger.put(c'B', SWALLOW, self, None, None, self.now)
+        backend.ledger.put(c'E', FORWARD, self, text, None, self.now)
+        backend.precede(change, statements)
+        backend.channel.stage(SYNC, 5)
+        return backend.ledger.put(c'S', FORWARD, self, None, None, self.now)
 
-    cdef int describe(self, Backend backend) except -1:
-        cdef Statement statement = None
-        cdef const char *at = <const char *>self.scanner.at
-        cdef bytes frame, name
+    cdef int execute(self, Backend backend) except -1:
+        cdef Py_ssize_t end = self.name_end(5)
+        cdef object text = self.bound
         backend.unsynced = True
-        if self.scanner.have > 7 and at[5] == c'S' and not self.lane.sticky:
-            name = at[6:self.scanner.have - 1]
-            if not self.certain(backend, name, False):
-                return 0
-            statement = self.statements.get(name)
-        elif self.scanner.have == 7 and at[5] == c'S':
-            self.bring_unnamed(backend)
-        if statement is not None:
-            self.cut(backend)
-            backend.prepare(statement, self)
-            frame = b"D" + (6 + len(statement.name)).to_bytes(4, "big") + b"S" + statement.name + b"\x00"
-            backend.channel.stage(frame, len(frame))
-            backend.ledger.put(c'D', FORWARD, self, statement, None, self.now)
-            return 0
-        note = self.unnamed if self.scanner.have == 7 and at[5] == c'S' else self.bound
-        backend.ledger.put(c'D', FORWARD, self, note, None, self.now)
-        return self.forward()
-
-    cdef int close_statement(self, Backend backend) except -1:
-        """Close: a statement is forgotten here, servers keep it for others; a portal is the server's."""
-        cdef const char *at = <const char *>self.scanner.at
-        cdef Statement statement
-        cdef bytes name, before
-        if self.scanner.have < 7 or at[5] != c'S' or self.lane.sticky:
-            backend.unsynced = True
-            backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
-            if self.portals and self.scanner.have > 7:
-                self.portals.pop(at[6:self.scanner.have - 1], None)
-            return self.forward()
-        name = at[6:self.scanner.have - 1]
-        if backend is not None and name and not self.certain(backend, name, False):
-            return 0
-        statement = self.statements.pop(name, None)
-        before = self.unnamed
-        if not name:
-            self.unnamed = None
-        if backend is None:
-            self.channel.stage(CLOSE_COMPLETE, 5)
-            return 0
-        backend.unsynced = True
-        if not name:
-            backend.ledger.put(c'C', FORWARD, self, None, before, self.now)
-            return self.forward()
-        self.changing[name] = self.part
-        backend.ledger.put(c'C', FAKE, self, statement, name, self.now)
+        if end > 6:
+            text = self.portals.get((<const char *>self.scanner.at)[5:end - 1], text)
+        backend.ledger.put(c'E', FORWARD, self, text, None, self.now)
+        self.forward()
+        if text is not None and resets(text):
+            change, statements = self.policy.led_back(self, backend, statement_text(text))
+            if statements:
+                self.cut(backend)
+                backend.precede(change, statements)
         return 0
 
-    cdef int forward(self) except -1:
-        """The chunk goes on as it came."""
-        if self.length and self.run + self.length != self.scanner.at:
-            self.cut(self.backend)
-        if self.length == 0:
-            self.run = self.scanner.at
-        self.length += self.scanner.have
-        return 0
 
-    cdef int cut(self, Backend backend) except -1:
-        """What has been collected goes before what comes now."""
-        if self.length:
-            backend.channel.stage(<const char *>self.run, self.length)
-            self.length = 0
-        return 0
-
-    cdef Py_ssize_t name_end(self, Py_ssize_t start) noexcept:
-        """Where the string that begins at `start` ends, behind its zero byte; -1 if that cannot be seen."""
-        cdef const unsigned char *at = self.scanner.at
-        cdef const unsigned char *zero = NULL
-        if start < self.scanner.have:
-            zero = <const unsigned char *>memchr(at + start, 0, self.scanner.have - start)
-        return zero - at + 1 if zero != NULL else -1
+cdef bint resets(object note) noexcept:
+    """Whether a Statement, or the Parse of an unnamed one, may be a RESET."""
+    cdef bytes frame
+    if type(note) is Statement:
+        return (<Statement>note).resets
+    frame = note
+    return len(frame) > 6 and begins_like_set(<const unsigned char *>frame + 6, len(frame) - 6)

@@ -140,6 +140,14 @@ class States:
         if found is None or found[1] in _FUNCTIONS or self.lane.wary:
             session.facts.doubts |= survey.REDEFINED
 
+    def led_back(self, session: Session, backend: Backend, text: bytes) -> tuple[bytes, int]:
+        """What follows a RESET, which means the start packet's values, and how many statements that is."""
+        start = session.facts.start
+        if not start.values:
+            return b"", 0
+        statement = survey.restoration(text, effective(start, backend.defaults).values)
+        return (build.execution(statement), 1) if statement else (b"", 0)
+
     def called(self, session: Session, backend: Backend, text: bytes, bound: bytes = b"") -> None:
         """A statement, with what its Bind says, is on its way that may leave something without a tag."""
         if len(text) > _READ_MOST:

@@ -20,6 +20,8 @@ cdef class Ledger:
     cdef Py_ssize_t mask
     cdef Py_ssize_t first
     cdef readonly Py_ssize_t count
+    # How many entries there have ever been.
+    cdef readonly unsigned long long total
     cdef readonly bint skipping
 
     cdef Entry *head(self) noexcept

@@ -74,6 +74,7 @@ cdef class Ledger:
         entry.name = <void *>name
         entry.started = started
         self.count += 1
+        self.total += 1
         return 0
 
     cdef int drop_head(self) except -1:

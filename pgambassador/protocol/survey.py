@@ -66,6 +66,7 @@ _FORMS = tuple((re.compile(b"(?i)" + pattern), names) for pattern, names in _WOR
 # no parameter is called, and so is not found by the server.
 _OWN = re.compile(rb'(?i)(?<![\w$])[a-z_][\w$]*+"?(?:\."?[a-z_][\w$]*+)+')
 _OWN_MOST: Final = 100
+_READ_MOST: Final = 2048
 _MENTION = re.compile(rb"(?i)set_config")
 _CALL = re.compile(rb"(?i)\bset_config\s*\(\s*('([^'\\]+)'\s*,)?")
 _LOCAL_CALL = re.compile(
@@ -75,7 +76,7 @@ _LOCAL_CALL = re.compile(
 
 def names_set(text: bytes) -> Names:
     """What a SET may have changed for the session; b"" is a text that is not known."""
-    return _names_set(text) if len(text) <= 2048 else _anything(text)
+    return _names_set(text) if len(text) <= _READ_MOST else _anything(text)
 
 
 @lru_cache(maxsize=1000)
@@ -98,6 +99,40 @@ def _anything(text: bytes) -> Names:
     return ALL | names_called(text) | names_in(text)
 
 
+_ALONE = re.compile(
+    rb"(?i)\s*(?:(reset\s+all|discard\s+all)|reset\s+(.+?)|set\s+(local\s+)?(?:session\s+(?!authorization))?(.+?))"
+    rb"\s*;?\s*\0?",
+    re.DOTALL,
+)
+_TO_DEFAULT = re.compile(rb"(?i)(.+?)(?:\s*(?:=|\bto\b)\s*|\s+)(default|local)", re.DOTALL)
+_ONE = re.compile(rb"(?i)[a-z_][\w$]*(?:\.[a-z_][\w$]*)*")
+_TWO_WORDS: Final = {b"time zone": "timezone", b"session authorization": "session_authorization"}
+
+
+def restoration(text: bytes, start: Mapping[str, str]) -> str:
+    """The statement that leads from where a RESET has led to what the start packet has set; "" for none.
+
+    `text` is one that is nothing but RESET, DISCARD ALL, or SET … TO DEFAULT; others are not understood.
+    """
+    found = _ALONE.fullmatch(text) if len(text) <= _READ_MOST else None
+    if found is None or not start:
+        return ""
+    everything, name, local, setting = found.groups()
+    if everything:
+        return _restore(start)
+    if setting is not None:
+        default = _TO_DEFAULT.fullmatch(setting)
+        if default is None or (default[2].lower() == b"local" and b"zone" not in default[1].lower()):
+            return ""
+        name = default[1]
+    words = b" ".join(name.split()).lower()
+    known = _TWO_WORDS.get(words) or (words.decode() if _ONE.fullmatch(words) else None)
+    if known is None or known not in start:
+        return ""
+    how = "true" if local else "false"
+    return f"SELECT pg_catalog.set_config({literal(known)}, {literal(start[known])}, {how})"
+
+
 def names_in(text: bytes) -> Names:
     """Whatever looks like a parameter of one's own, which pg_settings does not list."""
     found = (name.group() for name in islice(_OWN.finditer(text), _OWN_MOST))
@@ -106,7 +141,7 @@ def names_in(text: bytes) -> Names:
 
 def names_called(text: bytes) -> Names:
     """What calls of set_config() in a statement may change for the session; b"" is an unknown statement."""
-    return _names_called(text) if len(text) <= 2048 else _called(text)
+    return _names_called(text) if len(text) <= _READ_MOST else _called(text)
 
 
 # Names in disguise, and another way to set parameters (manual: "pg_settings").

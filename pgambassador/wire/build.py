@@ -68,13 +68,15 @@ def query(sql: str | bytes) -> bytes:
     return frame(Frontend.QUERY, cstring(sql))
 
 
+EXECUTION: Final = frame(Frontend.BIND, b"\0\0" + pack("!HHH", 0, 0, 0)) + frame(
+    Frontend.EXECUTE, b"\0" + pack("!I", 0)
+)
+"""Bind and Execute of the unnamed statement, without parameters."""
+
+
 def execution(sql: str) -> bytes:
     """Parse, Bind and Execute of a statement without parameters or a name."""
-    return (
-        parse(b"", sql.encode())
-        + frame(Frontend.BIND, b"\0\0" + pack("!HHH", 0, 0, 0))
-        + frame(Frontend.EXECUTE, b"\0" + pack("!I", 0))
-    )
+    return parse(b"", sql.encode()) + EXECUTION
 
 
 def parse(name: bytes, sql: bytes, oids: Sequence[int] = ()) -> bytes:

@@ -63,11 +63,13 @@ cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept:
     return found
 
 
-cdef bint begins_like_set(const unsigned char *message, Py_ssize_t n) noexcept:
-    """Whether the text of a Query message begins like SET, RESET, DISCARD, DEALLOCATE or DO."""
-    cdef const unsigned char *at = message + 5
+cdef bint begins_like_set(const unsigned char *at, Py_ssize_t n) noexcept:
+    """Whether a statement begins like SET, RESET, DISCARD, DEALLOCATE or DO."""
     cdef int first, second
-    if n < 9:
+    while n > 4 and at[0] in (c' ', c'\n', c'\t', c'\r'):
+        at += 1
+        n -= 1
+    if n < 4:
         return False
     first = at[0] | 0x20
     second = at[1] | 0x20

@@ -41,6 +41,7 @@ TESTED_BY = {
     "answers": "test_backend",
     "numbers": "test_keeper",
     "parties": "test_backend",
+    "preparing": "test_session",
     "requests": "test_session",
     "sockets": "test_reactor",
     "transport": "test_connector",

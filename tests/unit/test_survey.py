@@ -18,6 +18,7 @@ from pgambassador.protocol.survey import (
     names_called,
     names_set,
     question,
+    restoration,
 )
 from pgambassador.protocol.ties import INVENTORY
 from tests.messages import row
@@ -141,3 +142,45 @@ def test_an_answer_for_some_leaves_the_others() -> None:
     found = {"b": "3", "c": None, "role": "none", "transaction_isolation": "serializable", "seed": "1"}
     assert merged(before, found, names=frozenset(found)) == {"a": "1", "b": "3"}
     assert merged(before, found, names=ALL) == {"b": "3"}
+
+
+START = {"timezone": "CET", "a.b": "it's", "work_mem": "5MB"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("reset timezone", "SELECT pg_catalog.set_config(E'timezone', E'CET', false)"),
+        (" Reset\tTimeZone ;\n", "SELECT pg_catalog.set_config(E'timezone', E'CET', false)"),
+        ("reset time  zone", "SELECT pg_catalog.set_config(E'timezone', E'CET', false)"),
+        ("set time zone default", "SELECT pg_catalog.set_config(E'timezone', E'CET', false)"),
+        ("SET SESSION TIME ZONE LOCAL", "SELECT pg_catalog.set_config(E'timezone', E'CET', false)"),
+        ("set local work_mem to default", "SELECT pg_catalog.set_config(E'work_mem', E'5MB', true)"),
+        ("set work_mem=DEFAULT;", "SELECT pg_catalog.set_config(E'work_mem', E'5MB', false)"),
+        ("reset a.b", "SELECT pg_catalog.set_config(E'a.b', E'it\\x27s', false)"),
+        ("reset datestyle", ""),
+        ("reset role", ""),
+        ("set work_mem = '1MB'", ""),
+        ("set work_mem = local", ""),
+        ("set work_mem to 'default'", ""),
+        ("set work_mem = 'x default'", ""),
+        ("set a.b = 1; set work_mem to default", ""),
+        ("reset work_mem; select 1", ""),
+        ("select 1; reset work_mem", ""),
+        ("reset", ""),
+        ("set", ""),
+        ("", ""),
+        ("reset " + "a" * 3000, ""),
+    ],
+)
+def test_what_leads_back_to_the_start_packet(text: str, expected: str) -> None:
+    assert restoration(text.encode(), START) == expected
+    assert restoration(text.encode() + b"\0", START) == expected
+    assert restoration(text.encode(), {}) == ""
+
+
+@pytest.mark.parametrize("text", ["reset all", "RESET  ALL ;", "discard all"])
+def test_after_a_reset_of_all_those_are_set_again_that_were_reset(text: str) -> None:
+    back = restoration(text.encode(), START)
+    parse_sql(back)
+    assert all(name in back for name in START) and "source" in back

@@ -1,0 +1,34 @@
+from pgambassador.net.backend cimport Backend
+from pgambassador.net.lane cimport Lane, Waiter
+from pgambassador.wire.framing cimport Scanner
+
+cdef class Preparing(Waiter):
+    cdef readonly Lane lane
+    cdef readonly object policy
+    cdef Scanner scanner
+    cdef list litter
+    cdef list lent
+    cdef bint passing
+    cdef double now
+    cdef object bound
+    cdef dict portals
+    # Names of statements that messages under way have given or taken away, and in which part of the pipeline.
+    cdef dict changing
+    cdef Py_ssize_t part
+    # What has been collected of this read and goes on as it came.
+    cdef const unsigned char *run
+    cdef Py_ssize_t length
+
+    cdef int parse(self, Backend backend) except -1
+    cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1
+    cdef bint stall(self) except -1
+    cdef int bind(self, Backend backend) except -1
+    cdef int bring_unnamed(self, Backend backend) except -1
+    cdef int describe(self, Backend backend) except -1
+    cdef int close_statement(self, Backend backend) except -1
+    cdef int lend(self, Backend backend, bytes text) except -1
+    cdef int clear_up(self, Backend backend) except -1
+    cdef int forward(self) except -1
+    cdef int cut(self, Backend backend) except -1
+    cdef Py_ssize_t name_end(self, Py_ssize_t start) noexcept
+    cdef bytes name_at(self, Py_ssize_t start, Py_ssize_t end)

@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgambassador.net.statements import Statements, statement_text
 from pgambassador.protocol import survey, ties
@@ -42,13 +43,39 @@ _FUNCTIONS = frozenset({"FUNCTION", "PROCEDURE", "ROUTINE", "EXTENSION"})
 _UNKNOWN = "unknown settings"
 _SESSION_TIMEOUT = "idle_session_timeout"
 _SEQUENCE = "sequence"
+_TEMPORARY_PATH = "search_path = pg_temp"
 # What lasts as long as its session, whatever the server says is there.
-_LASTING = frozenset({ties.LOAD, _UNKNOWN, _SESSION_TIMEOUT, _SEQUENCE})
+_LASTING = frozenset({ties.LOAD, _UNKNOWN, _SESSION_TIMEOUT, _SEQUENCE, _TEMPORARY_PATH})
 _DATABASE = re.compile(rb"(?i)\b(?:create|drop|alter)\s+database\b")
 _READS_SEQUENCE = re.compile(rb"(?i)\b(?:curr|last)val\b")
 _USES_SEQUENCE = re.compile(rb"(?i)\b(?:insert|nextval|merge|copy)\b")
 _ASKED_MOST = 3
 _READ_MOST = 64 * 1024
+_SHORT = 2048
+
+
+class Reading(NamedTuple):
+    """What a statement's text says about its session, which no tag will tell."""
+
+    names: survey.Names
+    may_tie: bool
+    concerns_database: bool
+    reads_sequence: bool
+    uses_sequence: bool
+
+
+def _read(text: bytes) -> Reading:
+    return Reading(
+        survey.names_called(text),
+        ties.may_tie(text),
+        _DATABASE.search(text) is not None,
+        _READS_SEQUENCE.search(text) is not None,
+        _USES_SEQUENCE.search(text) is not None,
+    )
+
+
+_reading = lru_cache(maxsize=1000)(_read)
+_long_reading = lru_cache(maxsize=50)(_read)
 
 
 class States:
@@ -152,22 +179,23 @@ class States:
         """A statement, with what its Bind says, is on its way that may leave something without a tag."""
         if len(text) > _READ_MOST:
             text = b""  # reading it would keep everybody waiting
-        names = survey.names_called(text)
+        found = (_reading if len(text) <= _SHORT else _long_reading)(text)
+        names = found.names
         self._suspect(session, backend, names | survey.names_in(bound) if survey.ANY in names else names)
         suspects = self.lookout.suspects
         if suspects.among(text):
             self._suspect(session, backend, suspects.settings)
             if suspects.ties:
                 self._tie(session, backend)
-        if _DATABASE.search(text):
+        if found.concerns_database:
             self.vacate(text)
         if self.lane.sticky:
             return
-        if backend.tied or ties.may_tie(text):
+        if backend.tied or found.may_tie:
             self._tie(session, backend)
-        if _READS_SEQUENCE.search(text):
+        if found.reads_sequence:
             self._sequence(session, backend)
-        elif self.lookout.sequences and _USES_SEQUENCE.search(text):
+        elif self.lookout.sequences and found.uses_sequence:
             self._pin(session, backend, session.facts.ties | {_SEQUENCE})
 
     def _sequence(self, session: Session, backend: Backend) -> None:
@@ -228,11 +256,18 @@ class States:
         if values.get("session_authorization") == login:
             values.pop("session_authorization", None)
         session.state = backend.state = Settings.of(values)
-        if values.get(_SESSION_TIMEOUT, "0") != "0":
-            # The server would end the connection under the next client.
-            self._pin(session, backend, facts.ties | {_SESSION_TIMEOUT})
-        elif _SESSION_TIMEOUT in facts.ties:
-            self._pin(session, backend, facts.ties - {_SESSION_TIMEOUT})
+        # The server would end the connection under the next client.
+        self._hold(session, backend, _SESSION_TIMEOUT, values.get(_SESSION_TIMEOUT, "0") != "0")
+        # SELECT INTO makes temporary tables there, and does not tell.
+        path = values.get("search_path", "").lstrip(' "').startswith("pg_temp")
+        if not path and _TEMPORARY_PATH in facts.ties:
+            self._tie(session, backend)
+        self._hold(session, backend, _TEMPORARY_PATH, path)
+
+    def _hold(self, session: Session, backend: Backend, reason: str, there: bool) -> None:
+        """Keep the connection for one of the `_LASTING` reasons, or not for it any more."""
+        if there != (reason in session.facts.ties):
+            self._pin(session, backend, session.facts.ties ^ {reason})
 
     def _pin(self, session: Session, backend: Backend, reasons: frozenset[str]) -> None:
         """The session keeps its connection for these reasons, or for none."""

@@ -139,16 +139,12 @@ def names_in(text: bytes) -> Names:
     return frozenset(name.replace(b'"', b"").decode("ascii", "replace").lower() for name in found)
 
 
-def names_called(text: bytes) -> Names:
-    """What calls of set_config() in a statement may change for the session; b"" is an unknown statement."""
-    return _names_called(text) if len(text) <= _READ_MOST else _called(text)
-
-
 # Names in disguise, and another way to set parameters (manual: "pg_settings").
 _ANOTHER_WAY = re.compile(rb'(?i)\bu&"|\bupdate\b.*\bpg_settings\b', re.DOTALL)
 
 
-def _called(text: bytes) -> Names:
+def names_called(text: bytes) -> Names:
+    """What calls of set_config() in a statement may change for the session; b"" is an unknown statement."""
     if _ANOTHER_WAY.search(text):
         return ALL | names_in(text)
     mentions = len(_MENTION.findall(text))
@@ -159,9 +155,6 @@ def _called(text: bytes) -> Names:
     return (
         frozenset(names) if 0 < len(calls) == mentions and ANY not in names else ALL | names | names_in(text)
     )
-
-
-_names_called = lru_cache(maxsize=1000)(_called)
 
 
 def question(names: Names, known: Iterable[str], start: Mapping[str, str] = MappingProxyType({})) -> bytes:

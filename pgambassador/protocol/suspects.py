@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from pgambassador.protocol import survey
@@ -25,6 +26,8 @@ _SETS: Final = (
     r"set_config|" + _BEGINNING + r"(set\s+(?!local\M|transaction\M|constraints\M)|(reset|discard)\s)"
 )
 _TIES: Final = r"\m(temp|temporary)\M|pg_temp|advisory_lock|" + _BEGINNING + r"(listen|load)\s"
+_BETWEEN: Final = "[^[:alnum:]_$]+"
+"""What separates words. Of a name that is not one word its longest part counts."""
 _LOCAL_CALL: Final = r"set_config\s*\([^()]*,\s*true\s*\)"
 
 QUERY: Final = build.query(
@@ -41,16 +44,24 @@ QUERY: Final = build.query(
         SELECT * FROM (
             SELECT *, body ~* '{_SETS}' AS sets, body ~* '{_TIES}' AS ties FROM own OFFSET 0
         ) AS judged WHERE sets OR ties
+    ), named AS (
+        SELECT class, id, (SELECT word FROM regexp_split_to_table(lower(name), '{_BETWEEN}') AS word
+            ORDER BY length(word) DESC LIMIT 1) AS word
+        FROM (
+            SELECT 'pg_proc'::regclass::oid AS class, oid AS id, name FROM own
+            UNION ALL
+            SELECT 'pg_class'::regclass::oid, oid, relname FROM pg_catalog.pg_class WHERE oid >= 16384
+        ) AS named
+    ), mentions AS MATERIALIZED (
+        SELECT DISTINCT named.class, named.id, own.oid AS by
+        FROM own, regexp_split_to_table(lower(body), '{_BETWEEN}') AS word JOIN named USING (word)
+        WHERE EXISTS (SELECT FROM guilty)
     ), reached (class, id) AS (
         SELECT 'pg_proc'::regclass::oid, oid FROM guilty
         UNION
         SELECT found.class, found.id FROM reached, LATERAL (
-            SELECT 'pg_proc'::regclass::oid, own.oid FROM own, (
-                SELECT proname FROM pg_catalog.pg_proc WHERE class = 'pg_proc'::regclass AND oid = id
-                UNION ALL
-                SELECT relname FROM pg_catalog.pg_class WHERE class = 'pg_class'::regclass AND oid = id
-            ) AS it (name)
-            WHERE own.body ~* ('\m' || regexp_replace(it.name, '(\W)', '\\\1', 'g') || '\M')
+            SELECT 'pg_proc'::regclass::oid, mentions.by FROM mentions
+            WHERE mentions.class = reached.class AND mentions.id = reached.id
             UNION ALL
             SELECT CASE WHEN user_of.relation IS NULL THEN d.classid ELSE 'pg_class'::regclass::oid END,
                 coalesce(user_of.relation, d.objid)
@@ -82,6 +93,8 @@ QUERY: Final = build.query(
     """
 )
 
+_WORD: Final = re.compile(rb"[\w$]+")
+_SHORT: Final = 2048
 _CALL: Final = re.compile(rb"(?i)set_config")
 _OTHER: Final = re.compile(
     rb"(?i)(?:^|[;'$(]|\b(?:begin|then|else|loop)\b)\s*"
@@ -95,28 +108,36 @@ class Suspects:
     def __init__(
         self, names: Iterable[str], settings: survey.Names, *, ties: bool = False, everywhere: bool = False
     ) -> None:
-        words = sorted(set(names))
+        names = tuple(names)
         self.settings = settings
         self.ties = ties
-        self._everywhere = everywhere or not all(word.isascii() for word in words)
-        pattern = "|".join(re.escape(word) for word in words).encode("ascii", "replace")
-        self._pattern = re.compile(rb"(?i)(?<![\w$])(?:%b)(?![\w$])" % pattern) if words else None
+        self._words = frozenset(max(_words(name.lower().encode()), key=len, default=b"") for name in names)
+        self._everywhere = everywhere or b"" in self._words or not all(name.isascii() for name in names)
+        self._short = lru_cache(maxsize=1000)(self._search)
+        self._long = lru_cache(maxsize=50)(self._search)
 
     def __bool__(self) -> bool:
-        return self._everywhere or self._pattern is not None
+        return self._everywhere or bool(self._words)
 
     def among(self, text: bytes) -> bool:
         """Whether a statement is suspect; b"" is one that is not known."""
         if self._everywhere or not text:
             return bool(self)
-        return self._pattern is not None and (
-            self._pattern.search(text) is not None or b'u&"' in text.lower()
-        )
+        return bool(self._words) and (self._short if len(text) <= _SHORT else self._long)(text)
+
+    def _search(self, text: bytes) -> bool:
+        text = text.lower()
+        return b'u&"' in text or not self._words.isdisjoint(_words(text))
 
     def __repr__(self) -> str:
-        return (
-            f"<Suspects {self._pattern.pattern.decode() if self._pattern else '-'} {sorted(self.settings)}>"
-        )
+        words = b" ".join(sorted(self._words)).decode()
+        return f"<Suspects {'everybody' if self._everywhere else words or '-'} {sorted(self.settings)}>"
+
+
+def _words(text: bytes) -> set[bytes]:
+    """The words of a text; those between dollar signs, which quote in SQL, as well as those that have some."""
+    whole = set(_WORD.findall(text))
+    return whole.union(*(word.split(b"$") for word in whole if b"$" in word)) - {b""}
 
 
 EVERYBODY: Final = Suspects((), survey.ALL, ties=True, everywhere=True)

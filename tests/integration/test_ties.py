@@ -25,6 +25,8 @@ TIES = [
     (["create temp view t as select 1"], TABLE, ["drop view t"], "temporary object"),
     (["create temp table t as select 1 a", "create temp table u (a int)", "drop table u"],
      "select count(*) = 1 from pg_temp.t", ["discard all"], "temporary object"),
+    (["set search_path = pg_temp", "select 1 as a into t"], TABLE,
+     ["reset search_path", "drop table pg_temp.t"], "search_path = pg_temp"),
     (["select pg_advisory_lock(7)"], HELD, ["select pg_advisory_unlock(7)"], "advisory lock"),
     (["select pg_advisory_lock(7), pg_advisory_lock(7)", "select pg_advisory_unlock(7)"], HELD,
      ["select pg_advisory_unlock_all()"], "advisory lock"),

@@ -135,7 +135,7 @@ class Suspects:
 
 
 def _words(text: bytes) -> set[bytes]:
-    """The words of a text; those between dollar signs, which quote in SQL, as well as those that have some."""
+    """The words of a text; of those with dollar signs, which quote in SQL, what is between them as well."""
     whole = set(_WORD.findall(text))
     return whole.union(*(word.split(b"$") for word in whole if b"$" in word)) - {b""}
 

@@ -129,8 +129,8 @@ TRANSACTION = ready_for_query(b"T")
 FAILED = ready_for_query(b"E")
 
 
-def columns(*names: bytes) -> bytes:
-    body = b"".join(cstring(name) + pack("!IhIhih", 0, 0, 25, -1, -1, 0) for name in names)
+def columns(*names: bytes, table: int = 0) -> bytes:
+    body = b"".join(cstring(name) + pack("!IhIhih", table, 0, 25, -1, -1, 0) for name in names)
     return _typed("T", pack("!h", len(names)) + body)
 
 

@@ -27,6 +27,7 @@ from pgambassador.net.facts import Facts
 from pgambassador.net.lane import Lane
 from pgambassador.net.parties import Statement
 from pgambassador.net.session import Session
+from pgambassador.net.statements import Statements
 from pgambassador.wire import build
 from tests import messages
 from tests.loop import Loop
@@ -46,6 +47,7 @@ class Policy:
         self.old_news: set[tuple[str, str]] = set()
         self.heard: list[tuple[Any, ...]] = []
         self.known: dict[bytes, Statement] = {}
+        self.statements = Statements()
 
     def count(self, event: str) -> int:
         return sum(each[0] == event for each in self.heard)

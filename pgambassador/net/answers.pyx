@@ -5,20 +5,19 @@
    entry cannot have, ends the connection: a reply must never reach a client that did not ask.
 2. What a client is given is the bytes as they came, in runs as long as they can be; what was swallowed leaves no
    trace, and what we owe ourselves (a FAKE) is paid when it is its turn.
-3. An error in what brings the connection into its client's state (`fence`) ends the connection: the server skips
-   what was sent behind it, and so no statement runs in the state of another client.
 """
 from libc.string cimport memcpy
 
+from pgambassador.net.channel cimport Channel
+from pgambassador.net.failures cimport CHANGED_ROWS, SURVEY
 from pgambassador.net.parties cimport Client, Home, Statement, clock
-from pgambassador.protocol.ledger cimport BROKEN, FAKE, FORWARD, SWALLOW, UNOWED, Entry
-from pgambassador.wire.framing cimport MORE
-from pgambassador.wire.replies cimport Command, Failure, command, failure
+from pgambassador.protocol.ledger cimport BROKEN, FAKE, FORWARD, SWALLOW, UNOWED, Entry, Ledger
+from pgambassador.wire.framing cimport MORE, Scanner
+from pgambassador.wire.replies cimport Command, command
 
 from pgambassador.errors import ProtocolViolation
-from pgambassador.net.statements import renamed
+from pgambassador.net.statements import same_rows
 from pgambassador.wire.framing import WHOLE
-from pgambassador.wire.parse import fields
 
 # What a server may send after its login, and how much of it we look at.
 cdef dict NEEDS = {ord(kind): 5 for kind in "123DGHINTVWAcdnstv"}
@@ -28,20 +27,13 @@ NEEDS[ord("E")] = 128  # severity and SQLSTATE stand at its beginning
 cdef Py_ssize_t SERVER_LIMIT = 0x7FFFFFFF
 cdef Py_ssize_t WHOLE_LIMIT = 1024 * 1024
 
-# The note of a question of ours about the session's settings.
-cdef object SURVEY = object()
-
 # Errors longer than this may show our names of statements.
 cdef Py_ssize_t NAMED_MOST = 64 * 1024
-cdef object STALE = "stale"
-# Such as "cached plan must not change result type", "cache lookup failed for type", "out of range for type integer".
-cdef object MAY_BE_STALE = ("0A", "22", "42", "XX")
-
-cdef bytes PARSE_COMPLETE = b"1\x00\x00\x00\x04"
-cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
+# Descriptions longer than this are not kept.
+cdef Py_ssize_t SHAPE_MOST = 16 * 1024
 
 
-cdef class Answers:
+cdef class Answers(Failures):
     """The half of a server connection that listens; `Backend` is the whole of it."""
 
     def __init__(self, loop, Channel channel not None, Home home not None, dict parameters not None):
@@ -56,16 +48,8 @@ cdef class Answers:
         self.sqlstate = ""
         channel.on_readable = self.on_readable
 
-    cdef bint ready(self) noexcept:
-        """Whether it could serve another client."""
-        return False
-
     cdef int settle_down(self) except -1:
         """What came has been dealt with."""
-        return 0
-
-    cdef int lose(self, str reason) except -1:
-        """The connection is not to be used any more."""
         return 0
 
     def on_readable(self):
@@ -181,6 +165,8 @@ cdef class Answers:
         if kind == c'E':
             named = self.ledger.count and type(<object>self.ledger.head().note) is Statement
             return self.fence or self.done is not None or (named and self.scanner.size <= NAMED_MOST)
+        if kind == c'T':
+            return self.described is not None and self.scanner.size <= SHAPE_MOST
         return kind == c'D' and self.rows_asked is not None and <object>self.ledger.head().note is SURVEY
 
     cdef int message(self, int kind, double now) except -1:
@@ -212,6 +198,8 @@ cdef class Answers:
                 self.reader = None
         elif kind == c'E':
             self.error(verdict, now)
+        elif kind == c't' or ((kind == c'T' or kind == c'n') and self.described is not None):
+            self.learn(kind, verdict)
         elif kind == c'D':
             if verdict == SWALLOW and self.rows_asked is not None:
                 self.rows_asked.append((<const char *>self.scanner.at)[:self.scanner.have])
@@ -225,6 +213,27 @@ cdef class Answers:
             self.copying = False
             if verdict == FORWARD:
                 self.tag()
+        return 0
+
+    cdef int learn(self, int kind, int verdict) except -1:
+        """What rows a prepared statement has, as its clients have been told, or as we have asked again."""
+        cdef Entry *head = self.ledger.head()
+        cdef Statement statement = self.described
+        if kind == c't':
+            if self.ledger.count and head.kind == c'D' and type(<object>head.note) is Statement:
+                self.described = <Statement>head.note
+            return 0
+        self.described = None
+        shape = None if self.scanner.left else (<const char *>self.scanner.at)[:self.scanner.have]
+        if verdict == FORWARD:
+            if statement.shape is None:
+                statement.shape, statement.age = shape, self.home.policy.statements.age
+        elif statement in self.prepared:
+            if shape is not None and same_rows(shape, statement.shape):
+                statement.age = self.asked_at
+                self.prepared[statement] = None
+            else:
+                self.prepared[statement] = CHANGED_ROWS
         return 0
 
     cdef int sender(self, unsigned char *at) except -1:
@@ -248,79 +257,6 @@ cdef class Answers:
             return False
         self.reader = self.session
         return True
-
-    cdef int error(self, int verdict, double now) except -1:
-        """ErrorResponse: what it ends, and who is told."""
-        cdef Entry *head
-        cdef Failure found = failure(self.scanner.at + 5, self.scanner.have - 5)
-        self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
-        if found.fatal:
-            # Its last words go to whoever holds it.
-            self.dying = True
-            if self.session is None:
-                self.lose(f"the server ended an idle connection ({self.sqlstate})")
-            elif self.ready() and not self.home.sticky and not self.pinned:
-                # Its client is only about to let go of it, and need not know.
-                self.reader = None
-            else:
-                self.reader = self.session
-                self.told = True
-            return 0
-        if verdict == UNOWED:
-            return 0
-        head = self.ledger.head()
-        if self.fence and <object>head.note is not SURVEY:
-            return self.fenced_off()
-        if head.kind == c'Q' or head.kind == c'F' or head.kind == c'S':
-            if verdict == SWALLOW and <object>head.note is SURVEY and self.done is None:
-                self.rows_asked = None
-                if self.aimed and self.sqlstate == "57014":
-                    self.home.policy.cancel_again(self)
-            elif verdict == SWALLOW and self.refused is None:
-                self.failed = True
-                self.refused = (<const char *>self.scanner.at)[5:self.scanner.have]
-        else:
-            # Also what we asked for on a client's behalf, such as a Parse: its own message fails with it.
-            self.reader = <Client>head.owner
-            if self.sqlstate in ("26000", "42P05") and type(<object>head.note) is Statement:
-                # What this server knows is not what we think it knows (a DO block can DEALLOCATE).
-                self.retiring = True
-            elif self.sqlstate[:2] in MAY_BE_STALE and <object>head.note in self.prepared:
-                # Perhaps a table or a type has changed, and it has to be parsed again.
-                self.prepared[<object>head.note] = STALE
-            if self.reader is not None:
-                if type(<object>head.note) is Statement and not self.scanner.left:
-                    message = (<const char *>self.scanner.at)[:self.scanner.have]
-                    self.instead = renamed(message, <object>head.note, self.reader.statements)
-                self.reader.settled(head.kind, <object>head.note, head.started, now, 0, self.sqlstate)
-            if self.copying and self.copy_syncs:
-                self.doubtful = True
-            self.undo(self.ledger.fail())
-            self.sqlstate = ""
-        self.copying = False
-        return 0
-
-    cdef int fenced_off(self) except -1:
-        """The connection could not be brought into its client's state; nothing of its client's has been done."""
-        cdef Client session = self.session
-        cdef bytes message = (<const char *>self.scanner.at)[:self.scanner.have]
-        cdef Py_ssize_t i
-        cdef int kind
-        cdef bint ended = False
-        if self.sqlstate == "57014":
-            for i in range(self.fence, self.ledger.count):
-                if ended:
-                    break
-                kind = self.ledger.ring[(self.ledger.first + i) & self.ledger.mask].kind
-                ended = kind == c'Q' or kind == c'F' or kind == c'S'
-            else:
-                # A cancel request came too early. It was meant for all that its client has asked.
-                self.undo(self.ledger.fail())
-                self.session = None
-                session.backend = None
-                session.cancelled(message, ended)
-                return self.lose("a cancel request hit its change of hands")
-        return self.lose(f"the server refused the session's settings: {fields(message[5:]).get('M')}")
 
     cdef int tag(self) except -1:
         """CommandComplete: count rows; a tag that may concern the session goes to the policy."""
@@ -355,44 +291,6 @@ cdef class Answers:
                     self.home.policy.answered(self.session, self, rows)
         self.rows = 0
         self.ledger.drop_head()
-        return 0
-
-    cdef int pay(self) except -1:
-        """Pay the fakes that have reached the head; they leave with the next bytes of their owner."""
-        cdef Entry *head
-        cdef Client owner
-        while self.ledger.count and self.ledger.head().action == FAKE:
-            head = self.ledger.head()
-            owner = <Client>head.owner
-            owner.channel.stage(PARSE_COMPLETE if head.kind == c'P' else CLOSE_COMPLETE, 5)
-            self.ledger.drop_head()
-        return 0
-
-    cdef int undo(self, list dropped) except -1:
-        """What an error has kept from happening did not happen."""
-        cdef Client owner
-        for kind, action, owner, note, name in reversed(dropped):
-            if kind == c'P':
-                if type(note) is not Statement:
-                    self.unnamed_of = None
-                    if action == FORWARD and owner.unnamed is note:
-                        # A Parse that was skipped leaves the one before; one that failed leaves none.
-                        owner.unnamed = name if len(dropped) > 1 and note is not dropped[0][3] else None
-                    continue
-                if action != FAKE:
-                    self.prepared.pop(note, None)
-                if type(name) is tuple:
-                    owner.statements[name[0]] = name[1]
-                elif name is not None and owner is not None and owner.statements.get(name) is note:
-                    del owner.statements[name]
-            elif kind == c'C' and note is not None:
-                if action == SWALLOW:
-                    self.prepared[note] = None
-                elif action == FAKE and owner is not None:
-                    owner.statements.setdefault(name, note)
-            elif name is not None:
-                # Of a Close or a simple query that was skipped: the unnamed statement is still there.
-                owner.unnamed = name
         return 0
 
     cdef bint mid_reply(self, Client client) noexcept:

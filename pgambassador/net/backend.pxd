@@ -30,4 +30,5 @@ cdef class Backend(Answers):
     cdef int drop(self, Statement statement, Client client) except -1
     cdef bint knows(self, Statement statement) except -1
     cdef int prepare(self, Statement statement, Client client) except -1
+    cdef int inquire(self, Statement statement, Client client) except -1
     cpdef adopt(self, Statement statement, Client client)

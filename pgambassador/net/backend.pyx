@@ -9,13 +9,14 @@
    protocol and without a Sync: if it fails the server skips the client's message too, even a simple query, and
    the connection is closed (`fence`). A COMMIT at its end lets what follows begin a transaction of its own.
 """
-from pgambassador.net.answers cimport SURVEY
+from pgambassador.net.failures cimport ASKED, SURVEY
 from pgambassador.net.parties cimport Client, Home, Statement, clock
 from pgambassador.protocol.ledger cimport FAKE, SWALLOW, Entry
 
 from pgambassador.wire import build
 
 cdef bytes TERMINATE = b"X\x00\x00\x00\x04"
+cdef bytes FLUSH = b"H\x00\x00\x00\x04"
 
 
 cdef class Backend(Answers):
@@ -169,6 +170,15 @@ cdef class Backend(Answers):
         self.ledger.put(c'P', SWALLOW, client, statement, None, 0.0)
         self.adopt(statement, client)
         return 0
+
+    cdef int inquire(self, Statement statement, Client client) except -1:
+        """Teach the server a statement whose table may have changed, and have it say at once what rows it has."""
+        cdef bytes frames = build.describe_statement(statement.name) + FLUSH
+        self.prepare(statement, client)
+        self.prepared[statement] = ASKED
+        self.asked_at = self.home.policy.statements.age
+        self.channel.stage(frames, len(frames))
+        return self.ledger.put(c'D', SWALLOW, client, statement, None, 0.0)
 
     cdef int drop(self, Statement statement, Client client) except -1:
         """Have the server forget a statement, whether it knows it or not."""

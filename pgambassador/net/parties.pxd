@@ -9,6 +9,8 @@ cdef class Statement:
     cdef readonly bytes text
     cdef readonly bint sets
     cdef readonly bint resets
+    cdef public object shape
+    cdef public object age
 
 cdef class Client:
     cdef readonly Channel channel

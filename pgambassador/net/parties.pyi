@@ -4,6 +4,8 @@ from pgambassador.net.backend import Backend
 from pgambassador.net.channel import Channel
 
 class Statement:
+    shape: bytes | None
+    age: int | None
     def __init__(self, name: bytes, frame: bytes, text: bytes) -> None: ...
     @property
     def name(self) -> bytes: ...

@@ -16,7 +16,10 @@ cdef double clock() noexcept:
 
 
 cdef class Statement:
-    """A prepared statement as servers know it: its name there, the Parse that makes it, and its text."""
+    """A prepared statement as servers know it: its name there, the Parse that makes it, and its text.
+
+    `shape` is the RowDescription (or NoData) that clients have been told, `age` when that was true.
+    """
 
     def __init__(self, bytes name not None, bytes frame not None, bytes text not None):
         self.name = name

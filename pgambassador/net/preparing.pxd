@@ -1,5 +1,6 @@
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.lane cimport Lane, Waiter
+from pgambassador.net.parties cimport Statement
 from pgambassador.wire.framing cimport Scanner
 
 cdef class Preparing(Waiter):
@@ -23,6 +24,7 @@ cdef class Preparing(Waiter):
     cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1
     cdef bint stall(self) except -1
     cdef int bind(self, Backend backend) except -1
+    cdef bint as_told(self, Backend backend, Statement statement, int kind) except -1
     cdef int bring_unnamed(self, Backend backend) except -1
     cdef int describe(self, Backend backend) except -1
     cdef int close_statement(self, Backend backend) except -1

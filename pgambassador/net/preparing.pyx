@@ -9,6 +9,7 @@
 from libc.string cimport memchr
 
 from pgambassador.net.backend cimport Backend
+from pgambassador.net.failures cimport ASKED, CHANGED, CHANGED_ROWS, STALE
 from pgambassador.net.parties cimport Statement
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
 from pgambassador.wire.replies cimport mentions_state
@@ -172,8 +173,8 @@ cdef class Preparing(Waiter):
                 self.policy.called(self, backend, statement.text, (<const char *>at)[end:self.scanner.have])
                 self.lend(backend, statement.text)
             backend.unfamiliar = False
-            self.cut(backend)
-            backend.prepare(statement, self)
+            if not self.as_told(backend, statement, c'B'):
+                return 0
             rest = self.scanner.size - 1 - (end - portal) + len(statement.name) + 1
             head = b"B" + rest.to_bytes(4, "big") + (<const char *>at)[5:portal] + statement.name + b"\x00"
             backend.channel.stage(head, len(head))
@@ -184,6 +185,30 @@ cdef class Preparing(Waiter):
         backend.unfamiliar = False
         backend.ledger.put(c'B', FORWARD, self, self.bound, None, self.now)
         return self.forward()
+
+    cdef bint as_told(self, Backend backend, Statement statement, int kind) except -1:
+        """The server shall know a statement, with the rows that clients have been told of; else the message waits, or
+        fails as PostgreSQL has it, which keeps a statement's rows as they were when it was prepared."""
+        cdef object state = None
+        cdef bytes frame
+        self.cut(backend)
+        if not backend.knows(statement):
+            state = backend.prepared.get(statement)
+            if state is not None and backend.status == c'E' and not backend.ledger.count:
+                return True  # the server will refuse it because of its transaction
+            if statement.shape is not None and statement.age != self.policy.statements.age:
+                if state is CHANGED_ROWS:
+                    backend.prepared[statement] = STALE
+                    frame = build.describe_statement(statement.name + b"_before")
+                    backend.channel.stage(frame, len(frame))
+                    backend.ledger.put(kind, FORWARD, self, CHANGED, None, self.now)
+                    return False
+                if state is not ASKED:
+                    backend.inquire(statement, self)
+                self.stall()
+                return False
+        backend.prepare(statement, self)
+        return True
 
     cdef int bring_unnamed(self, Backend backend) except -1:
         """The unnamed statement there must be ours, or none: never another client's."""
@@ -213,9 +238,9 @@ cdef class Preparing(Waiter):
         elif self.scanner.have == 7 and at[5] == c'S':
             self.bring_unnamed(backend)
         if statement is not None:
-            self.cut(backend)
-            backend.prepare(statement, self)
-            frame = b"D" + (6 + len(statement.name)).to_bytes(4, "big") + b"S" + statement.name + b"\x00"
+            if not self.as_told(backend, statement, c'D'):
+                return 0
+            frame = build.describe_statement(statement.name)
             backend.channel.stage(frame, len(frame))
             backend.ledger.put(c'D', FORWARD, self, statement, None, self.now)
             return 0

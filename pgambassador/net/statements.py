@@ -17,6 +17,8 @@ from pgambassador.net.parties import Statement
 from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
 
+_OUTDATED = b"cached plan must not change result type"
+
 
 class Statements:
     """`statement(body, settings)`; the body is that of a Parse behind its name: text, zero byte, types.
@@ -28,6 +30,10 @@ class Statements:
         self._prefix = b"pga_" + secrets.token_hex(6).encode() + b"_"
         self._numbers = count(1)
         self._known: WeakValueDictionary[tuple[bytes, object], Statement] = WeakValueDictionary()
+        self.age = 0
+        """How often tables or functions have changed."""
+        self.refusal = build.error_response("ERROR", "0A000", _OUTDATED.decode())
+        """What a client is told whose statement's rows have changed: as a server said it last."""
 
     def statement(self, body: bytes, settings: Settings | None) -> Statement:
         key = (body, object() if settings is None else settings.essence)
@@ -40,8 +46,16 @@ class Statements:
         return known
 
     def forget(self) -> None:
-        """Tables or functions have changed: whoever prepares from now on is answered by a server."""
+        """Tables or functions have changed: whoever prepares from now on is answered by a server, and who was
+        told of rows before gets none of another kind."""
+        self.age += 1
         self._known.clear()
+
+    def outdated(self, error: bytes) -> None:
+        """A server has refused a statement (0A000), perhaps because its table was changed past us."""
+        if _OUTDATED in error:
+            self.refusal = error
+        self.forget()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -56,6 +70,21 @@ def may_forget(note: object) -> bool:
     if note is None or len(text := statement_text(note)) > _READ_MOST:
         return True
     return _FORGETS.search(text) is not None
+
+
+def same_rows(one: bytes, other: bytes) -> bool:
+    """Whether two RowDescriptions (or NoData) mean the same to a client, wherever the columns come from."""
+    return one == other or _columns(one) == _columns(other)
+
+
+def _columns(description: bytes) -> list[tuple[bytes, bytes]]:
+    """Name, and type, size and modifier of each column ("RowDescription"); NoData has none."""
+    found, at = [], 7
+    while description[:1] == b"T" and at < len(description):
+        end = description.index(b"\0", at)
+        found.append((description[at:end], description[end + 7 : end + 17]))
+        at = end + 19
+    return found
 
 
 def renamed(error: bytes, statement: Statement, names: dict[bytes, Statement]) -> bytes | None:

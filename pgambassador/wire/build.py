@@ -84,6 +84,10 @@ def parse(name: bytes, sql: bytes, oids: Sequence[int] = ()) -> bytes:
     return frame(Frontend.PARSE, cstring(name) + cstring(sql) + types)
 
 
+def describe_statement(name: bytes) -> bytes:
+    return frame(Frontend.DESCRIBE, b"S" + cstring(name))
+
+
 def close_statement(name: bytes) -> bytes:
     return frame(Frontend.CLOSE, b"S" + cstring(name))
 

@@ -38,6 +38,7 @@ TESTED_BY = {
     "__main__": "test_cli",
     "conversation": "test_connector",
     "facts": "test_login",
+    "failures": "test_backend",
     "answers": "test_backend",
     "numbers": "test_keeper",
     "parties": "test_backend",

@@ -311,11 +311,11 @@ def test_a_fake_is_not_paid_within_another_message(play: Playbook) -> None:
     """The RowDescription before it comes in two reads."""
     client, server = join(play)
     teach(client, server, b"mine", b"select 1", b"pga_1")
-    client.sends(describe(b"mine"), close_statement(b"mine"), FLUSH)
-    server.gets(describe(b"pga_1"), FLUSH)
+    client.sends(bind(b"mine"), describe_portal(), close_statement(b"mine"), FLUSH)
+    server.gets(bind(b"pga_1"), describe_portal(), FLUSH)
     message = columns(b"a", b"b", b"c")
-    server.sends(parameter_description(), message[:9])
-    client.gets(parameter_description(), message[:9])
+    server.sends(BIND_COMPLETE, message[:9])
+    client.gets(BIND_COMPLETE, message[:9])
     client.sends(FLUSH)
     server.gets(FLUSH)
     client.gets_nothing()
@@ -445,6 +445,97 @@ def test_a_plan_that_does_not_fit_its_table_any_more_is_made_again(play: Playboo
     client.sends(bind(b"s"), execute(), SYNC)
     server.answers((bind(b"pga_1"), execute(), SYNC), BIND_COMPLETE, *ONE, IDLE)
     client.gets(BIND_COMPLETE, *ONE, IDLE)
+
+
+def told(client: Client, server: Server, name: bytes, ours: bytes, described: bytes) -> None:
+    """The client asks what rows its statement has."""
+    client.sends(describe(name), SYNC)
+    server.answers((describe(ours), SYNC), parameter_description(), described, IDLE)
+    client.gets(parameter_description(), described, IDLE)
+
+
+ROWS = columns(b"a", b"b")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(ROWS, ROWS), (NO_DATA, NO_DATA), (ROWS, columns(b"a", b"b", table=7)), (columns(b"a"), columns(b"a"))],
+    ids=["same", "none", "another table", "one"],
+)
+def test_a_statement_whose_rows_are_the_same_after_a_change_of_tables(
+    plays: MakePlay, before: bytes, after: bytes
+) -> None:
+    """A server that has to be taught it is asked first; the client's message waits for the answer."""
+    play = plays(limit=2)
+    client, first = join(play)
+    second = play.server()
+    other = play.client()
+    teach(client, second, b"s", b"select * from t", b"pga_1")
+    told(client, second, b"s", b"pga_1", before)
+    begin(other, second)
+    play.policy.statements.forget()
+    client.sends(bind(b"s"), execute(), SYNC)
+    first.gets(parse(b"pga_1", b"select * from t"), describe(b"pga_1"), FLUSH)
+    first.sends(PARSE_COMPLETE)
+    first.gets_nothing()
+    first.sends(parameter_description(), after)
+    first.gets(bind(b"pga_1"), execute(), SYNC)
+    first.sends(BIND_COMPLETE, *ONE, IDLE)
+    client.gets(BIND_COMPLETE, *ONE, IDLE)
+    # Now it is known.
+    client.sends(bind(b"s"), execute(), SYNC)
+    first.answers((bind(b"pga_1"), execute(), SYNC), BIND_COMPLETE, *ONE, IDLE)
+    client.gets(BIND_COMPLETE, *ONE, IDLE)
+    commit(other, second)
+
+
+@pytest.mark.parametrize("asks", [bind(b"s"), describe(b"s")], ids=["Bind", "Describe"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(ROWS, columns(b"a")), (ROWS, columns(b"a", b"c")), (ROWS, NO_DATA), (NO_DATA, ROWS)],
+    ids=["less", "another name", "none", "some"],
+)
+def test_a_statement_whose_rows_are_others_than_its_client_was_told(
+    plays: MakePlay, before: bytes, after: bytes, asks: bytes
+) -> None:
+    """As on a connection of one's own it fails until it is prepared anew."""
+    play = plays(limit=2)
+    client, first = join(play)
+    second = play.server()
+    other = play.client()
+    teach(client, second, b"s", b"select * from t", b"pga_1")
+    told(client, second, b"s", b"pga_1", before)
+    begin(other, second)
+    play.policy.statements.forget()
+    for closed in ((), (close_statement(b"pga_1"),)):
+        client.sends(asks, execute(), SYNC)
+        first.gets(*closed, parse(b"pga_1", b"select * from t"), describe(b"pga_1"), FLUSH)
+        first.sends(*(CLOSE_COMPLETE for _ in closed), PARSE_COMPLETE, parameter_description(), after)
+        first.gets(describe(b"pga_1_before"), execute(), SYNC)
+        first.sends(error("26000"), IDLE)
+        refusal = error("0A000", "cached plan must not change result type")
+        client.gets(refusal, IDLE)
+        assert first.is_idle
+    commit(other, second)
+
+
+def test_a_table_that_is_gone_fails_what_waits(plays: MakePlay) -> None:
+    play = plays(limit=2)
+    client, first = join(play)
+    second = play.server()
+    other = play.client()
+    teach(client, second, b"s", b"select * from t", b"pga_1")
+    told(client, second, b"s", b"pga_1", ROWS)
+    begin(other, second)
+    play.policy.statements.forget()
+    client.sends(bind(b"s"), execute(), SYNC)
+    first.gets(parse(b"pga_1", b"select * from t"), describe(b"pga_1"), FLUSH)
+    first.sends(error("42P01"))
+    first.gets(bind(b"s"), execute(), SYNC)  # which the server skips
+    first.sends(IDLE)
+    client.gets(error("42P01"), IDLE)
+    assert first.is_idle
+    commit(other, second)
 
 
 def test_the_statement_used_longest_ago_is_forgotten(plays: MakePlay) -> None:

@@ -1,0 +1,53 @@
+from pgambassador.net.channel cimport Channel
+from pgambassador.net.parties cimport Client, Home, Statement
+from pgambassador.protocol.ledger cimport Ledger
+from pgambassador.wire.framing cimport Scanner
+
+# The note of a question of ours about the session's settings.
+cdef object SURVEY
+# The note of a message that shall fail as one of a statement whose rows have changed.
+cdef Statement CHANGED
+# In what state the server's statement is, beside None: ready.
+cdef object ASKED
+cdef object CHANGED_ROWS
+cdef object STALE
+
+cdef class Failures:
+    cdef readonly Channel channel
+    cdef readonly Ledger ledger
+    cdef readonly Client session
+    cdef readonly Home home
+    # What the server knows: None, or why it cannot be executed as it is.
+    cdef readonly dict prepared
+    cdef public bint pinned
+    cdef public bint retiring
+    cdef readonly bint copying
+    cdef readonly bint doubtful
+    # Entries at the head of the ledger that bring the connection into its client's state.
+    cdef readonly Py_ssize_t fence
+    cdef Scanner scanner
+    cdef Client unnamed_of
+    cdef Client reader
+    cdef bint copy_syncs
+    cdef bint failed
+    cdef bint dying
+    cdef bint told
+    cdef object sqlstate
+    cdef object done
+    cdef object refused
+
+    # A cancel request that is meant for what its client has sent behind a question of ours.
+    cdef bint aimed
+
+    # An error that its reader gets instead of the server's.
+    cdef bytes instead
+
+    # Rows of the answer to a question of ours.
+    cdef list rows_asked
+
+    cdef bint ready(self) noexcept
+    cdef int lose(self, str reason) except -1
+    cdef int error(self, int verdict, double now) except -1
+    cdef int fenced_off(self) except -1
+    cdef int undo(self, list dropped) except -1
+    cdef int pay(self) except -1

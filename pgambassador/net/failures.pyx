@@ -1,0 +1,154 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""What an error of the server ends, who is told of it, and what did not happen because of it.
+
+1. An error in the extended protocol ends all that was asked up to the next Sync, whoever asked; one of a simple
+   query ends only itself.
+2. An error in what brings the connection into its client's state (`fence`) ends the connection: the server skips
+   what was sent behind it, and so no statement runs in the state of another client.
+3. What was noted when a message was sent (a name given, a statement known) is taken back if the server never did it.
+"""
+from pgambassador.net.parties cimport Client, Statement
+from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, UNOWED, Entry
+from pgambassador.wire.replies cimport Failure, failure
+
+from pgambassador.net.statements import renamed
+from pgambassador.wire.parse import fields
+
+SURVEY = object()
+CHANGED = Statement(b"", b"", b"")
+ASKED, CHANGED_ROWS, STALE = "asked", "changed", "stale"
+# Such as "cached plan must not change result type", "cache lookup failed for type", "out of range for type integer".
+cdef object MAY_BE_STALE = ("0A", "22", "42", "XX")
+
+cdef bytes PARSE_COMPLETE = b"1\x00\x00\x00\x04"
+cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
+
+
+cdef class Failures:
+    """What a server connection owes, and what becomes of it; `Answers` listens to it."""
+
+    cdef bint ready(self) noexcept:
+        """Whether it could serve another client."""
+        return False
+
+    cdef int lose(self, str reason) except -1:
+        """The connection is not to be used any more."""
+        return 0
+
+    cdef int error(self, int verdict, double now) except -1:
+        """ErrorResponse: what it ends, and who is told."""
+        cdef Entry *head
+        cdef Failure found = failure(self.scanner.at + 5, self.scanner.have - 5)
+        self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
+        if found.fatal:
+            # Its last words go to whoever holds it.
+            self.dying = True
+            if self.session is None:
+                self.lose(f"the server ended an idle connection ({self.sqlstate})")
+            elif self.ready() and not self.home.sticky and not self.pinned:
+                # Its client is only about to let go of it, and need not know.
+                self.reader = None
+            else:
+                self.reader = self.session
+                self.told = True
+            return 0
+        if verdict == UNOWED:
+            return 0
+        head = self.ledger.head()
+        if self.fence and <object>head.note is not SURVEY:
+            return self.fenced_off()
+        if head.kind == c'Q' or head.kind == c'F' or head.kind == c'S':
+            if verdict == SWALLOW and <object>head.note is SURVEY and self.done is None:
+                self.rows_asked = None
+                if self.aimed and self.sqlstate == "57014":
+                    self.home.policy.cancel_again(self)
+            elif verdict == SWALLOW and self.refused is None:
+                self.failed = True
+                self.refused = (<const char *>self.scanner.at)[5:self.scanner.have]
+        else:
+            # Also what we asked for on a client's behalf, such as a Parse: its own message fails with it.
+            self.reader = <Client>head.owner
+            if <object>head.note is CHANGED and self.sqlstate == "26000":
+                self.sqlstate = "0A000"
+                self.instead = self.home.policy.statements.refusal
+            elif self.sqlstate in ("26000", "42P05") and type(<object>head.note) is Statement:
+                # What this server knows is not what we think it knows (a DO block can DEALLOCATE).
+                self.retiring = True
+            elif self.sqlstate[:2] in MAY_BE_STALE and <object>head.note in self.prepared:
+                # Perhaps a table or a type has changed, and it has to be parsed again: not if a client was told of
+                # its rows, which the server keeps from becoming others.
+                if self.sqlstate == "0A000":
+                    self.home.policy.statements.outdated((<const char *>self.scanner.at)[:self.scanner.have])
+                if self.sqlstate != "0A000" or (<Statement>head.note).shape is None:
+                    self.prepared[<object>head.note] = STALE
+            if self.reader is not None:
+                if self.instead is None and type(<object>head.note) is Statement and not self.scanner.left:
+                    message = (<const char *>self.scanner.at)[:self.scanner.have]
+                    self.instead = renamed(message, <object>head.note, self.reader.statements)
+                self.reader.settled(head.kind, <object>head.note, head.started, now, 0, self.sqlstate)
+            if self.copying and self.copy_syncs:
+                self.doubtful = True
+            self.undo(self.ledger.fail())
+            self.sqlstate = ""
+        self.copying = False
+        return 0
+
+    cdef int fenced_off(self) except -1:
+        """The connection could not be brought into its client's state; nothing of its client's has been done."""
+        cdef Client session = self.session
+        cdef bytes message = (<const char *>self.scanner.at)[:self.scanner.have]
+        cdef Py_ssize_t i
+        cdef int kind
+        cdef bint ended = False
+        if self.sqlstate == "57014":
+            for i in range(self.fence, self.ledger.count):
+                if ended:
+                    break
+                kind = self.ledger.ring[(self.ledger.first + i) & self.ledger.mask].kind
+                ended = kind == c'Q' or kind == c'F' or kind == c'S'
+            else:
+                # A cancel request came too early. It was meant for all that its client has asked.
+                self.undo(self.ledger.fail())
+                self.session = None
+                session.backend = None
+                session.cancelled(message, ended)
+                return self.lose("a cancel request hit its change of hands")
+        return self.lose(f"the server refused the session's settings: {fields(message[5:]).get('M')}")
+
+    cdef int undo(self, list dropped) except -1:
+        """What an error has kept from happening did not happen."""
+        cdef Client owner
+        for kind, action, owner, note, name in reversed(dropped):
+            if kind == c'P':
+                if type(note) is not Statement:
+                    self.unnamed_of = None
+                    if action == FORWARD and owner.unnamed is note:
+                        # A Parse that was skipped leaves the one before; one that failed leaves none.
+                        owner.unnamed = name if len(dropped) > 1 and note is not dropped[0][3] else None
+                    continue
+                if action != FAKE:
+                    self.prepared.pop(note, None)
+                if type(name) is tuple:
+                    owner.statements[name[0]] = name[1]
+                elif name is not None and owner is not None and owner.statements.get(name) is note:
+                    del owner.statements[name]
+            elif kind == c'C' and note is not None:
+                if action == SWALLOW:
+                    self.prepared[note] = None
+                elif action == FAKE and owner is not None:
+                    owner.statements.setdefault(name, note)
+            elif name is not None:
+                # Of a Close or a simple query that was skipped: the unnamed statement is still there.
+                owner.unnamed = name
+        return 0
+
+    cdef int pay(self) except -1:
+        """Pay the fakes that have reached the head; they leave with the next bytes of their owner."""
+        cdef Entry *head
+        cdef Client owner
+        while self.ledger.count and self.ledger.head().action == FAKE:
+            head = self.ledger.head()
+            owner = <Client>head.owner
+            owner.channel.stage(PARSE_COMPLETE if head.kind == c'P' else CLOSE_COMPLETE, 5)
+            self.ledger.drop_head()
+        return 0

@@ -2,8 +2,6 @@ from pgambassador.net.channel import Channel
 from pgambassador.net.parties import Client, Home, Statement
 from pgambassador.protocol.ledger import Ledger
 
-SURVEY: object
-
 class Failures:
     pinned: bool
     retiring: bool

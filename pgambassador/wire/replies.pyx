@@ -7,7 +7,7 @@
    closer.
 3. An error without SQLSTATE has XX000.
 """
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr, memcmp, strlen
 
 cdef extern from "strings.h" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
@@ -80,41 +80,44 @@ cdef bint begins_like_set(const unsigned char *at, Py_ssize_t n) noexcept:
     )
 
 
+# By the first two letters of a word, as five bits each, its place in WORDS and one more.
+cdef unsigned char BY_LETTERS[1024]
+cdef const char *WORDS[10]
+cdef Py_ssize_t LENGTHS[10]
+WORDS[:] = [
+    b"temp", b"set_config", b"deallocate", b"hold", b"pg_settings",
+    b'u&"', b"currval", b"lastval", b"database", b"advisory",
+]
+
+
+cdef void _fill() noexcept:
+    cdef int place
+    for place in range(10):
+        LENGTHS[place] = strlen(WORDS[place])
+        BY_LETTERS[(WORDS[place][0] & 31) << 5 | (WORDS[place][1] & 31)] = place + 1
+
+
+_fill()
+
+
 cdef bint mentions_state(const char *text, Py_ssize_t n) noexcept:
     """Whether a statement may leave something in its session that no tag tells of: set_config, temporary objects,
-    advisory locks, cursors WITH HOLD; or needs something of us: DEALLOCATE, currval, lastval, DROP DATABASE. Only
-    their letters are looked for, wherever they stand."""
-    cdef Py_ssize_t i
-    cdef int second
-    for i in range(n - 3):
-        second = text[i + 1] | 0x20
-        if second == c'e':
-            if text[i] | 0x20 == c't' and strncasecmp(text + i, "temp", 4) == 0:
+    advisory locks, cursors WITH HOLD, names in disguise; or needs something of us: DEALLOCATE, currval, lastval,
+    DROP DATABASE. Only their letters are looked for, wherever they stand."""
+    cdef const unsigned char *at = <const unsigned char *>text
+    cdef const unsigned char *end = at + n - 2
+    cdef unsigned int pair = 0
+    cdef Py_ssize_t place
+    if n < 4:
+        return False
+    pair = at[0]
+    while at < end:
+        pair = (pair << 5 | (at[1] & 31)) & 1023
+        if BY_LETTERS[pair]:
+            place = BY_LETTERS[pair] - 1
+            if end + 2 - at >= LENGTHS[place] and strncasecmp(<const char *>at, WORDS[place], LENGTHS[place]) == 0:
                 return True
-            if text[i] | 0x20 == c's' and n - i >= 10 and strncasecmp(text + i, "set_config", 10) == 0:
-                return True
-            if text[i] | 0x20 == c'd' and n - i >= 10 and strncasecmp(text + i, "deallocate", 10) == 0:
-                return True
-        elif second == c'o':
-            if text[i] | 0x20 == c'h' and strncasecmp(text + i, "hold", 4) == 0:
-                return True
-        elif second == c'g':
-            if text[i] | 0x20 == c'p' and n - i >= 11 and strncasecmp(text + i, "pg_settings", 11) == 0:
-                return True
-        elif text[i + 1] == c'&':
-            if text[i] | 0x20 == c'u' and text[i + 2] == c'"':
-                return True  # a name in disguise
-        elif second == c'u':
-            if text[i] | 0x20 == c'c' and n - i >= 7 and strncasecmp(text + i, "currval", 7) == 0:
-                return True
-        elif second == c'a':
-            if text[i] | 0x20 == c'l' and n - i >= 7 and strncasecmp(text + i, "lastval", 7) == 0:
-                return True
-            if text[i] | 0x20 == c'd' and n - i >= 8 and strncasecmp(text + i, "database", 8) == 0:
-                return True
-        elif second == c'd':
-            if text[i] | 0x20 == c'a' and n - i >= 8 and strncasecmp(text + i, "advisory", 8) == 0:
-                return True
+        at += 1
     return False
 
 

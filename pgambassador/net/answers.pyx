@@ -198,8 +198,6 @@ cdef class Answers(Failures):
                 self.reader = None
         elif kind == c'E':
             self.error(verdict, now)
-        elif kind == c't' or ((kind == c'T' or kind == c'n') and self.described is not None):
-            self.learn(kind, verdict)
         elif kind == c'D':
             if verdict == SWALLOW and self.rows_asked is not None:
                 self.rows_asked.append((<const char *>self.scanner.at)[:self.scanner.have])
@@ -213,6 +211,8 @@ cdef class Answers(Failures):
             self.copying = False
             if verdict == FORWARD:
                 self.tag()
+        elif kind == c't' or ((kind == c'T' or kind == c'n') and self.described is not None):
+            self.learn(kind, verdict)
         return 0
 
     cdef int learn(self, int kind, int verdict) except -1:

@@ -29,6 +29,7 @@ cdef class Backend(Answers):
     cdef bint untouched(self) noexcept
     cdef int drop(self, Statement statement, Client client) except -1
     cdef bint knows(self, Statement statement) except -1
-    cdef int prepare(self, Statement statement, Client client) except -1
+    cdef bint touch(self, Statement statement) except -1
+    cdef int teach(self, Statement statement, Client client) except -1
     cdef int inquire(self, Statement statement, Client client) except -1
     cpdef adopt(self, Statement statement, Client client)

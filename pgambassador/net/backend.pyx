@@ -9,7 +9,7 @@
    protocol and without a Sync: if it fails the server skips the client's message too, even a simple query, and
    the connection is closed (`fence`). A COMMIT at its end lets what follows begin a transaction of its own.
 """
-from pgambassador.net.failures cimport ASKED, SURVEY
+from pgambassador.net.failures cimport ASKED, STALE, SURVEY
 from pgambassador.net.parties cimport Client, Home, Statement, clock
 from pgambassador.protocol.ledger cimport FAKE, SWALLOW, Entry
 
@@ -157,13 +157,17 @@ cdef class Backend(Answers):
         """Whether the server has the statement, in a state that it can be executed in."""
         return statement in self.prepared and self.prepared[statement] is None
 
-    cdef int prepare(self, Statement statement, Client client) except -1:
-        """Make sure that the server knows a statement, before what is staged next."""
-        if self.knows(statement):
-            if len(self.prepared) > 1:
-                del self.prepared[statement]
-                self.prepared[statement] = None
-            return 0
+    cdef bint touch(self, Statement statement) except -1:
+        """Whether the server knows a statement, which is being used now."""
+        if self.prepared.get(statement, STALE) is not None:
+            return False
+        if len(self.prepared) > 1:
+            del self.prepared[statement]
+            self.prepared[statement] = None
+        return True
+
+    cdef int teach(self, Statement statement, Client client) except -1:
+        """Make a statement known to the server, before what is staged next."""
         if statement in self.prepared:
             self.drop(statement, client)
         self.channel.stage(statement.frame, len(statement.frame))
@@ -174,7 +178,7 @@ cdef class Backend(Answers):
     cdef int inquire(self, Statement statement, Client client) except -1:
         """Teach the server a statement whose table may have changed, and have it say at once what rows it has."""
         cdef bytes frames = build.describe_statement(statement.name) + FLUSH
-        self.prepare(statement, client)
+        self.teach(statement, client)
         self.prepared[statement] = ASKED
         self.asked_at = self.home.policy.statements.age
         self.channel.stage(frames, len(frames))

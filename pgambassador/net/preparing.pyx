@@ -100,9 +100,10 @@ cdef class Preparing(Waiter):
         cdef unsigned long long number = backend.ledger.total
         cdef Entry *entry
         cdef bint answered = False
-        cdef bint named = name in self.changing
-        if not may_end and self.changing.get(name, self.part) == self.part:
+        cdef bint named
+        if not may_end and (not self.changing or self.changing.get(name, self.part) == self.part):
             return True
+        named = name in self.changing
         while i > 0:
             if not named and number <= backend.harmless:
                 break
@@ -189,10 +190,10 @@ cdef class Preparing(Waiter):
     cdef bint as_told(self, Backend backend, Statement statement, int kind) except -1:
         """The server shall know a statement, with the rows that clients have been told of; else the message waits, or
         fails as PostgreSQL has it, which keeps a statement's rows as they were when it was prepared."""
-        cdef object state = None
+        cdef object state
         cdef bytes frame
         self.cut(backend)
-        if not backend.knows(statement):
+        if not backend.touch(statement):
             state = backend.prepared.get(statement)
             if state is not None and backend.status == c'E' and not backend.ledger.count:
                 return True  # the server will refuse it because of its transaction
@@ -207,7 +208,7 @@ cdef class Preparing(Waiter):
                     backend.inquire(statement, self)
                 self.stall()
                 return False
-        backend.prepare(statement, self)
+            backend.teach(statement, self)
         return True
 
     cdef int bring_unnamed(self, Backend backend) except -1:

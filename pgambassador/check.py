@@ -8,16 +8,22 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pgambassador.config import redact
+from pgambassador.credentials.registry import URL, keyring_of
 from pgambassador.errors import AmbassadorError
 from pgambassador.net import tls
 from pgambassador.net.origin import Origin
+from pgambassador.net.tasks import spawn
 
 if TYPE_CHECKING:
     from pgambassador.cluster.upstream import Upstream
     from pgambassador.config import Cluster, Config
+    from pgambassador.credentials.keyring import Issued, Keyring
+    from pgambassador.credentials.provider import Secret
+    from pgambassador.net.connector import Keys
 
 _NO_USER = "pgambassador"  # asked for where the URL names nobody, to see that the server answers at all
 
@@ -38,14 +44,69 @@ async def check(config: Config) -> int:
 async def _cluster(config: Config, name: str, cluster: Cluster) -> bool:
     """Every host with one database, then the other databases with whichever host lets us in."""
     upstream = cluster.upstream()
+    keyring = _keyring(name, cluster, upstream)
     first, *others = _databases(config, name, upstream)
     good = True
     for endpoint in upstream.endpoints:
         single = dataclasses.replace(upstream, endpoints=(endpoint,), target_session_attrs="any")
-        good &= await _login(f"cluster {name}, {endpoint}", single, cluster, first)
+        good &= await _login(f"cluster {name}, {endpoint}", single, keyring, first)
     for database in others if good else ():
-        good &= await _login(f"cluster {name}, database {database}", upstream, cluster, database)
+        good &= await _login(f"cluster {name}, database {database}", upstream, keyring, database)
     return good
+
+
+def _keyring(name: str, cluster: Cluster, upstream: Upstream) -> Keyring:
+    password = None if upstream.password is None else upstream.password.encode()
+    return keyring_of(name, cluster.credentials, lambda user: password, spawn)
+
+
+class _Told:
+    """A keyring that says how its provider does."""
+
+    def __init__(self, keyring: Keyring, step: str) -> None:
+        self._keyring = keyring
+        self._step = f"{step}, credentials"
+        self._keys: Keys | None = None
+        self.failed = False
+
+    def attempt(self, user: str, database: str) -> Keys:
+        self._keys = self._keyring.attempt(user, database)
+        return self
+
+    async def issued(self, host: str, port: int) -> Issued:
+        assert self._keys is not None
+        began = time.monotonic()
+        try:
+            issued = await self._keys.issued(host, port)
+        except AmbassadorError as error:
+            self.failed = True
+            _ill(self._step, f"provider {self._keyring.provider}: {error.sentence()}")
+            raise
+        if self._keyring.provider != URL:
+            seconds = time.monotonic() - began
+            _well(
+                self._step, f"{self._keyring.provider} gave {_what(issued.secret)}, {seconds * 1000:.0f} ms"
+            )
+        return issued
+
+    async def refused(self, host: str, port: int) -> bool:
+        assert self._keys is not None
+        return await self._keys.refused(host, port)
+
+
+def _what(secret: Secret) -> str:
+    what = "no password" if secret.password is None else "a password"
+    if secret.user is not None:
+        what += f" for user {secret.user}"
+    if secret.not_after is None:
+        return f"{what} without an end"
+    try:
+        end = datetime.fromtimestamp(secret.not_after, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{what} without an end"
+    if secret.not_after <= time.time():
+        return f"{what} that was valid until {end} only; compare the clock of this machine"
+    return f"{what} valid until {end}"
 
 
 def _databases(config: Config, name: str, upstream: Upstream) -> list[str]:
@@ -54,9 +115,10 @@ def _databases(config: Config, name: str, upstream: Upstream) -> list[str]:
     return list(dict.fromkeys(found)) or [upstream.database or upstream.user or "postgres"]
 
 
-async def _login(step: str, upstream: Upstream, cluster: Cluster, database: str) -> bool:
+async def _login(step: str, upstream: Upstream, keyring: Keyring, database: str) -> bool:
     user = upstream.user or _NO_USER
-    origin = Origin(upstream, cluster.credentials, database=database, user=user, fallback=None)
+    told = _Told(keyring, step)
+    origin = Origin(upstream, told, database=database, user=user)
     began = time.monotonic()
     try:
         link = await origin.open()
@@ -65,7 +127,8 @@ async def _login(step: str, upstream: Upstream, cluster: Cluster, database: str)
         if upstream.user is None and error.sqlstate.startswith("28"):
             _well(step, "the server answers; the URL names no user, so that logging in was not tested")
             return True
-        _ill(step, error.sentence())
+        if not told.failed:
+            _ill(step, error.sentence())
         return False
     link.close()
     version = link.parameters.get("server_version", "unknown")

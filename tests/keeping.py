@@ -90,10 +90,11 @@ class Keeping(Playbook):
         *,
         early: bytes = b"",
         hides: Sequence[bytes] | None = (),
+        retire_at: float | None = None,
     ) -> Server:
         """The oldest opening succeeds; `hides`: what is found if it is asked for functions."""
         before = set(self.keeper.backends)
-        sock = self.connects(parameters, early=early, hides=hides)
+        sock = self.connects(parameters, early=early, hides=hides, retire_at=retire_at)
         (backend,) = self.keeper.backends - before
         return Server(self, sock, backend)
 
@@ -103,6 +104,7 @@ class Keeping(Playbook):
         *,
         early: bytes = b"",
         hides: Sequence[bytes] | None = (),
+        retire_at: float | None = None,
     ) -> socket.socket:
         """The oldest opening succeeds, whatever becomes of it: the server's end, silent without `hides`."""
         ours, theirs = socket.socketpair()
@@ -116,6 +118,7 @@ class Keeping(Playbook):
             address=f"server{len(self.peers)}",
             parameters=dict(parameters),
             leftover=early,
+            retire_at=retire_at,
             pid=1,
         )
         self.upstream.openings.pop(0).set_result(cast(Link, link))

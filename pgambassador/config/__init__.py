@@ -2,20 +2,25 @@
 
 from pgambassador.config.address import Address
 from pgambassador.config.load import load
+from pgambassador.config.providers import (
+    Credentials,
+    EnvCredentials,
+    ExecCredentials,
+    FileCredentials,
+    InstalledCredentials,
+    StaticCredentials,
+)
 from pgambassador.config.secret import Secret, redact
 from pgambassador.config.structs import (
     Auth,
     Clients,
     Cluster,
     Config,
-    Credentials,
     Database,
-    ExecCredentials,
     Log,
     Pool,
     PoolOverrides,
     QueryLog,
-    StaticCredentials,
     Target,
 )
 from pgambassador.config.users import read_users
@@ -28,7 +33,10 @@ __all__ = [
     "Config",
     "Credentials",
     "Database",
+    "EnvCredentials",
     "ExecCredentials",
+    "FileCredentials",
+    "InstalledCredentials",
     "Log",
     "Pool",
     "PoolOverrides",

@@ -15,6 +15,7 @@ from typing import Any, Self
 import msgspec.inspect as mi
 from msgspec import NODEFAULT
 
+from pgambassador.config.providers import INSTALLED, Common, installed
 from pgambassador.config.secret import Secret
 from pgambassador.config.values import DURATION_WORDS, SIZE_WORDS, octets, seconds
 from pgambassador.errors import ConfigError
@@ -40,7 +41,8 @@ def build(kind: mi.Type, raw: object, path: str) -> Any:
         case mi.StructType():
             return _struct(kind, raw, path)
         case mi.UnionType():
-            return _struct(_variant(kind, raw, path), raw, path)
+            variant = _variant(kind, raw, path)
+            return _struct(variant, _gathered(variant, raw) if variant.tag == INSTALLED else raw, path)
         case mi.DictType():
             return {
                 _key(name, path): build(kind.value_type, value, f"{path}.{name}")
@@ -48,6 +50,8 @@ def build(kind: mi.Type, raw: object, path: str) -> Any:
             }
         case mi.VarTupleType():
             return _tuple(kind, raw, path)
+        case mi.AnyType():
+            return raw
     value = _leaf(kind, extra, raw)
     if value is NODEFAULT:
         words = _words(kind, extra) + (" or off" if off else "")
@@ -103,10 +107,23 @@ def _variant(kind: mi.UnionType, raw: object, path: str) -> mi.StructType:
     variants = {str(t.tag): t for t in kind.types if isinstance(t, mi.StructType)}
     first = next(iter(variants.values()))
     tag = _mapping(raw, path).get(first.tag_field or "", first.tag)
-    if not isinstance(tag, str) or tag not in variants:
-        where = _join(path, first.tag_field or "")
-        raise ConfigError(f"{_place(tag, where)} must be one of {', '.join(variants)}, not {_plain(tag)}.")
-    return variants[tag]
+    other = variants.pop(INSTALLED, None)
+    if isinstance(tag, str) and tag in variants:
+        return variants[tag]
+    others = installed() if other is not None else {}
+    if other is not None and isinstance(tag, str) and tag in others:
+        return other
+    where = _join(path, first.tag_field or "")
+    known = ", ".join((*variants, *sorted(others)))
+    raise ConfigError(f"{_place(tag, where)} must be one of {known}, not {_plain(tag)}.")
+
+
+def _gathered(kind: mi.StructType, raw: object) -> dict[str, object]:
+    """What was written for a provider that is not ours: beside what all have in common, its own options."""
+    data = dict(_mapping(raw, ""))
+    name = data.pop(kind.tag_field, None)
+    common = {field: data.pop(field) for field in Common.__struct_fields__ if field in data}
+    return {**common, "name": name, "options": data}
 
 
 def _mapping(raw: object, path: str) -> Mapping[Any, object]:
@@ -235,6 +252,8 @@ def paths(kind: mi.Type, path: str = "") -> Iterator[str]:
         case mi.UnionType():
             for variant in kind.types:
                 assert isinstance(variant, mi.StructType)
+                if variant.tag == INSTALLED:
+                    continue
                 yield _join(path, variant.tag_field)
                 yield from paths(variant, path)
         case mi.DictType():

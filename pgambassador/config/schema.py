@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from pgambassador.config.providers import INSTALLED, OURS
 from pgambassador.config.structs import Config
 
 
@@ -15,7 +16,18 @@ def schema() -> dict[str, Any]:
     found = msgspec.json.schema(Config, schema_hook=lambda kind: {"type": "string"})
     found = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "pgambassador", **found}
     _loosen(found)
+    _open(found["$defs"]["InstalledCredentials"])
     return found
+
+
+def _open(other: dict[str, Any]) -> None:
+    """A provider of another package has any name but ours, and options of its own."""
+    own = other["properties"]
+    for name in ("name", "options"):
+        del own[name]
+    own["provider"] = {"type": "string", "not": {"enum": sorted(OURS)}}
+    other["required"] = ["provider"]
+    del other["additionalProperties"]
 
 
 def _loosen(node: Any) -> None:
@@ -26,6 +38,8 @@ def _loosen(node: Any) -> None:
     elif isinstance(node, dict):
         if node.get("type") in ("number", "integer") and "examples" in node:
             node["type"] = [node["type"], "string"]
+        if "discriminator" in node:
+            del node["discriminator"]["mapping"][INSTALLED]
         for each in node.values():
             _loosen(each)
         if node.get("type") == "array" and node.get("default") == ["127.0.0.1:5432"]:

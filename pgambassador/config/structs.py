@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from pgambassador.config.address import Address, parse_listen, parse_tcp
+from pgambassador.config.providers import Credentials
 from pgambassador.config.secret import Secret
 from pgambassador.config.values import Duration, DurationOrZero, Size
 
@@ -70,24 +71,6 @@ class PoolOverrides(Struct, frozen=True, omit_defaults=True):
     def over(self, base: Pool) -> Pool:
         written = {name: getattr(self, name) for name in self.__struct_fields__}
         return msgspec.structs.replace(base, **{k: v for k, v in written.items() if v is not UNSET})
-
-
-class StaticCredentials(Struct, frozen=True, tag_field="provider", tag="static"):
-    """A password written down; it takes precedence over one in the URL."""
-
-    password: Annotated[Secret, Meta(description="The password for the server.")]
-
-
-class ExecCredentials(Struct, frozen=True, tag_field="provider", tag="exec"):
-    """A command that prints the secret, or JSON with user, password and expires_at."""
-
-    command: Annotated[
-        tuple[str, ...], Meta(min_length=1, description="The program and its arguments; no shell.")
-    ]
-    timeout: Annotated[Duration, Meta(description="The command is ended after this.")] = 10.0
-
-
-Credentials = StaticCredentials | ExecCredentials
 
 
 class Cluster(Struct, frozen=True):

@@ -5,7 +5,9 @@
 2. As in libpq, a server that refuses a login ends the search, unless it only says that it cannot serve now.
    Its error is raised as it came. Everything else is collected into one Unreachable.
 3. A connection that is not handed out is closed, whatever happens.
-4. Poolers and proxies exist that refuse a start packet of protocol 3.2 instead of negotiating, or hang up.
+4. The password is asked for host by host, and the time that takes is not the host's. One that takes it for
+   wrong is asked again for as long as the keyring has another to try.
+5. Poolers and proxies exist that refuse a start packet of protocol 3.2 instead of negotiating, or hang up.
    Such an endpoint is asked again with 3.0, and from then on with 3.0 alone.
 """
 
@@ -17,10 +19,12 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pgambassador.auth import binding
 from pgambassador.cluster.role import mismatch
 from pgambassador.cluster.upstream import Endpoint, Upstream
+from pgambassador.credentials.keyring import Issued
 from pgambassador.errors import AmbassadorError, ProtocolViolation, ServerRefused, Unreachable
 from pgambassador.net import tls
 from pgambassador.net.conversation import Conversation, HungUp
@@ -32,6 +36,8 @@ from pgambassador.wire import build
 _NOT_NOW = frozenset(("57P01", "57P02", "57P03", "53300"))
 # What a server answers if its pg_hba.conf has no line for a connection with TLS, or for one without.
 _NO_ENTRY = "28000"
+# What it answers to a wrong password, or to a user that may not come: invalid_password and its class.
+_WRONG_SECRET = frozenset(("28P01", "28000"))
 # What those that do not know protocol 3.2 answer to it, if anything.
 _NO_SUCH_PROTOCOL = frozenset(("0A000", "08P01"))
 _old_protocol: set[Endpoint] = set()
@@ -53,6 +59,8 @@ class Link:
     parameters: dict[str, str] = field(repr=False)
     leftover: bytes = field(default=b"", repr=False)
     """What the server has sent after the login's ReadyForQuery, decrypted; nearly always empty."""
+    retire_at: float | None = None
+    """When to replace it because its secret expires, in Unix time; None if that does not matter."""
 
     @property
     def address(self) -> str:
@@ -71,17 +79,25 @@ class Link:
         self.sock.close()
 
 
+class Keys(Protocol):
+    """Which secret opens a host; see `Attempt`."""
+
+    async def issued(self, host: str, port: int) -> Issued: ...
+    async def refused(self, host: str, port: int) -> bool: ...
+
+
 async def connect(
     upstream: Upstream,
-    secret: bytes | None,
+    keys: Keys,
     *,
     database: str,
     user: str,
     params: Mapping[str, str] | None = None,
     timeout: float | None = None,  # noqa: ASYNC109  the search divides it
 ) -> Link:
-    """A new connection, or Unreachable, or the server's own refusal. `params` win over those of the URL."""
-    search = _Search(upstream, secret, user, {**upstream.params, **(params or {}), "database": database})
+    """A new connection, or Unreachable, or the server's own refusal. `user` logs in, unless the secret is
+    somebody else's; `params` win over those of the URL."""
+    search = _Search(upstream, keys, user, {**upstream.params, **(params or {}), "database": database})
     return await search.run(timeout if timeout is not None else upstream.connect_timeout)
 
 
@@ -125,23 +141,24 @@ class _NoTls(Unreachable):
 class _Search:
     """One walk through the hosts of an upstream."""
 
-    def __init__(self, upstream: Upstream, secret: bytes | None, user: str, params: dict[str, str]) -> None:
+    def __init__(self, upstream: Upstream, keys: Keys, user: str, params: dict[str, str]) -> None:
         self._upstream = upstream
-        self._secret = secret
-        self._user = user
+        self._keys = keys
+        self._user = self._default_user = user
+        self._secret: bytes | None = None
         self._params = params
+        self._seconds = 0.0
         self._failures: list[tuple[str, AmbassadorError]] = []
         self._second_choice: Link | None = None
         self._step = ""
 
     async def run(self, seconds: float) -> Link:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
+        self._seconds = seconds
         endpoints = self._upstream.endpoints
         with contextlib.ExitStack() as unwanted:
             for index, endpoint in enumerate(endpoints):
-                share = (end - loop.time()) / (len(endpoints) - index)
-                link = await self._try_host(endpoint, loop.time() + share)
+                issued = await self._keys.issued(endpoint.host, endpoint.port)
+                link = await self._log_in_at(endpoint, issued, self._seconds / (len(endpoints) - index))
                 if link is None:
                     continue
                 if link is not self._second_choice:
@@ -155,8 +172,30 @@ class _Search:
             raise refusals[-1]
         raise _sum_up("connect to", self._failures)
 
-    async def _try_host(self, endpoint: Endpoint, end: float) -> Link | None:
+    async def _log_in_at(self, endpoint: Endpoint, issued: Issued, seconds: float) -> Link | None:
+        """With this secret, or those that come after it if the server takes it for wrong."""
         loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            # A secret's `way`, where it has one, is what to take in place of the endpoint.
+            self._user, self._secret = issued.secret.user or self._default_user, issued.secret.password
+            try:
+                link = await self._try_host(endpoint, seconds)
+            except ServerRefused as refusal:
+                if refusal.sqlstate not in _WRONG_SECRET:
+                    raise
+                if not await self._keys.refused(endpoint.host, endpoint.port):
+                    raise
+                issued = await self._keys.issued(endpoint.host, endpoint.port)
+                continue
+            self._seconds -= loop.time() - began
+            if link is not None:
+                link.retire_at = issued.retire_at
+            return link
+
+    async def _try_host(self, endpoint: Endpoint, seconds: float) -> Link | None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
         addresses: list[Address] = []
         before = len(self._failures)
         self._step = "to the question for its address"

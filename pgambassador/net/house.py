@@ -4,6 +4,7 @@
    parameters that a server takes only when a connection begins make it another pool.
 2. Clients are counted from their login to their end, however either goes.
 3. A replication connection belongs to no pool: it has a server connection of its own.
+4. All connections to a cluster take their secrets from its one keyring.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from pgambassador.auth.credential import Credential, Plain
-from pgambassador.config import Config, Target
+from pgambassador.config import Cluster, Config, Target
+from pgambassador.credentials.keyring import Keyring
+from pgambassador.credentials.registry import keyring_of
 from pgambassador.errors import Refused, Unreachable
 from pgambassador.net.facts import Facts
 from pgambassador.net.keeper import Keeper
@@ -24,6 +27,7 @@ from pgambassador.net.origin import Origin
 from pgambassador.net.reactor import reactor
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements, statement_text
+from pgambassador.net.tasks import spawn
 from pgambassador.net.tunnel import Tunnel
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.protocol.cancel import CancelKeys
@@ -42,6 +46,7 @@ class House:
         self.users = users
         self.query_log = query_log
         self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
+        self.keyrings = {name: self._keyring(name, cluster) for name, cluster in config.clusters.items()}
         self.servers = reactor(asyncio.get_running_loop())
         self.sockets = reactor(asyncio.get_running_loop(), self.servers)
         self.statements = Statements()
@@ -99,15 +104,24 @@ class House:
     def _origin(self, target: Target, user: str, params: Mapping[str, str]) -> Origin:
         cluster = self.config.clusters[target.cluster]
         upstream = cluster.upstream()
-        credential = self.users.get(user) if upstream.user is None else None
         return Origin(
             upstream,
-            cluster.credentials,
+            self.keyrings[target.cluster],
             database=target.database,
             user=upstream.user or user,
-            fallback=credential.password if isinstance(credential, Plain) else None,
             params=params,
         )
+
+    def _keyring(self, name: str, cluster: Cluster) -> Keyring:
+        upstream = cluster.upstream()
+
+        def password_of(user: str) -> bytes | None:
+            if upstream.password is not None:
+                return upstream.password.encode()
+            credential = self.users.get(user) if upstream.user is None else None
+            return credential.password if isinstance(credential, Plain) else None
+
+        return keyring_of(name, cluster.credentials, password_of, spawn)
 
     def _vacate(self, cluster: str, text: bytes) -> None:
         """A server drops, renames and copies only what nobody is connected to, and waits for that a while."""
@@ -140,6 +154,9 @@ class House:
             keeper.drain()
         for tunnel in list(self.tunnels):
             tunnel.close()  # it would never end by itself, and goes on elsewhere where it stopped
+
+    def credentials(self) -> list[Keyring]:
+        return list(self.keyrings.values())
 
     def pools(self) -> list[Numbers]:
         return [Numbers(keeper) for keeper in self.keepers.values()]

@@ -132,6 +132,8 @@ class Keeper(States):
         backend = Backend(self.sockets, channel, self.lane, link, dict(link.parameters), BASE, link.leftover)
         backend.defaults = Settings.of(link.parameters)
         backend.expires = self.plan.expiry(backend.opened)
+        if link.retire_at is not None:
+            backend.expires = min(backend.expires, backend.opened + link.retire_at - time.time())
         if backend.closed:
             return
         self.backends.add(backend)

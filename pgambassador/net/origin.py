@@ -4,43 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Protocol
 
 from pgambassador.cluster.upstream import Upstream
-from pgambassador.config import Credentials
 from pgambassador.net import connector
-from pgambassador.net.connector import Link
-from pgambassador.net.credentials import provider_of
+from pgambassador.net.connector import Keys, Link
+
+
+class Ring(Protocol):
+    """What knows the cluster's secrets: its keyring."""
+
+    def attempt(self, user: str, database: str) -> Keys: ...
 
 
 class Origin:
-    """`fallback` is the password to use when neither the URL nor `credentials` has one; `params` are for the
-    start packet, beside those of the URL."""
+    """`params` are for the start packet, beside those of the URL."""
 
     def __init__(
         self,
         upstream: Upstream,
-        credentials: Credentials | None,
+        keyring: Ring,
         *,
         database: str,
         user: str,
-        fallback: bytes | None,
         params: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.upstream = upstream
+        self.keyring = keyring
         self.database = database
         self.user = user
         self.params = {**upstream.params, **params}
-        password = upstream.password.encode() if upstream.password is not None else fallback
-        self._provider = provider_of(credentials, password)
 
     async def open(self) -> Link:
-        """Log in; raises Unreachable or ServerRefused."""
-        secret = await self._provider.secret()
+        """Log in; raises Unreachable, ConfigError or ServerRefused."""
         return await connector.connect(
             self.upstream,
-            None if secret is None else secret.password,
+            self.keyring.attempt(self.user, self.database),
             database=self.database,
-            user=self.user if secret is None or secret.user is None else secret.user,
+            user=self.user,
             params=self.params,
             timeout=self.upstream.connect_timeout,
         )

@@ -97,6 +97,25 @@ class PoolStats(Protocol):
         ...
 
 
+class CredentialStats(Protocol):
+    """What a cluster's keyring says about itself; None where there is nothing yet, or no end."""
+
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def refreshes(self) -> int: ...
+    @property
+    def refresh_failures(self) -> int: ...
+    @property
+    def failing(self) -> int: ...
+    @property
+    def age(self) -> float | None: ...
+    @property
+    def expires(self) -> float | None: ...
+
+
 class ProxyStats(Protocol):
     """What the process says about its clients, and its pools."""
 
@@ -112,6 +131,10 @@ class ProxyStats(Protocol):
     def draining(self) -> bool: ...
     def pools(self) -> Iterable[PoolStats]:
         """Those of this moment; asked anew at every scrape."""
+        ...
+
+    def credentials(self) -> Iterable[CredentialStats]:
+        """One for each cluster."""
         ...
 
 
@@ -184,6 +207,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._process()
         yield from _of_pools(list(self._proxy.pools()))
+        yield from _of_credentials(self._proxy.credentials())
 
     def _process(self) -> Iterator[Metric]:
         proxy = self._proxy
@@ -257,6 +281,38 @@ def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
             buckets = _cumulated(getattr(pool, f"{attribute}_histogram"))
             histogram.add_metric(labels, buckets, sum_value=getattr(pool, f"{attribute}_seconds"))
         yield histogram
+
+
+def _of_credentials(keyrings: Iterable[CredentialStats]) -> Iterator[Metric]:
+    labels = ("cluster", "provider")
+    refreshes = CounterMetricFamily(
+        "pgambassador_credential_refreshes",
+        "How often a provider was asked for a secret, by what came of it.",
+        labels=(*labels, "result"),
+    )
+    failing = GaugeMetricFamily(
+        "pgambassador_credential_failures",
+        "How often a provider has failed since it last gave a secret.",
+        labels=labels,
+    )
+    age = GaugeMetricFamily(
+        "pgambassador_credential_age_seconds", "Since the oldest secret was fetched.", labels=labels
+    )
+    expiry = GaugeMetricFamily(
+        "pgambassador_credential_expiry_timestamp_seconds",
+        "When the first of the secrets expires, in Unix time.",
+        labels=labels,
+    )
+    for each in keyrings:
+        names = (each.cluster, each.provider)
+        refreshes.add_metric((*names, "success"), each.refreshes)
+        refreshes.add_metric((*names, "failure"), each.refresh_failures)
+        failing.add_metric(names, each.failing)
+        if each.age is not None:
+            age.add_metric(names, each.age)
+        if each.expires is not None:
+            expiry.add_metric(names, each.expires)
+    yield from (refreshes, failing, age, expiry)
 
 
 def _cumulated(counts: Sequence[int]) -> list[tuple[str, float]]:

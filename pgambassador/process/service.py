@@ -156,6 +156,8 @@ class Service:
             now = time.monotonic()
             for keeper in list(self.house.keepers.values()):
                 keeper.tick(now)
+            for keyring in self.house.keyrings.values():
+                keyring.tick()
             self.house.prune()
             sweep()
 
@@ -200,6 +202,8 @@ class Service:
             tunnel.close()
         for keeper in list(self.house.keepers.values()):
             await keeper.stopped(CANCEL_PATIENCE if self._signals < 2 else 0)
+        for keyring in self.house.keyrings.values():
+            keyring.close()
         if self.http is not None:
             await self.http.close()
         self.query_log.close()

@@ -17,11 +17,15 @@ import pytest
 import uvloop
 
 from pgambassador.cluster.upstream import Upstream, parse_url
+from pgambassador.credentials.keyring import Attempt, Issued
+from pgambassador.credentials.provider import Secret
+from pgambassador.credentials.registry import keyring_of
 from pgambassador.embedded import Authority, Postgres, Workspace
 from pgambassador.embedded.ports import free_port
 from pgambassador.errors import AmbassadorError, ConfigError, Refused, ServerRefused, Unreachable
 from pgambassador.net.connector import Link, connect, send_cancel
 from pgambassador.net.conversation import Conversation
+from pgambassador.net.tasks import spawn
 from pgambassador.net.transport import Transport
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Dialogue
@@ -51,11 +55,16 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 async def linked(url: str | Upstream, user: str = "app", **more: Any) -> AsyncIterator[Link]:
     upstream = parse_url(url) if isinstance(url, str) else url
     secret = more.pop("secret", USERS[user].password.encode() if user in USERS else None)
-    link = await connect(upstream, secret, database=more.pop("database", "app"), user=user, **more)
+    link = await connect(upstream, keys(secret), database=more.pop("database", "app"), user=user, **more)
     try:
         yield link
     finally:
         link.close()
+
+
+def keys(secret: bytes | None) -> Attempt:
+    """Of a keyring that knows this one only."""
+    return keyring_of("main", None, lambda user: secret, spawn).attempt("app", "app")
 
 
 def ask(link: Link, sql: str) -> Coroutine[Any, Any, str]:
@@ -783,6 +792,89 @@ def test_a_silent_host_leaves_time_for_the_next(primary: Postgres) -> None:
     run(main())
 
 
+class Keyed:
+    """Keys as a test wants them: for each host the secrets to try, in their order."""
+
+    def __init__(self, **secrets: list[Secret]) -> None:
+        self.secrets = secrets
+        self.asked: list[str] = []
+
+    async def issued(self, host: str, port: int) -> Issued:
+        self.asked.append(host)
+        return Issued(self.secrets[host][0], 1, True, 123.0)
+
+    async def refused(self, host: str, port: int) -> bool:
+        self.asked.append(f"not {host}")
+        del self.secrets[host][0]
+        return bool(self.secrets[host])
+
+
+def keyed(url: str, keys: Keyed) -> Link:
+    async def main() -> Link:
+        link = await connect(parse_url(url), keys, database="app", user="app")
+        link.close()
+        return link
+
+    return run(main())
+
+
+RIGHT = Secret(None, USERS["app"].password.encode())
+WRONG = Secret(None, b"wrong")
+
+
+def test_each_host_has_its_own_secret(primary: Postgres) -> None:
+    url = primary.url("app").replace(
+        f"{HOST}:{primary.port}", f"{HOST}:{free_port()},localhost:{primary.port}"
+    )
+    subject = Keyed(**{HOST: [WRONG], "localhost": [RIGHT]})
+    assert keyed(url, subject).retire_at == 123.0
+    assert subject.asked == [HOST, "localhost"]
+
+
+def test_a_secret_that_is_refused_is_replaced_as_often_as_there_is_another(primary: Postgres) -> None:
+    subject = Keyed(**{HOST: [WRONG, WRONG, RIGHT]})
+    keyed(primary.url("app"), subject)
+    assert subject.asked == [HOST, f"not {HOST}"] * 2 + [HOST]
+
+
+def test_the_refusal_is_the_servers_if_there_is_no_other(primary: Postgres) -> None:
+    subject = Keyed(**{HOST: [WRONG, WRONG]})
+    with pytest.raises(ServerRefused, match="password authentication failed") as raised:
+        keyed(primary.url("app"), subject)
+    assert raised.value.sqlstate == "28P01"
+    assert subject.asked == [HOST, f"not {HOST}"] * 2
+
+
+def test_a_user_that_may_not_come_is_refused_too(primary: Postgres) -> None:
+    """28000: there is no line for it in pg_hba.conf."""
+    subject = Keyed(**{HOST: [Secret("nobody", b"x"), RIGHT]})
+    keyed(primary.url("app"), subject)
+    assert subject.asked == [HOST, f"not {HOST}", HOST]
+
+
+def test_another_refusal_is_not_the_secrets_fault(primary: Postgres) -> None:
+    subject = Keyed(**{HOST: [RIGHT, RIGHT]})
+    with pytest.raises(ServerRefused) as raised:
+        run(connect(parse_url(primary.url("app")), subject, database="app", user="app", params={"geqo": "x"}))
+    assert raised.value.sqlstate == "22023"
+    assert subject.asked == [HOST]
+
+
+def test_a_secret_may_be_another_users(primary: Postgres) -> None:
+    user = USERS["app_md5"]
+    subject = Keyed(**{HOST: [Secret(user.name, user.password.encode())]})
+    assert keyed(primary.url("app"), subject).parameters["session_authorization"] == user.name
+
+
+def test_a_failure_to_get_a_secret_ends_the_search(primary: Postgres) -> None:
+    class Failing(Keyed):
+        async def issued(self, host: str, port: int) -> Issued:
+            raise Unreachable("the source is away", hint="Wait.")
+
+    with pytest.raises(Unreachable, match=r"^the source is away$"):
+        keyed(primary.url("app"), Failing())
+
+
 def test_giving_up_closes_the_socket() -> None:
     async def main() -> None:
         reached, ended = asyncio.Event(), asyncio.Event()
@@ -796,7 +888,7 @@ def test_giving_up_closes_the_socket() -> None:
         async with pretending(server) as (port, _):
             upstream = parse_url(f"postgresql://{HOST}:{port}/app?sslmode=disable")
             loop = asyncio.get_running_loop()
-            task = loop.create_task(connect(upstream, b"x", database="app", user="app"))
+            task = loop.create_task(connect(upstream, keys(b"x"), database="app", user="app"))
             await reached.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -20,12 +21,15 @@ def servers(monkeypatch):
     world = SimpleNamespace(answers={}, tried=[])
 
     class Origin:
-        def __init__(self, upstream, credentials, *, database, user, fallback) -> None:
+        def __init__(self, upstream, keyring, *, database, user) -> None:
             self.hosts = ",".join(endpoint.host for endpoint in upstream.endpoints)
-            self.database, self.user = database, user
+            self.database, self.user, self.keyring = database, user, keyring
 
         async def open(self):
             world.tried.append((self.hosts, self.database, self.user))
+            keys = self.keyring.attempt(self.user, self.database)
+            await keys.issued("a", 5432)
+            assert not await keys.refused("a", 5432)
             answer = world.answers.get((self.hosts, self.database))
             if answer is not None:
                 raise answer
@@ -93,6 +97,48 @@ def test_without_a_user_another_error_still_counts(capsys, servers):
         1,
         "cluster main, a:5432: shutting down. Wait until the server has started.\n",
     )
+
+
+def provider(tmp_path, script) -> dict[str, str]:
+    file = tmp_path / "c.yaml"
+    command = json.dumps(["/bin/sh", "-c", script])
+    file.write_text(
+        "clusters: {main: {url: 'postgresql://app@a/shop', "
+        f"credentials: {{provider: exec, command: {command}}}}}}}"
+    )
+    return {"path": str(file)}
+
+
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        (HIDDEN, "exec gave a password without an end, "),
+        (f'{{"password": "{HIDDEN}", "user": "b"}}', "exec gave a password for user b without an end, "),
+        (
+            f'{{"password": "{HIDDEN}", "expires_at": "2999-01-01T00:00:00+01:00"}}',
+            "exec gave a password valid until 2998-12-31T23:00:00+00:00, ",
+        ),
+        (
+            f'{{"password": "{HIDDEN}", "expires_at": "2001-01-01T00:00:00Z"}}',
+            "exec gave a password that was valid until 2001-01-01T00:00:00+00:00 only; compare the clock",
+        ),
+    ],
+)
+def test_the_secret_has_a_line_of_its_own(capsys, servers, tmp_path, printed, said):
+    code, out, err = run(capsys, **provider(tmp_path, f"echo '{printed}'"))
+    assert (code, err) == (0, "")
+    assert f"cluster main, a:5432, credentials: {said}" in out
+    assert "cluster main, a:5432: logged in as app to shop" in out
+
+
+def test_without_a_secret_there_is_no_login(capsys, servers, tmp_path):
+    code, out, err = run(capsys, **provider(tmp_path, f"echo {HIDDEN}; exit 1"))
+    assert code == 1
+    assert err == (
+        "cluster main, a:5432, credentials: provider exec: the credentials command /bin/sh failed with"
+        " exit status 1. Run it by hand to see why.\n"
+    )
+    assert "a:5432:" not in out
 
 
 def test_a_weak_mode_is_a_warning(capsys, servers):

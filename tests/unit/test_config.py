@@ -17,6 +17,7 @@ from pgambassador.config import Config, ExecCredentials, Pool, Secret, StaticCre
 from pgambassador.config.address import Address, parse_listen
 from pgambassador.config.build import paths
 from pgambassador.config.file import read_text
+from pgambassador.config.providers import OURS
 from pgambassador.config.values import octets, seconds
 from pgambassador.errors import ConfigError
 
@@ -155,7 +156,7 @@ def test_mistakes_are_one_sentence_with_their_path(read, text, said):
         (f"clusters: {{main: {{url: 'postgresql://a:{HIDDEN}@h:port/'}}}}", "clusters.main.url: "),
         (
             "clusters: {main: {url: x, credentials: {provider: exce}}}",
-            "provider must be one of static, exec, not 'exce'",
+            "provider must be one of static, env, file, exec, not 'exce'",
         ),
         (
             "clusters: {main: {url: x, credentials: {provider: exec}}}",
@@ -472,23 +473,30 @@ def test_every_option_is_documented():
 def test_the_examples_in_the_reference_are_valid(read):
     text = (CONFIG / "reference.yaml").read_text("utf-8")
     text = re.sub(r"pool: \{\}|databases: \{\}", lambda found: found[0].removesuffix(" {}"), text)
-    first, second = (re.sub(r"(?m)^(\s*)#: ", r"\1", _without(text, n)) for n in (1, 0))
-    for each, kind in ((first, StaticCredentials), (second, ExecCredentials)):
+    seen, shown = [], set()
+    for number in range(len(_alternatives(text))):
+        each = re.sub(r"(?m)^(\s*)#: ", r"\1", _only(text, number))
+        shown |= _leaves(read_text(each, "f"))
         config = read(re.sub(r"(?m)^\s*users_file:.*$", "", each).replace("users: {}", "users: {a: b}"))
-        assert isinstance(config.clusters["main"].credentials, kind)
+        seen.append(type(config.clusters["main"].credentials))
         assert config.target("shop").database == "shop_production"
-    shown = _leaves(read_text(re.sub(r"(?m)^(\s*)#: ", r"\1", _without(text, 0)), "f"))
-    shown |= _leaves(read_text(re.sub(r"(?m)^(\s*)#: ", r"\1", _without(text, 1)), "f"))
+    assert seen == list(OURS.values())
     for path in paths(mi.type_info(Config)):
         wanted = path.replace("clusters.*", "clusters.main").replace("databases.*", "databases.shop")
         assert wanted in shown or path == "auth.users.*", f"{path} is missing from config/reference.yaml"
 
 
-def _without(text: str, number: int) -> str:
-    """The reference without one of the two alternatives for `credentials`."""
-    blocks = list(re.finditer(r"    #: credentials:\n(?:    #:   .*\n)+?(?=    #: credentials|\n)", text))
-    assert len(blocks) == 2
-    return text[: blocks[number].start()] + text[blocks[number].end() :]
+def _alternatives(text: str) -> list[re.Match[str]]:
+    """The blocks of the reference that show a provider each."""
+    return list(re.finditer(r"    #: credentials:\n(?:    #:   .*\n)+?(?=    #: credentials|\n)", text))
+
+
+def _only(text: str, number: int) -> str:
+    """The reference with one of them."""
+    for index, block in reversed(list(enumerate(_alternatives(text)))):
+        if index != number:
+            text = text[: block.start()] + text[block.end() :]
+    return text
 
 
 def _leaves(tree: object, path: str = "") -> set[str]:

@@ -1,203 +1,146 @@
-"""Passwords for servers: what a command may print, how long it holds, and that it is never shown."""
+"""The small providers: written down, in a variable, in a file; and what all secrets have in common."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from datetime import UTC, datetime
+import os
+from pathlib import Path
 
 import pytest
 
-from pgambassador.config import ExecCredentials, StaticCredentials
+from pgambassador.config import EnvCredentials, FileCredentials, StaticCredentials
 from pgambassador.config import Secret as Hidden
-from pgambassador.errors import Unreachable
-from pgambassador.net.credentials import MARGIN, Exec, Provider, Secret, Static, provider_of, read_answer
+from pgambassador.credentials.environ import Environ
+from pgambassador.credentials.file import FILE_LIMIT, File
+from pgambassador.credentials.provider import Login, Provider, Secret, scope
+from pgambassador.credentials.static import Static, Written
+from pgambassador.errors import AmbassadorError, ConfigError, Unreachable
 
-NOW = 1_000_000_000.0
-
-
-def ask(provider: Provider) -> Secret | None:
-    return asyncio.run(provider.secret())
-
-
-@pytest.mark.parametrize(
-    ("printed", "secret"),
-    [
-        (b"token", Secret(None, b"token", None)),
-        (b"  token with spaces \n", Secret(None, b"token with spaces", None)),
-        (b'"quoted"', Secret(None, b'"quoted"', None)),
-        (b"\xff\xfe", Secret(None, b"\xff\xfe", None)),
-        (b'{"password": "x"}', Secret(None, b"x", None)),
-        (b'\n{"password": "\\u00e9", "user": "app"}\n', Secret("app", "é".encode(), None)),
-        (
-            b'{"password": "x", "user": null, "expires_at": "2001-09-09T01:46:40Z"}',
-            Secret(None, b"x", NOW),
-        ),
-        (b'{"password": "x", "expires_at": "2001-09-09T03:46:40+02:00", "more": 1}', Secret(None, b"x", NOW)),
-    ],
-)
-def test_what_a_command_may_print(printed, secret):
-    assert read_answer(printed, "/bin/token") == secret
+LOGIN = Login("db.example", 5432, "app", "shop")
+HIDDEN = "hunter2"
 
 
-@pytest.mark.parametrize(
-    "printed",
-    [
-        b'{"password": "hunter2"',
-        b'{"user": "hunter2"}',
-        b'{"password": ["hunter2"]}',
-        b'{"password": "hunter2", "user": 7}',
-        b'{"password": "hunter2", "expires_at": "tomorrow"}',
-        b'{"password": "hunter2", "expires_at": 7}',
-        b'{"password": "\xff hunter2"}',
-    ],
-)
-def test_what_is_not_understood_is_not_shown(printed):
-    with pytest.raises(Unreachable) as caught:
-        read_answer(printed, "/bin/token")
-    assert caught.value.message == "the credentials command /bin/token printed JSON that is not understood"
-    assert "hunter2" not in caught.value.sentence()
+def ask(provider: Provider, login: Login = LOGIN) -> Secret:
+    return asyncio.run(provider.fetch(login))
+
+
+def refused(provider: Provider, kind: type[AmbassadorError] = Unreachable) -> str:
+    with pytest.raises(kind) as caught:
+        ask(provider)
     assert caught.value.__cause__ is None
+    assert caught.value.hint
+    assert HIDDEN not in caught.value.sentence()
+    return caught.value.sentence()
 
 
-@pytest.mark.parametrize("printed", [b"", b" \n"])
-def test_nothing_was_printed(printed):
-    with pytest.raises(Unreachable, match="printed nothing"):
-        read_answer(printed, "token")
+def file(path: Path, format: str = "password") -> File:
+    return File(FileCredentials(path=str(path), format=format))  # type: ignore[arg-type]
 
 
-def test_a_repr_without_the_password():
-    assert "hunter2" not in repr(Secret("app", b"hunter2", None))
+def test_a_repr_without_the_password() -> None:
+    assert HIDDEN not in repr(Secret("app", HIDDEN.encode(), 1.0))
 
 
-def test_which_provider():
-    assert ask(provider_of(None, b"of the URL")) == Secret(None, b"of the URL", None)
-    assert ask(provider_of(None, None)) is None
-    written = StaticCredentials(password=Hidden("written"))
-    assert ask(provider_of(written, b"of the URL")) == Secret(None, b"written", None)
-    assert isinstance(provider_of(ExecCredentials(command=("token",)), b"of the URL"), Exec)
-    assert isinstance(provider_of(None, None), Static)
+def test_what_a_secret_is_good_for() -> None:
+    provider = Static(StaticCredentials(password=Hidden(HIDDEN)))
+    other = LOGIN._replace(host="other", port=1, database="stock")
+    assert scope(provider, LOGIN) == scope(provider, other)
+    assert scope(provider, LOGIN) != scope(provider, LOGIN._replace(user="b"))
+
+    class PerHost(Static):
+        per_host = True
+
+    provider = PerHost(StaticCredentials(password=Hidden(HIDDEN)))
+    assert scope(provider, LOGIN) == scope(provider, LOGIN._replace(database="stock"))
+    others = (LOGIN._replace(host="b"), LOGIN._replace(port=1), LOGIN._replace(user="b"), LOGIN)
+    assert len({scope(provider, each) for each in others}) == 4
+
+    class PerDatabase(Static):
+        per_database = True
+
+    provider = PerDatabase(StaticCredentials(password=Hidden(HIDDEN)))
+    assert scope(provider, LOGIN) != scope(provider, LOGIN._replace(database="stock"))
 
 
-class Printed(Exec):
-    """Prints these answers, one after the other, without a process."""
-
-    def __init__(self, *answers: Secret | Exception) -> None:
-        super().__init__(("token",), 1.0)
-        self.answers = list(answers)
-        self.running = 0
-
-    async def _run(self) -> Secret:
-        self.running += 1
-        assert self.running == 1
-        await asyncio.sleep(0)
-        self.running -= 1
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+def test_a_password_written_down() -> None:
+    subject = Static(StaticCredentials(password=Hidden("geheim ü")))
+    assert ask(subject) == Secret(None, "geheim ü".encode())
 
 
-def answers(count: int, not_after: float | None) -> list[Secret]:
-    return [Secret(None, b"%d" % number, not_after) for number in range(count)]
+def test_the_password_of_the_url_or_of_the_client() -> None:
+    subject = Written({"app": b"theirs"}.get)
+    assert ask(subject) == Secret(None, b"theirs")
+    assert ask(subject, LOGIN._replace(user="b")) == Secret(None, None)
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [NOW]
-    monkeypatch.setattr(time, "time", lambda: now[0])
-    return now
+def test_a_variable_is_looked_up_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Environ(EnvCredentials(variable="DB_PASSWORD"))
+    monkeypatch.setenv("DB_PASSWORD", " first ")
+    assert ask(subject) == Secret(None, b" first ")
+    monkeypatch.setenv("DB_PASSWORD", "second")
+    assert ask(subject) == Secret(None, b"second")
 
 
-def test_a_secret_that_expires_is_kept_until_shortly_before(clock):
-    first, second = answers(2, NOW + 900)
-    printed = Printed(first, second)
-
-    async def main() -> None:
-        assert await printed.secret() is first
-        clock[0] = NOW + 900 - MARGIN - 1
-        assert await printed.secret() is first
-        clock[0] = NOW + 900 - MARGIN
-        assert await printed.secret() is second
-
-    asyncio.run(main())
+@pytest.mark.parametrize(("value", "said"), [(None, "is not set"), ("", "is empty")])
+def test_a_variable_that_is_of_no_use(monkeypatch: pytest.MonkeyPatch, value: str | None, said: str) -> None:
+    monkeypatch.delenv("DB_PASSWORD", raising=False)
+    if value is not None:
+        monkeypatch.setenv("DB_PASSWORD", value)
+    sentence = refused(Environ(EnvCredentials(variable="DB_PASSWORD")), ConfigError)
+    assert "environment variable DB_PASSWORD" in sentence
+    assert said in sentence
 
 
-def test_a_secret_without_an_end_is_asked_for_each_time():
-    first, second = answers(2, None)
-    printed = Printed(first, second)
-
-    async def main() -> None:
-        assert await printed.secret() is first
-        assert await printed.secret() is second
-
-    asyncio.run(main())
+def test_a_file_is_read_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    subject = file(path)
+    path.write_bytes(b" first \r\n")
+    assert ask(subject) == Secret(None, b" first ")
+    path.write_bytes(b"second")
+    assert ask(subject) == Secret(None, b"second")
 
 
-def test_those_who_ask_at_once_share_one_answer():
-    first, second = answers(2, None)
-    printed = Printed(first, second)
-
-    async def main() -> None:
-        assert await asyncio.gather(*(printed.secret() for _ in range(5))) == [first] * 5
-        assert await printed.secret() is second
-
-    asyncio.run(main())
-
-
-def test_a_failure_is_not_kept():
-    first, second = answers(2, None)
-    printed = Printed(first, Unreachable("it failed"), second)
-
-    async def main() -> None:
-        assert await printed.secret() is first
-        with pytest.raises(Unreachable):
-            await printed.secret()
-        assert await printed.secret() is second
-
-    asyncio.run(main())
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds no password"),
+        (b"\n\r\n", "holds no password"),
+        (b"*:*:*:*:hunter2\n*:*:*:*:hunter2\n", "set credentials.format to pgpass"),
+        (b"hunter2" * FILE_LIMIT, "larger than 1 MiB"),
+    ],
+    ids=["empty", "lines", "passfile", "large"],
+)
+def test_a_file_that_cannot_be_a_password(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "password"
+    path.write_bytes(content)
+    assert said in refused(file(path))
 
 
-def test_the_margin_of_a_real_answer(clock):
-    expires = datetime.fromtimestamp(NOW + 3600, UTC).isoformat()
-    answer = read_answer(b'{"password": "x", "expires_at": "%s"}' % expires.encode(), "token")
-    assert answer.not_after == NOW + 3600
+@pytest.mark.parametrize("format", ["password", "pgpass"])
+def test_files_that_cannot_be_read(tmp_path: Path, format: str) -> None:
+    assert "No such file or directory" in refused(file(tmp_path / "nothing", format))
+    assert "is not a plain file" in refused(file(tmp_path, format)) or "Is a directory" in refused(
+        file(tmp_path, format)
+    )
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a plain file" in refused(file(tmp_path / "pipe", format))
 
 
-def run(*command: str, timeout: float = 10.0) -> Secret | None:
-    return ask(Exec(command, timeout))
+def test_a_password_file(tmp_path: Path) -> None:
+    path = tmp_path / "pgpass"
+    path.write_text("db.example:5432:shop:app:first\n*:*:*:b:second\n")
+    path.chmod(0o600)
+    subject = file(path, "pgpass")
+    assert ask(subject) == Secret(None, b"first")
+    assert ask(subject, LOGIN._replace(user="b")) == Secret(None, b"second")
+    assert scope(subject, LOGIN) == LOGIN
+    path.write_text(f"*:*:stock:*:{HIDDEN}\n")
+    assert "has no line for db.example:5432:shop:app" in refused(subject)
 
 
-def test_a_command_is_run_without_a_shell():
-    assert run("/bin/echo", "$HOME", "&&") == Secret(None, b"$HOME &&", None)
-
-
-def test_a_command_that_is_not_there():
-    with pytest.raises(Unreachable, match="/nonexistent/token cannot be run: No such file") as caught:
-        run("/nonexistent/token", "hunter2")
-    assert "hunter2" not in caught.value.sentence()
-
-
-def test_a_command_that_fails():
-    with pytest.raises(Unreachable, match="failed with exit status 3") as caught:
-        run("/bin/sh", "-c", "echo hunter2; echo hunter2 >&2; exit 3")
-    assert "hunter2" not in caught.value.sentence()
-
-
-def test_a_command_that_never_ends_is_ended():
-    with pytest.raises(Unreachable, match=r"was not done within 0\.05 s"):
-        run("/bin/sh", "-c", "sleep 1000; echo late", timeout=0.05)
-
-
-def test_a_pipe_that_stays_open_is_not_waited_for():
-    with pytest.raises(Unreachable, match=r"was not done within 0\.1 s"):
-        run("/bin/sh", "-c", "sleep 1 & echo token", timeout=0.1)
-
-
-def test_all_that_a_command_prints_counts():
-    assert run("/bin/sh", "-c", "printf to; sleep 0.05; printf ken") == Secret(None, b"token", None)
-
-
-def test_a_command_that_prints_too_much():
-    with pytest.raises(Unreachable, match="printed more than"):
-        run("/bin/sh", "-c", "yes hunter2")
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
+def test_a_password_file_that_others_can_use_is_not_used(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "pgpass"
+    path.write_text(f"*:*:*:*:{HIDDEN}\n")
+    path.chmod(mode)
+    assert f"chmod 600 {path}" in refused(file(path, "pgpass"))

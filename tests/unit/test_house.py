@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 
 from pgambassador.auth.credential import Credential, Plain
-from pgambassador.config import Clients, Cluster, Config, Database, Pool, QueryLog, Secret
+from pgambassador.config import (
+    Clients,
+    Cluster,
+    Config,
+    Credentials,
+    Database,
+    InstalledCredentials,
+    Pool,
+    QueryLog,
+    Secret,
+    StaticCredentials,
+)
+from pgambassador.credentials.static import Static
 from pgambassador.errors import Refused
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
@@ -29,6 +41,7 @@ from tests.messages import (
 )
 from tests.playbook import Client, Playbook, Server
 
+HIDDEN = "hunter2"
 CLUSTERS = {
     "main": Cluster(url=Secret("postgresql://app:secret@db.example/shop")),
     "open": Cluster(url=Secret("postgresql://open.example")),
@@ -117,8 +130,67 @@ def test_a_client_may_bring_the_password(
         clusters={"open": CLUSTERS["open"]}, users={} if credential is None else {"a": credential}
     )
     upstream: Any = house.keeper("shop", "a").upstream
-    secret = homes.loop.complete(upstream._provider.secret())
-    assert (None if secret is None else secret.password) == password
+    attempt = upstream.keyring.attempt("a", "shop")
+    assert read(homes, attempt) == password
+
+
+def read(homes: Homes, attempt: Any) -> bytes | None:
+    password: bytes | None = homes.loop.complete(attempt.issued("open.example", 5432)).secret.password
+    return password
+
+
+def test_the_password_of_the_url_wins(homes: Homes) -> None:
+    house = homes.build(users={"a": Plain(b"theirs")})
+    assert read(homes, house.keyrings["main"].attempt("app", "shop")) == b"secret"
+
+
+def test_who_has_the_name_of_the_url_gives_no_password(homes: Homes) -> None:
+    clusters = {"main": Cluster(url=Secret("postgresql://app@db.example/shop"))}
+    house = homes.build(clusters=clusters, users={"app": Plain(b"theirs")})
+    assert read(homes, house.keyrings["main"].attempt("app", "shop")) is None
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        None,
+        StaticCredentials(password=Secret(HIDDEN)),
+        InstalledCredentials(name="vault", options={"token": HIDDEN}),
+    ],
+)
+def test_no_repr_shows_a_secret(
+    homes: Homes, credentials: Credentials | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgambassador.credentials.registry._other", lambda _: Static(_static()))
+    cluster = Cluster(url=Secret(f"postgresql://app:{HIDDEN}@db.example/shop"), credentials=credentials)
+    users = {"a": Plain(HIDDEN.encode())}
+    house = homes.build(clusters={"main": cluster}, users=users)
+    keeper: Any = house.keeper("shop", "a")
+    origin = keeper.upstream
+    attempt = origin.keyring.attempt("app", "shop")
+    issued = homes.loop.complete(attempt.issued("db.example", 5432))
+    assert issued.secret.password == HIDDEN.encode()
+    told = [house, house.config, cluster, cluster.credentials, cluster.upstream(), keeper, origin, attempt]
+    told += [origin.keyring, origin.keyring.__dict__, issued, issued.secret, origin.__dict__]
+    for each in told:
+        assert HIDDEN not in f"{each!r} {each!s}"
+
+
+def _static() -> StaticCredentials:
+    return StaticCredentials(password=Secret(HIDDEN))
+
+
+def test_one_keyring_for_each_cluster(homes: Homes) -> None:
+    house = homes.build(
+        clusters=CLUSTERS,
+        databases={"shop": Database(cluster="main"), "any": Database(cluster="open")},
+    )
+    pools: list[Any] = [house.keeper("shop", "a").upstream, house.keeper("any", "a").upstream]
+    pools += [house.keeper("any", "b").upstream, house.replication("shop", "a", {"replication": "database"})]
+    assert [pool.keyring.cluster for pool in pools] == ["main", "open", "open", "main"]
+    assert pools[1].keyring is pools[2].keyring
+    assert pools[0].keyring is pools[3].keyring
+    assert house.credentials() == [house.keyrings["main"], house.keyrings["open"]]
 
 
 def test_clients_are_counted_and_limited(homes: Homes) -> None:

@@ -33,6 +33,7 @@ from tests.messages import (
 from tests.playbook import Client, Server
 
 QUERY = query("x")
+WALL = 1_000_000_000.0
 DONE = (complete("X"), IDLE)
 DOWN = Unreachable("db.example refused the connection", hint="Is it running?")
 NO_LOGIN = ServerRefused({"S": "FATAL", "V": "FATAL", "C": "28P01", "M": "password authentication failed"})
@@ -47,7 +48,9 @@ def keepings(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeKeeping]:
 
     def make(**options: Any) -> Keeping:
         keeping = Keeping(**options)
-        monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=keeping.loop.time))
+        monkeypatch.setattr(
+            "pgambassador.net.keeper.time", SimpleNamespace(monotonic=keeping.loop.time, time=lambda: WALL)
+        )
         made.append(keeping)
         return keeping
 
@@ -414,6 +417,20 @@ def test_old_connections_are_closed_when_they_are_free(keepings: MakeKeeping) ->
     first.sends(*DONE)
     busy.gets(*DONE)
     first.gets_end(TERMINATE)
+    assert play.lane.total == 0
+
+
+def test_a_connection_may_end_with_its_secret(keepings: MakeKeeping) -> None:
+    play = keepings(size=2, lifetime=100.0)
+    client = play.client()
+    client.sends(QUERY)
+    server = play.opens(retire_at=WALL + 50)
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    play.ticks(49)
+    assert play.lane.total == 1
+    play.ticks(51)
+    server.gets_end(TERMINATE)
     assert play.lane.total == 0
 
 

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("protocol",),
     ("cluster",),
     ("config", "embedded"),
+    ("credentials",),
     ("pool",),
     ("observe",),
     ("net",),
@@ -30,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
-ASYNCIO = ("net/", "process/", "observe/http.py", "check.py")
+ASYNCIO = ("credentials/", "net/", "process/", "observe/http.py", "check.py")
 PGLAST = ("observe/normalize.py", "protocol/ties.py")
 
 # Modules whose behaviour shows in the tests of another.

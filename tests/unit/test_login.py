@@ -106,6 +106,7 @@ class Door:
             outgoing=None,
             address="db",
             leftover=b"",
+            retire_at=None,
             parameters=PARAMETERS,
         )
         self.upstream.openings.pop(0).set_result(link)

@@ -42,7 +42,12 @@ def pool(**changes):
     return SimpleNamespace(**(WHERE | numbers | changes))
 
 
-def scrape(*pools, query_log=None, **changes):
+def keyring(**changes):
+    numbers = {"refreshes": 5, "refresh_failures": 2, "failing": 1, "age": 60.5, "expires": 1700000900.0}
+    return SimpleNamespace(cluster="main", provider="exec", **(numbers | changes))
+
+
+def scrape(*pools, query_log=None, credentials=(), **changes):
     proxy = {
         "clients": 3,
         "logins": 7,
@@ -51,7 +56,11 @@ def scrape(*pools, query_log=None, **changes):
         "draining": False,
     }
     metrics = Metrics(
-        SimpleNamespace(**(proxy | changes), pools=lambda: iter(pools)), query_log, started_at=1700000000.5
+        SimpleNamespace(
+            **(proxy | changes), pools=lambda: iter(pools), credentials=lambda: iter(credentials)
+        ),
+        query_log,
+        started_at=1700000000.5,
     )
     text = metrics.render().decode()
     families = list(text_string_to_metric_families(text))
@@ -133,6 +142,18 @@ def test_the_process():
     ]
 
 
+def test_secrets():
+    found = scrape(credentials=[keyring()])
+    labels = (("cluster", "main"), ("provider", "exec"))
+    assert found["pgambassador_credential_refreshes_total", *labels, ("result", "success")] == 5
+    assert found["pgambassador_credential_refreshes_total", *labels, ("result", "failure")] == 2
+    assert found["pgambassador_credential_failures", *labels] == 1
+    assert found["pgambassador_credential_age_seconds", *labels] == 60.5
+    assert found["pgambassador_credential_expiry_timestamp_seconds", *labels] == 1700000900
+    found = scrape(credentials=[keyring(age=None, expires=None)])
+    assert not [name for name in found if name[0].endswith(("_age_seconds", "_timestamp_seconds"))]
+
+
 def test_names_have_our_prefix_and_no_log_means_no_log_numbers():
     names = {name[0] for name in scrape(pool())}
     assert {name for name in names if not name.startswith(("pgambassador_", "process_"))} == set()
@@ -142,7 +163,10 @@ def test_names_have_our_prefix_and_no_log_means_no_log_numbers():
 def test_every_metric_is_documented():
     text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text("utf-8")
     for name in {
-        name[0] for name in scrape(pool(), query_log=SimpleNamespace(written=0, dropped=0, failed=0))
+        name[0]
+        for name in scrape(
+            pool(), query_log=SimpleNamespace(written=0, dropped=0, failed=0), credentials=[keyring()]
+        )
     }:
         family = re.sub(r"(_seconds)_(sum|count|bucket)$", r"\1", name)
         assert f"| `{family}" in text or name.startswith("process_"), (

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from pgambassador.cluster.upstream import Upstream, parse_url
-from pgambassador.config import Credentials, ExecCredentials, Secret, StaticCredentials
-from pgambassador.net.connector import Link
+from pgambassador.net.connector import Keys, Link
 from pgambassador.net.origin import Origin
 from tests.loop import Loop
 
@@ -16,13 +15,20 @@ URL = "postgresql://app@db.example/shop?connect_timeout=7&application_name=proxy
 LINK: Any = object()
 
 
+class Ring:
+    """A keyring whose attempts are what they are for."""
+
+    def attempt(self, user: str, database: str) -> Any:
+        return user, database
+
+
 @pytest.fixture
 def logins(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the connector was asked for."""
     asked: list[dict[str, Any]] = []
 
-    async def connect(upstream: Upstream, secret: bytes | None, **how: Any) -> Link:
-        asked.append({"upstream": upstream, "secret": secret, **how})
+    async def connect(upstream: Upstream, keys: Keys, **how: Any) -> Link:
+        asked.append({"upstream": upstream, "keys": keys, **how})
         return LINK
 
     async def send_cancel(upstream: Upstream, link: Link) -> None:
@@ -33,48 +39,21 @@ def logins(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return asked
 
 
-def origin(url: str = URL, credentials: Credentials | None = None, fallback: bytes | None = None) -> Origin:
-    return Origin(parse_url(url), credentials, database="shop", user="app", fallback=fallback)
-
-
-def opened(subject: Origin, logins: list[dict[str, Any]]) -> dict[str, Any]:
-    assert Loop().complete(subject.open()) is LINK
-    return logins.pop()
+def origin(url: str = URL) -> Origin:
+    return Origin(parse_url(url), Ring(), database="shop", user="app")
 
 
 def test_the_url_says_how(logins: list[dict[str, Any]]) -> None:
-    login = opened(origin(), logins)
-    assert (login["user"], login["database"], login["secret"]) == ("app", "shop", None)
+    assert Loop().complete(origin().open()) is LINK
+    (login,) = logins
+    assert (login["user"], login["database"]) == ("app", "shop")
     assert login["timeout"] == 7
     assert login["params"] == {"application_name": "proxy"}
 
 
-def test_the_password_of_the_url(logins: list[dict[str, Any]]) -> None:
-    subject = origin("postgresql://app:secret@db.example/shop", fallback=b"other")
-    assert opened(subject, logins)["secret"] == b"secret"
-
-
-def test_the_password_of_the_client_if_there_is_no_other(logins: list[dict[str, Any]]) -> None:
-    assert opened(origin(fallback=b"theirs"), logins)["secret"] == b"theirs"
-
-
-def test_credentials_win(logins: list[dict[str, Any]]) -> None:
-    credentials = StaticCredentials(password=Secret("written"))
-    subject = origin("postgresql://app:secret@db.example/shop", credentials, fallback=b"other")
-    assert opened(subject, logins)["secret"] == b"written"
-
-
-def test_a_command_may_name_another_user(
-    logins: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pgambassador.net import credentials
-
-    async def run(self: object) -> credentials.Secret:
-        return credentials.Secret("token_user", b"token", None)
-
-    monkeypatch.setattr(credentials.Exec, "_run", run)
-    login = opened(origin(credentials=ExecCredentials(command=("token",))), logins)
-    assert (login["user"], login["secret"]) == ("token_user", b"token")
+def test_each_connection_is_an_attempt_of_its_own(logins: list[dict[str, Any]]) -> None:
+    Loop().complete(origin().open())
+    assert logins[0]["keys"] == ("app", "shop")
 
 
 def test_a_cancel_takes_the_same_way(logins: list[dict[str, Any]]) -> None:

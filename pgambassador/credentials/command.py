@@ -1,9 +1,7 @@
-"""Where the password for a server comes from: written down, or printed by a command.
+"""A password that a command prints.
 
-1. One command runs at a time; those who need the secret meanwhile share its answer.
-2. An answer that says when it expires is used until shortly before that, by the wall clock at that moment.
-3. What the command printed appears in no message, whatever went wrong.
-4. A command that takes too long or prints too much is ended, with all that it has started.
+1. What the command printed appears in no message, whatever went wrong.
+2. A command that takes too long or prints too much is ended, with all that it has started.
 """
 
 from __future__ import annotations
@@ -12,61 +10,26 @@ import asyncio
 import json
 import os
 import signal
-import time
 from datetime import datetime
-from typing import NamedTuple, Protocol
 
-from pgambassador.config import Credentials, ExecCredentials, StaticCredentials
+from pgambassador.config.providers import ExecCredentials
+from pgambassador.credentials.provider import Login, Secret
 from pgambassador.errors import Unreachable
 
-MARGIN = 30.0
 OUTPUT_LIMIT = 1 << 20
 
 
-class Secret(NamedTuple):
-    """`user` None: the one of the URL. `not_after` is wall-clock time in seconds, None if it is not known."""
+class Command:
+    """`provider: exec`."""
 
-    user: str | None
-    password: bytes
-    not_after: float | None
+    per_host = False
+    window = 0.0
 
-    def __repr__(self) -> str:
-        return f"<Secret user={self.user!r} not_after={self.not_after}>"
+    def __init__(self, options: ExecCredentials) -> None:
+        self._command = options.command
+        self._timeout = options.timeout
 
-
-class Provider(Protocol):
-    async def secret(self) -> Secret | None: ...
-
-
-class Static:
-    def __init__(self, password: bytes | None) -> None:
-        self._secret = None if password is None else Secret(None, password, None)
-
-    async def secret(self) -> Secret | None:
-        return self._secret
-
-
-class Exec:
-    def __init__(self, command: tuple[str, ...], timeout: float) -> None:
-        self._command = command
-        self._timeout = timeout
-        self._lock = asyncio.Lock()
-        self._known: Secret | None = None
-        self._asked = 0
-
-    async def secret(self) -> Secret | None:
-        asked = self._asked
-        async with self._lock:
-            known = self._known
-            if known is not None:
-                fresh = known.not_after is not None and time.time() < known.not_after - MARGIN
-                if fresh or self._asked != asked:
-                    return known  # still good, or printed while we waited for our turn
-            self._known = await self._run()
-            self._asked += 1
-            return self._known
-
-    async def _run(self) -> Secret:
+    async def fetch(self, login: Login) -> Secret:
         program = self._command[0]
         try:
             process = await asyncio.create_subprocess_exec(
@@ -126,7 +89,7 @@ def read_answer(output: bytes, program: str) -> Secret:
     if not text:
         raise Unreachable(f"the credentials command {program} printed nothing", hint="Run it by hand.")
     if not text.startswith(b"{"):
-        return Secret(None, text, None)
+        return Secret(None, text)
     try:
         answer = json.loads(text)
         password, user, expires = answer["password"], answer.get("user"), answer.get("expires_at")
@@ -139,13 +102,3 @@ def read_answer(output: bytes, program: str) -> Secret:
             hint='It prints {"user": …, "password": …, "expires_at": "RFC 3339"}; only password is required.',
         ) from None
     return Secret(user, password.encode(), not_after)
-
-
-def provider_of(credentials: Credentials | None, fallback: bytes | None) -> Provider:
-    match credentials:
-        case StaticCredentials(password=password):
-            return Static(password.reveal().encode())
-        case ExecCredentials(command=command, timeout=timeout):
-            return Exec(command, timeout)
-        case None:
-            return Static(fallback)

@@ -1,0 +1,1 @@
+"""Where a server's password comes from: providers, and the keyring that keeps what they gave."""

@@ -1,0 +1,34 @@
+"""A password that was written down: in `credentials`, in the URL, or for the client among `auth.users`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pgambassador.config.providers import StaticCredentials
+from pgambassador.credentials.provider import Login, Secret
+
+
+class Static:
+    """`provider: static`."""
+
+    per_host = False
+    window = 0.0
+
+    def __init__(self, options: StaticCredentials) -> None:
+        self._password = options.password
+
+    async def fetch(self, login: Login) -> Secret:
+        return Secret(None, self._password.reveal().encode())
+
+
+class Written:
+    """What holds without `credentials`: `password_of` finds the one for a user, None if there is none."""
+
+    per_host = False
+    window = 0.0
+
+    def __init__(self, password_of: Callable[[str], bytes | None]) -> None:
+        self._password_of = password_of
+
+    async def fetch(self, login: Login) -> Secret:
+        return Secret(None, self._password_of(login.user))

@@ -51,7 +51,8 @@ KNOWN = frozenset((*_OURS, *_SESSION))
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One host of a URL. A host that begins with / is a Unix socket's directory, with @ an abstract one."""
+    """One host of a URL. A host that begins with / is a Unix socket's directory, with @ an abstract one.
+    Port 0: the name of an instance that only its provider knows the way to."""
 
     host: str
     port: int = DEFAULT_PORT
@@ -67,6 +68,8 @@ class Endpoint:
         return f"{self.host}/.s.PGSQL.{self.port}"
 
     def __str__(self) -> str:
+        if not self.port:
+            return self.host
         return self.socket_path if self.is_unix else host_port(self.host, self.port)
 
 
@@ -124,15 +127,20 @@ class Upstream:
         return f"sslmode={self.sslmode}: {what}; use sslmode=verify-full."
 
 
-def parse_url(url: str) -> Upstream:
-    """What a URL says, or a ConfigError that says what is wrong with it."""
+def parse_url(url: str, *, instance: str | None = None) -> Upstream:
+    """What a URL says, or a ConfigError that says what is wrong with it. `instance` stands in for its host,
+    and for all that it may say about TLS."""
     settings = split_uri(url)
     for name in settings:
         if name not in KNOWN:
             raise _unknown(name)
     # Neither has a meaning here: there is no GSS encryption, and libpq's defaults of both ask for none.
     _choice(settings, "gssencmode", ("prefer", "disable"), "prefer")
-    endpoints = _endpoints(settings)
+    if instance is None:
+        endpoints = _endpoints(settings)
+    else:
+        _check_hostless(settings)
+        endpoints = (Endpoint(instance, 0),)
     params = {name: settings[name] for name in _SESSION if settings.get(name)}
     if fallback := settings.get("fallback_application_name"):
         params.setdefault("application_name", fallback)
@@ -164,6 +172,24 @@ def parse_url(url: str) -> Upstream:
     )
     _check_tls(upstream, explicit_system=settings.get("sslrootcert") == SYSTEM)
     return upstream
+
+
+def _check_hostless(settings: dict[str, str]) -> None:
+    """A URL for which a provider knows host, TLS and identity of the server."""
+    for name in ("host", "hostaddr", "port"):
+        if settings.get(name):
+            raise ConfigError(
+                f"The URL has a {name}, and credentials.instance says where to connect.",
+                hint="Write postgresql://USER@/DATABASE, or leave out credentials.instance.",
+            )
+    for name in settings:
+        harmless = (name, settings[name]) in (("sslmode", "verify-full"), ("channel_binding", "disable"))
+        if name.startswith(("ssl", "channel_binding")) and not harmless:
+            raise ConfigError(
+                f"The URL's {name} has no meaning with credentials.instance: TLS is always verified there,"
+                " by a certificate that the provider knows.",
+                hint="Leave it out.",
+            )
 
 
 def _endpoints(settings: dict[str, str]) -> tuple[Endpoint, ...]:

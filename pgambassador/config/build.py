@@ -15,7 +15,8 @@ from typing import Any, Self
 import msgspec.inspect as mi
 from msgspec import NODEFAULT
 
-from pgambassador.config.providers import INSTALLED, Common, installed
+from pgambassador.config.common import Common
+from pgambassador.config.providers import INSTALLED, installed
 from pgambassador.config.secret import Secret
 from pgambassador.config.values import DURATION_WORDS, SIZE_WORDS, octets, seconds
 from pgambassador.errors import ConfigError

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-import msgspec
 from msgspec import Meta
 
+from pgambassador.config.azure import AzureEntra
+from pgambassador.config.common import Common
+from pgambassador.config.gcp import GcpAlloyDb, GcpCloudSqlIam
 from pgambassador.config.secret import Secret
-from pgambassador.config.values import Duration
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -22,27 +23,6 @@ GROUP = "pgambassador.credentials"
 """The entry points by which other packages add providers."""
 INSTALLED = "*"
 """The tag of what is not ours."""
-
-
-class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="provider"):
-    """What can be said to every provider."""
-
-    maker: ClassVar[str]
-    timeout: Annotated[Duration, Meta(description="Getting the secret is given up after this.")] = 10.0
-    lazy: Annotated[
-        bool,
-        Meta(
-            description="Renew the secret only when a connection needs it, for hosts that freeze between"
-            " requests."
-        ),
-    ] = False
-    reconnect: Annotated[
-        bool,
-        Meta(
-            description="Replace a server connection when the secret that opened it expires, where the far"
-            " side is itself a pooler."
-        ),
-    ] = False
 
 
 class StaticCredentials(Common, frozen=True, tag="static"):
@@ -89,7 +69,16 @@ class InstalledCredentials(Common, frozen=True, tag=INSTALLED):
         return f"InstalledCredentials(name={self.name!r})"
 
 
-Credentials = StaticCredentials | EnvCredentials | FileCredentials | ExecCredentials | InstalledCredentials
+Credentials = (
+    StaticCredentials
+    | EnvCredentials
+    | FileCredentials
+    | ExecCredentials
+    | GcpCloudSqlIam
+    | GcpAlloyDb
+    | AzureEntra
+    | InstalledCredentials
+)
 
 OURS: dict[str, type[Common]] = {
     str(kind.__struct_config__.tag): kind

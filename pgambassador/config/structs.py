@@ -89,7 +89,7 @@ class Cluster(Struct, frozen=True):
     def upstream(self) -> Upstream:
         from pgambassador.cluster.upstream import parse_url
 
-        return parse_url(self.url.reveal())
+        return parse_url(self.url.reveal(), instance=getattr(self.credentials, "instance", None))
 
 
 class Database(Struct, frozen=True):

@@ -46,7 +46,8 @@ class Way:
     key: str = field(repr=False)
     """The private key of `certificate`, PEM."""
     names: tuple[str, ...]
-    """The server's certificate must name one of these (as DNS name, or as common name if it has none)."""
+    """The server's certificate must name one of these: as an alternative name, or as its common name where it
+    is no DNS name (it has a colon, as in PROJECT:INSTANCE)."""
     greeting: bytes = field(default=b"", repr=False)
     """Sent inside TLS before the start packet, if not empty."""
     understand: Callable[[bytes], int | None] | None = None

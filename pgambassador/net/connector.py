@@ -25,8 +25,9 @@ from pgambassador.auth import binding
 from pgambassador.cluster.role import mismatch
 from pgambassador.cluster.upstream import Endpoint, Upstream
 from pgambassador.credentials.keyring import Issued
+from pgambassador.credentials.provider import Way
 from pgambassador.errors import AmbassadorError, ProtocolViolation, ServerRefused, Unreachable
-from pgambassador.net import tls
+from pgambassador.net import tls, way
 from pgambassador.net.conversation import Conversation, HungUp
 from pgambassador.net.transport import Address, Transport, open_transport, resolve
 from pgambassador.protocol.startup import Channel, upstream_login
@@ -61,6 +62,8 @@ class Link:
     """What the server has sent after the login's ReadyForQuery, decrypted; nearly always empty."""
     retire_at: float | None = None
     """When to replace it because its secret expires, in Unix time; None if that does not matter."""
+    instance: Endpoint | None = None
+    """What its secret knew the way to, if it came by one."""
 
     @property
     def address(self) -> str:
@@ -106,8 +109,10 @@ async def send_cancel(
     link: Link,
     *,
     timeout: float | None = None,  # noqa: ASYNC109  the default is the upstream's
+    road: Way | None = None,
 ) -> None:
-    """Ask the server to cancel what a connection is doing, at the same address and over TLS if it had TLS.
+    """Ask the server to cancel what a connection is doing, at the same address and over TLS if it had TLS;
+    by `road` if the connection came by one.
 
     Returns once the server has taken note, which it says by closing ("Canceling Requests in Progress").
     """
@@ -118,7 +123,9 @@ async def send_cancel(
         async with asyncio.timeout(seconds):
             transport = await open_transport(upstream, link.peer)
             try:
-                if link.tls is not None:
+                if road is not None:
+                    await way.secure(road, transport)
+                elif link.tls is not None:
                     await _secure(upstream, transport)
                 await transport.send(build.cancel_request(link.pid, link.key))
                 with contextlib.suppress(Unreachable, ssl.SSLError):
@@ -146,6 +153,7 @@ class _Search:
         self._keys = keys
         self._user = self._default_user = user
         self._secret: bytes | None = None
+        self._road: Way | None = None
         self._params = params
         self._seconds = 0.0
         self._failures: list[tuple[str, AmbassadorError]] = []
@@ -177,10 +185,12 @@ class _Search:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            # A secret's `way`, where it has one, is what to take in place of the endpoint.
             self._user, self._secret = issued.secret.user or self._default_user, issued.secret.password
+            road = self._road = issued.secret.way
             try:
-                link = await self._try_host(endpoint, seconds)
+                link = await self._try_host(
+                    endpoint if road is None else Endpoint(road.host, road.port), seconds
+                )
             except ServerRefused as refusal:
                 if refusal.sqlstate not in _WRONG_SECRET:
                     raise
@@ -191,6 +201,7 @@ class _Search:
             self._seconds -= loop.time() - began
             if link is not None:
                 link.retire_at = issued.retire_at
+                link.instance = None if road is None else endpoint
             return link
 
     async def _try_host(self, endpoint: Endpoint, seconds: float) -> Link | None:
@@ -249,6 +260,8 @@ class _Search:
         """With TLS or without, in the order to try ("SSL Mode Descriptions")."""
         if address.family == socket.AF_UNIX:
             return (False,)
+        if self._road is not None:
+            return (True,)
         return {"disable": (False,), "allow": (False, True), "prefer": (True, False)}.get(
             self._upstream.sslmode, (True,)
         )
@@ -272,7 +285,10 @@ class _Search:
         self._step = "to the connection attempt"
         transport = await open_transport(self._upstream, address)
         try:
-            if encrypted:
+            if self._road is not None:
+                self._step = "to the TLS handshake"
+                await way.secure(self._road, transport)
+            elif encrypted:
                 self._step = "to the request for TLS"
                 await _secure(self._upstream, transport)
             self._step = "to the login"
@@ -280,6 +296,8 @@ class _Search:
                 return await self._log_in(transport, version)
             except ssl.SSLError as error:
                 # With TLS 1.3 a server judges the client's certificate only now.
+                if self._road is not None:
+                    raise way.explain(error) from None
                 raise tls.explain(error, self._upstream, address.endpoint) from None
         except BaseException:
             transport.close()
@@ -321,6 +339,9 @@ class _Search:
     def _channel(self, transport: Transport) -> Channel:
         if transport.tls is None:
             return Channel(local=transport.address.family == socket.AF_UNIX)
+        if self._road is not None:
+            # What ends TLS here is not PostgreSQL, which therefore could not bind to it.
+            return Channel(encrypted=True, verified=True)
         certificate = transport.tls.getpeercert(binary_form=True)
         binds = certificate is not None and self._upstream.channel_binding != "disable"
         return Channel(

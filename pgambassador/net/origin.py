@@ -48,4 +48,8 @@ class Origin:
 
     async def cancel(self, link: Link) -> None:
         """Send the cancel request for a connection; returns when the server has taken it."""
-        await connector.send_cancel(self.upstream, link)
+        road = None
+        if (instance := link.instance) is not None:
+            issued = await self.keyring.attempt(self.user, self.database).issued(instance.host, instance.port)
+            road = issued.secret.way
+        await connector.send_cancel(self.upstream, link, road=road)

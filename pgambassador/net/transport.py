@@ -125,9 +125,18 @@ class Transport:
 
     async def start_tls(self, upstream: Upstream, *, check_name: bool = True) -> None:
         """The handshake. A failed one raises ssl.SSLError, so that the caller can ask for the reasons."""
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         made = tls.context(upstream, check_name=check_name)
-        name = tls.server_name(upstream, self.address.endpoint)
+        handshake = await self.handshake(made, tls.server_name(upstream, self.address.endpoint))
+        chosen = handshake.selected_alpn_protocol()
+        if upstream.sslnegotiation == "direct" and chosen != tls.ALPN:
+            raise Unreachable(
+                f"it speaks TLS but did not agree to the ALPN protocol {tls.ALPN}",
+                hint="Direct TLS needs PostgreSQL 17 or newer; leave out sslnegotiation=direct.",
+            )
+
+    async def handshake(self, made: ssl.SSLContext, name: str | None) -> ssl.SSLObject:
+        """TLS by this context, for this name; a failed one raises ssl.SSLError."""
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         try:
             handshake = made.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
         except ValueError:
@@ -146,12 +155,7 @@ class Transport:
                 raise
         self.tls = handshake
         await self._flush()
-        chosen = handshake.selected_alpn_protocol()
-        if upstream.sslnegotiation == "direct" and chosen != tls.ALPN:
-            raise Unreachable(
-                f"it speaks TLS but did not agree to the ALPN protocol {tls.ALPN}",
-                hint="Direct TLS needs PostgreSQL 17 or newer; leave out sslnegotiation=direct.",
-            )
+        return handshake
 
     async def request_tls(self) -> bool:
         """Ask by SSLRequest; whether the server agrees. The answer is exactly one byte."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pgambassador.cluster.upstream import Upstream, parse_url
+from pgambassador.credentials.provider import Way
 from pgambassador.net.connector import Keys, Link
 from pgambassador.net.origin import Origin
 from tests.loop import Loop
 
 URL = "postgresql://app@db.example/shop?connect_timeout=7&application_name=proxy"
-LINK: Any = object()
+LINK: Any = SimpleNamespace(instance=None)
 
 
 class Ring:
@@ -31,7 +33,8 @@ def logins(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         asked.append({"upstream": upstream, "keys": keys, **how})
         return LINK
 
-    async def send_cancel(upstream: Upstream, link: Link) -> None:
+    async def send_cancel(upstream: Upstream, link: Link, *, road: Way | None) -> None:
+        assert road is None
         asked.append({"upstream": upstream, "cancel": link})
 
     monkeypatch.setattr("pgambassador.net.connector.connect", connect)

@@ -154,7 +154,8 @@ def test_an_unknown_name_lists_the_known_ones(others: object, tmp_path: Path) ->
     with pytest.raises(ConfigError) as caught:
         configured(tmp_path, "provider: magic")
     assert caught.value.message == (
-        "clusters.main.credentials.provider must be one of static, env, file, exec, gone, vault, not 'magic'."
+        "clusters.main.credentials.provider must be one of static, env, file, exec, gcp-cloudsql-iam,"
+        " gcp-alloydb, azure-entra, gone, vault, not 'magic'."
     )
 
 

@@ -69,6 +69,10 @@ class _Told:
         self._keys: Keys | None = None
         self.failed = False
 
+    @property
+    def remedy(self) -> str | None:
+        return self._keyring.remedy
+
     def attempt(self, user: str, database: str) -> Keys:
         self._keys = self._keyring.attempt(user, database)
         return self

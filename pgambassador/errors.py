@@ -85,8 +85,8 @@ class ServerRefused(AmbassadorError):
             severity="FATAL",
         )
         self.fields = dict(fields)
+        self.remedy = _REMEDIES.get(self.sqlstate)
 
     def sentence(self) -> str:
         """In the server's words; to a refused login they tell no remedy, for those who only guess."""
-        remedy = _REMEDIES.get(self.sqlstate)
-        return super().sentence() if self.hint or not remedy else f"{super().sentence()} {remedy}"
+        return super().sentence() if self.hint or not self.remedy else f"{super().sentence()} {self.remedy}"

@@ -5,8 +5,8 @@
    `max_protocol_version` is `latest`, with a second attempt at 3.0;
    environment, passfile and service file are not read; keepalives begin after a minute, not after the
    system's two hours; with several hosts `target_session_attrs` is `read-write`.
-2. As in libpq, a weaker mode than verify-full does not go together with the system's CAs, and `require` with
-   a CA file is `verify-ca`: whoever names a CA wants it used.
+2. As in libpq, a weaker mode than verify-full does not go together with CAs that vouch for strangers, and
+   `require` with a CA file is `verify-ca`: whoever names a CA wants it used.
 3. The password never appears in a repr or in an error.
 """
 
@@ -26,6 +26,8 @@ PROTOCOLS = ("3.0", "3.2", "latest")
 CHANNEL_BINDINGS = ("disable", "prefer", "require")
 SESSION_ATTRS = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 SYSTEM = "system"
+RDS = "rds"
+"""Amazon's CAs for RDS and Aurora, and the system's beside them, which RDS Proxy needs."""
 
 DEFAULT_PORT = 5432
 DEFAULT_CONNECT_TIMEOUT = 10
@@ -170,7 +172,7 @@ def parse_url(url: str, *, instance: str | None = None) -> Upstream:
         tcp_user_timeout=_whole(settings, "tcp_user_timeout", 0, 0, 86_400_000),
         params=params,
     )
-    _check_tls(upstream, explicit_system=settings.get("sslrootcert") == SYSTEM)
+    _check_tls(upstream, explicit=bool(settings.get("sslrootcert")))
     return upstream
 
 
@@ -235,11 +237,17 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _check_tls(upstream: Upstream, *, explicit_system: bool) -> None:
+_FOR_ALL = {
+    SYSTEM: "the system's CAs: they vouch for anyone who owns a domain",
+    RDS: "Amazon's CAs: they vouch for anyone who has a database there",
+}
+
+
+def _check_tls(upstream: Upstream, *, explicit: bool) -> None:
     mode = upstream.sslmode
-    if upstream.sslrootcert == SYSTEM and mode != "verify-full" and (explicit_system or mode == "verify-ca"):
+    if mode != "verify-full" and upstream.sslrootcert in _FOR_ALL and (explicit or mode == "verify-ca"):
         raise ConfigError(
-            f"sslmode={mode} is too weak for the system's CAs: they vouch for anyone who owns a domain.",
+            f"sslmode={mode} is too weak for {_FOR_ALL[upstream.sslrootcert]}.",
             hint="Use sslmode=verify-full, or name the CA of your database with sslrootcert=FILE.",
         )
     if upstream.sslnegotiation == "direct" and mode in ("disable", "allow", "prefer"):

@@ -1,4 +1,4 @@
-"""What every provider of server passwords can be told."""
+"""What can be said to every provider of server passwords."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "PGAMBASSADOR_"
-_NOT_OPTIONS = {"PGAMBASSADOR_CONFIG", "PGAMBASSADOR_DEBUG", "PGAMBASSADOR_PG_BIN"}
+_NOT_OPTIONS = {"PGAMBASSADOR_CONFIG", "PGAMBASSADOR_DEBUG", "PGAMBASSADOR_PG_BIN", "PGAMBASSADOR_RDS_BUNDLE"}
 # What Kubernetes sets in every container beside a Service named "pgambassador".
 _SERVICE = re.compile(r"PGAMBASSADOR_(?:SERVICE_(?:HOST|PORT)\w*|PORT(?:_\d+_(?:TCP|UDP)\w*)?)")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta
 
+from pgambassador.config.aws import AwsDsqlCredentials, AwsRdsIamCredentials, AwsSecretsManagerCredentials
 from pgambassador.config.azure import AzureEntra
 from pgambassador.config.common import Common
 from pgambassador.config.gcp import GcpAlloyDb, GcpCloudSqlIam
@@ -74,6 +75,9 @@ Credentials = (
     | EnvCredentials
     | FileCredentials
     | ExecCredentials
+    | AwsRdsIamCredentials
+    | AwsDsqlCredentials
+    | AwsSecretsManagerCredentials
     | GcpCloudSqlIam
     | GcpAlloyDb
     | AzureEntra

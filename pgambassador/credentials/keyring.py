@@ -90,6 +90,11 @@ class Keyring:
     def window(self) -> float:
         return self._source.window
 
+    @property
+    def remedy(self) -> str | None:
+        """What to look at when a server refuses the secret; None if the provider has nothing to say."""
+        return getattr(self._source, "remedy", None)
+
     def scope(self, login: Login) -> Scope:
         return scope(self._source, login)
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from pgambassador.cluster.upstream import Upstream
+from pgambassador.errors import ServerRefused
 from pgambassador.net import connector
 from pgambassador.net.connector import Keys, Link
 
@@ -14,6 +15,8 @@ from pgambassador.net.connector import Keys, Link
 class Ring(Protocol):
     """What knows the cluster's secrets: its keyring."""
 
+    @property
+    def remedy(self) -> str | None: ...
     def attempt(self, user: str, database: str) -> Keys: ...
 
 
@@ -37,14 +40,20 @@ class Origin:
 
     async def open(self) -> Link:
         """Log in; raises Unreachable, ConfigError or ServerRefused."""
-        return await connector.connect(
-            self.upstream,
-            self.keyring.attempt(self.user, self.database),
-            database=self.database,
-            user=self.user,
-            params=self.params,
-            timeout=self.upstream.connect_timeout,
-        )
+        try:
+            return await connector.connect(
+                self.upstream,
+                self.keyring.attempt(self.user, self.database),
+                database=self.database,
+                user=self.user,
+                params=self.params,
+                timeout=self.upstream.connect_timeout,
+            )
+        except ServerRefused as refusal:
+            # The class of "Invalid Authorization Specification".
+            if refusal.sqlstate.startswith("28") and self.keyring.remedy:
+                refusal.remedy = self.keyring.remedy
+            raise
 
     async def cancel(self, link: Link) -> None:
         """Send the cancel request for a connection; returns when the server has taken it."""

@@ -14,12 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgambassador.cluster.upstream import SYSTEM, Endpoint, Upstream
+from pgambassador.cluster.upstream import RDS, SYSTEM, Endpoint, Upstream
 from pgambassador.errors import ConfigError, Unreachable
 
 ALPN = "postgresql"
+RDS_BUNDLE_VARIABLE = "PGAMBASSADOR_RDS_BUNDLE"
+RDS_BUNDLE = Path(__file__).resolve().parents[1] / "rds-global-bundle.pem"
+"""Where the bundle may be put, beside the file that the variable names; it does not come with the package."""
 
 _MINIMUM = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+_RDS_BUNDLE_URL = "https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem"
 _Stamp = tuple[int, int, int]
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h, which the ssl module does not name.
@@ -31,10 +35,15 @@ _UNKNOWN_ISSUER = frozenset((2, 20, 21))
 
 def context(upstream: Upstream, *, check_name: bool = True) -> ssl.SSLContext:
     """The context for connections to this upstream; ConfigError if its files are of no use."""
-    rootcert = None if upstream.sslrootcert == SYSTEM else upstream.sslrootcert
+    rootcert: str | None = upstream.sslrootcert
+    if rootcert == SYSTEM:
+        rootcert = None
+    elif rootcert == RDS:
+        rootcert = _rds_bundle()
     return _context(
         upstream.checks_certificate,
         upstream.checks_name and check_name,
+        upstream.sslrootcert in (SYSTEM, RDS),
         upstream.ssl_min_protocol_version,
         (rootcert, _stamp(rootcert, "sslrootcert")),
         (upstream.sslcert, _stamp(upstream.sslcert, "sslcert")),
@@ -46,6 +55,7 @@ def context(upstream: Upstream, *, check_name: bool = True) -> ssl.SSLContext:
 def _context(
     checks_certificate: bool,
     checks_name: bool,
+    trusts_system: bool,
     minimum: str,
     rootcert: tuple[str | None, _Stamp],
     cert: tuple[str | None, _Stamp],
@@ -61,7 +71,7 @@ def _context(
     made.set_alpn_protocols([ALPN])
     if rootcert[0] is not None:
         _load_ca(made, rootcert[0])
-    elif checks_certificate:
+    if trusts_system and checks_certificate:
         made.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if cert[0] is not None:
         _load_cert(made, cert[0], key[0])
@@ -81,6 +91,17 @@ def _stamp(path: str | None, what: str) -> _Stamp:
             f"The {what} file {path} cannot be read: {reason}.", hint="Correct the path or its permissions."
         ) from None
     return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _rds_bundle() -> str:
+    if named := os.environ.get(RDS_BUNDLE_VARIABLE):
+        return named
+    if RDS_BUNDLE.exists():
+        return str(RDS_BUNDLE)
+    raise ConfigError(
+        "sslrootcert=rds needs Amazon's bundle of CAs, which is not here.",
+        hint=f"Fetch it with curl -fo FILE {_RDS_BUNDLE_URL}, and set {RDS_BUNDLE_VARIABLE}=FILE.",
+    )
 
 
 def _load_ca(made: ssl.SSLContext, path: str) -> None:
@@ -207,15 +228,16 @@ def _explain_verification(
             f"its certificate is not for {endpoint.host}{belongs}",
             hint="Use a name from the certificate as the host; hostaddr=IP can say where to connect.",
         )
-    where = "the system's CAs" if upstream.sslrootcert == SYSTEM else upstream.sslrootcert
     if code in _SELF_SIGNED or code in _UNKNOWN_ISSUER:
         kind = "is self-signed, by a CA" if code in _SELF_SIGNED else "comes from a CA"
-        return Unreachable(
-            f"its certificate {kind} that is not among {where}"
-            if upstream.sslrootcert == SYSTEM
-            else f"its certificate {kind} that is not in {where}",
-            hint="Name the file with the CA of your database with sslrootcert=FILE.",
-        )
+        where = {
+            SYSTEM: "among the system's CAs",
+            RDS: "in the RDS bundle, nor among the system's CAs",
+        }.get(upstream.sslrootcert, f"in {upstream.sslrootcert}")
+        hint = "Name the file with the CA of your database with sslrootcert=FILE."
+        if upstream.sslrootcert == RDS:
+            hint = f"The bundle may be too old: fetch it anew from {_RDS_BUNDLE_URL}."
+        return Unreachable(f"its certificate {kind} that is not {where}", hint=hint)
     return Unreachable(
         f"its certificate was not accepted ({error.verify_message[:200]})",
         hint="Install a correct one on the server.",

@@ -259,7 +259,7 @@ def test_a_gap_that_its_provider_knows_of(server: Postgres, ambassador: Start, t
     set_password(server, "one")
     (tmp_path / "password").write_text("one")
     with package(tmp_path, ROTATING) as environment:
-        proxy = ambassador(cluster(server, {"provider": "rotating", "tmp_path": str(tmp_path)}), start=False)
+        proxy = ambassador(cluster(server, {"provider": "rotating", "folder": str(tmp_path)}), start=False)
         proxy.environment = environment
         proxy.start()
         assert ask(proxy) == "yes"
@@ -345,6 +345,7 @@ def test_a_thousand_clients_at_the_moment_of_expiry(
     write(tmp_path / "token", token("second", time.time() + 3600))
     (tmp_path / "wait").touch()
     with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         wires = []
         for number in range(1000):
             wire = stack.enter_context(Wire(proxy.port, timeout=30))

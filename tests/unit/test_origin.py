@@ -9,6 +9,7 @@ import pytest
 
 from pgambassador.cluster.upstream import Upstream, parse_url
 from pgambassador.credentials.provider import Way
+from pgambassador.errors import ServerRefused
 from pgambassador.net.connector import Keys, Link
 from pgambassador.net.origin import Origin
 from tests.loop import Loop
@@ -19,6 +20,8 @@ LINK: Any = SimpleNamespace(instance=None)
 
 class Ring:
     """A keyring whose attempts are what they are for."""
+
+    remedy: str | None = None
 
     def attempt(self, user: str, database: str) -> Any:
         return user, database
@@ -63,3 +66,31 @@ def test_a_cancel_takes_the_same_way(logins: list[dict[str, Any]]) -> None:
     subject = origin()
     Loop().complete(subject.cancel(LINK))
     assert logins == [{"upstream": subject.upstream, "cancel": LINK}]
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "remedy", "said"),
+    [
+        ("28000", "Look there.", True),
+        ("28P01", "Look there.", True),
+        ("28P01", None, False),
+        ("53300", "x", False),
+    ],
+)
+def test_a_provider_knows_what_a_refusal_means(
+    sqlstate: str, remedy: str | None, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In our sentences only: the server's fields stay as they came."""
+    refusal = ServerRefused({"C": sqlstate, "M": "PAM authentication failed"})
+    usual = refusal.sentence()
+
+    async def connect(upstream: Upstream, keys: Keys, **how: Any) -> Link:
+        raise refusal
+
+    monkeypatch.setattr("pgambassador.net.connector.connect", connect)
+    subject = origin()
+    monkeypatch.setattr(subject.keyring, "remedy", remedy)
+    with pytest.raises(ServerRefused):
+        Loop().complete(subject.open())
+    assert refusal.sentence() == ("PAM authentication failed. Look there." if said else usual)
+    assert refusal.fields == {"C": sqlstate, "M": "PAM authentication failed"}

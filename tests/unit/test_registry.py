@@ -23,6 +23,11 @@ from pgambassador.config import (
     StaticCredentials,
     load,
 )
+from pgambassador.config.aws import (
+    AwsDsqlCredentials,
+    AwsRdsIamCredentials,
+    AwsSecretsManagerCredentials,
+)
 from pgambassador.config.providers import GROUP, OURS
 from pgambassador.credentials.provider import Login, Provider
 from pgambassador.credentials.registry import keyring_of, provider_of
@@ -80,6 +85,9 @@ def configured(tmp_path: Path, text: str) -> Credentials:
         (EnvCredentials(variable="X"), "env"),
         (FileCredentials(path="/x"), "file"),
         (ExecCredentials(command=("x",)), "exec"),
+        (AwsRdsIamCredentials(), "aws-rds-iam"),
+        (AwsDsqlCredentials(), "aws-dsql"),
+        (AwsSecretsManagerCredentials(secret="x", region="eu-west-1"), "aws-secretsmanager"),
     ],
 )
 def test_ours(credentials: Credentials, name: str) -> None:
@@ -154,8 +162,7 @@ def test_an_unknown_name_lists_the_known_ones(others: object, tmp_path: Path) ->
     with pytest.raises(ConfigError) as caught:
         configured(tmp_path, "provider: magic")
     assert caught.value.message == (
-        "clusters.main.credentials.provider must be one of static, env, file, exec, gcp-cloudsql-iam,"
-        " gcp-alloydb, azure-entra, gone, vault, not 'magic'."
+        f"clusters.main.credentials.provider must be one of {', '.join(OURS)}, gone, vault, not 'magic'."
     )
 
 

@@ -139,6 +139,55 @@ def test_ca_files_of_no_use(tmp_path: Path) -> None:
         assert "permission denied" in complaint(sslrootcert=str(path))
 
 
+# --- Amazon's CAs -------------------------------------------------------------------------------------------
+
+
+def test_the_rds_bundle_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tls, "RDS_BUNDLE", tmp_path / "none")
+    monkeypatch.delenv(tls.RDS_BUNDLE_VARIABLE, raising=False)
+    with pytest.raises(ConfigError) as raised:
+        tls.context(upstream(sslrootcert="rds"))
+    assert raised.value.sentence() == (
+        "sslrootcert=rds needs Amazon's bundle of CAs, which is not here. Fetch it with curl -fo FILE"
+        " https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem,"
+        " and set PGAMBASSADOR_RDS_BUNDLE=FILE."
+    )
+    monkeypatch.setenv(tls.RDS_BUNDLE_VARIABLE, str(tmp_path / "none"))
+    assert complaint(sslrootcert="rds").endswith("none cannot be read: no such file or directory.")
+
+
+@pytest.mark.parametrize("by", ["variable", "package"])
+def test_the_rds_bundle_and_the_system_together(
+    by: str, ca: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instances are signed by Amazon's own CAs, RDS Proxy by a public one."""
+    public, stranger = Authority(tmp_path, "public"), Authority(tmp_path, "stranger")
+    monkeypatch.setenv("SSL_CERT_FILE", str(public.root))
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(Authority(tmp_path, "older").root.read_bytes() + ca.root.read_bytes())
+    monkeypatch.delenv(tls.RDS_BUNDLE_VARIABLE, raising=False)
+    if by == "variable":
+        monkeypatch.setenv(tls.RDS_BUNDLE_VARIABLE, str(bundle))
+    else:
+        monkeypatch.setattr(tls, "RDS_BUNDLE", bundle)
+    made = tls.context(upstream(sslrootcert="rds"))
+    assert made.verify_mode is ssl.CERT_REQUIRED
+    assert made.check_hostname
+    assert tls.context(upstream(sslrootcert="rds")) is made
+    for authority in (ca, public):
+        handshake(made, server(authority.server(tmp_path, hosts=("db.example",))))
+    error = refusal(upstream(sslrootcert="rds"), server(stranger.server(tmp_path, hosts=("db.example",))))
+    assert error.message.endswith("that is not in the RDS bundle, nor among the system's CAs")
+    assert "fetch it anew" in (error.hint or "")
+    assert (
+        "not for db.example"
+        in refusal(upstream(sslrootcert="rds"), server(ca.server(tmp_path, hosts=("a.example",)))).message
+    )
+
+
+# --- files of clients ---------------------------------------------------------------------------------------
+
+
 def test_client_certificates(ca: Authority, tmp_path: Path) -> None:
     one = ca.client(tmp_path, "app")
     tls.context(upstream(sslcert=str(one.chain), sslkey=str(one.key)))

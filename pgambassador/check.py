@@ -11,10 +11,12 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pgambassador.config import redact
+from pgambassador.auth.expiry import Ending, Reminder, day
+from pgambassador.config import redact, warnings
 from pgambassador.credentials.registry import URL, keyring_of
 from pgambassador.errors import AmbassadorError
 from pgambassador.net import tls
+from pgambassador.net.gate import Gate
 from pgambassador.net.origin import Origin
 from pgambassador.net.tasks import spawn
 
@@ -31,14 +33,38 @@ _NO_USER = "pgambassador"  # asked for where the URL names nobody, to see that t
 async def check(config: Config) -> int:
     """0 if every server lets us in. Mistakes in files are raised as ConfigErrors."""
     _well("configuration", f"{_count(config.clusters, 'cluster')}, {_listening(config)}")
+    good = _gate(config)
     for name, cluster in config.clusters.items():
         upstream = cluster.upstream()
         tls.context(upstream)
         _well(f"cluster {name}, TLS", f"sslmode={upstream.sslmode}, sslrootcert={upstream.sslrootcert}")
         if upstream.weakness:
             _ill(f"cluster {name}, TLS", f"warning: {upstream.weakness}")
+    for each in warnings(config):
+        _ill("auth", f"warning: {each}")
     results = [await _cluster(config, name, cluster) for name, cluster in config.clusters.items()]
-    return 0 if all(results) else 1
+    return 0 if good and all(results) else 1
+
+
+def _gate(config: Config) -> bool:
+    """TLS towards clients: what is offered, and whether its certificate is good today."""
+    gate = Gate(config.tls)
+    if not gate.offers:
+        _well("clients, TLS", "off")
+        return True
+    now = time.time()
+    armour = gate.armour()
+    shown = f"mode={gate.mode}, certificate={config.tls.certificate}"
+    if armour.ours is not None:
+        names = ", ".join(armour.ours.dns[:4]) or armour.ours.common_name or "nobody"
+        shown += f" (for {names}; until {day(armour.ours.not_after)})"
+    _well("clients, TLS", shown + (f", ca={config.tls.ca}" if config.tls.ca else ""))
+    if armour.ours is not None and armour.ours.not_before > now:
+        _ill("clients, TLS", f"the certificate is not valid before {day(armour.ours.not_before)}")
+        return False
+    for sentence in Reminder().due((Ending("", *each) for each in gate.ends()), now):
+        _ill("clients, TLS", sentence)
+    return all(at > now for _, at in gate.ends())
 
 
 async def _cluster(config: Config, name: str, cluster: Cluster) -> bool:
@@ -143,7 +169,12 @@ async def _login(step: str, upstream: Upstream, keyring: Keyring, database: str)
 
 
 def _listening(config: Config) -> str:
-    return f"listening on {', '.join(map(str, config.addresses()))}, auth {config.auth.effective_method}"
+    return f"listening on {', '.join(map(str, config.addresses()))}, auth {_auth(config)}"
+
+
+def _auth(config: Config) -> str:
+    rules = config.auth.rules
+    return f"by {len(rules)} rule{'' if len(rules) == 1 else 's'}" if rules else config.auth.effective_method
 
 
 def _count(found: dict[str, Cluster], noun: str) -> str:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
 
-from pgambassador.config import Config
+from pgambassador.config import Config, Tls
 from pgambassador.config.secret import Secret
 from pgambassador.config.structs import Cluster, Log
-from pgambassador.embedded import Postgres, Workspace
+from pgambassador.embedded import Certificate, Postgres, Workspace
 from pgambassador.embedded.ports import HOST, free_port, is_free
 
 Serve = Callable[[Config], Coroutine[Any, Any, int]]
@@ -43,7 +43,7 @@ def demo(serve: Serve) -> int:
     try:
         primary = workspace.primary()
         replica = primary.replica()
-        config = configuration(primary, replica)
+        config = configuration(primary, replica, workspace.authority.server(workspace.folder, "ambassador"))
         ended = threading.Event()
         signal.signal(signal.SIGHUP, _hang_up)  # the loop takes INT and TERM for itself
         announcing = threading.Thread(target=_announce, args=(config, primary, replica, ended))
@@ -59,12 +59,13 @@ def demo(serve: Serve) -> int:
         workspace.close()
 
 
-def configuration(primary: Postgres, replica: Postgres) -> Config:
+def configuration(primary: Postgres, replica: Postgres, certificate: Certificate) -> Config:
     hosts = f"{HOST}:{primary.port}", f"{HOST}:{replica.port}"
     return Config(
         listen=(f"{HOST}:{_preferably(PORT)}",),
         http=f"{HOST}:{_preferably(HTTP_PORT)}",
         clusters={"demo": Cluster(url=Secret(primary.url().replace(hosts[0], ",".join(hosts))))},
+        tls=Tls(certificate=str(certificate.chain), key=str(certificate.key)),
         log=Log(level="warning"),
     )
 
@@ -77,6 +78,7 @@ def invitation(config: Config, primary: Postgres, replica: Postgres) -> str:
   primary     {HOST}:{primary.port}, PostgreSQL {primary.installation.version}, TLS only
   replica     {HOST}:{replica.port}, streaming
   ambassador  {config.listen[0]}, metrics at http://{config.http}/metrics
+              plain, or TLS: sslmode=verify-full sslrootcert={config.clusters["demo"].upstream().sslrootcert}
 
   {psql} {dsn}
 

@@ -13,6 +13,8 @@ class AmbassadorError(Exception):
 
     sqlstate = "XX000"
     severity = "FATAL"
+    delay = 0.0
+    """So many seconds a client waits before it is told."""
 
     def __init__(
         self,

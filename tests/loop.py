@@ -81,6 +81,15 @@ class Loop:
     def time(self) -> float:
         return self.now
 
+    def run_in_executor(self, executor: object, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        """Done at once: there are no threads."""
+        done: asyncio.Future[T] = self.create_future()
+        try:
+            done.set_result(work(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
     def get_debug(self) -> bool:
         return False
 

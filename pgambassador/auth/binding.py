@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final, TypeVar
 
+from pgambassador.auth.der import OID, SEQUENCE, dotted, take
 from pgambassador.auth.scram import SCRAM_SHA_256_PLUS
 from pgambassador.errors import Refused
 from pgambassador.wire import parse
@@ -17,7 +18,7 @@ from pgambassador.wire.frames import Authentication, Backend, Dialogue
 
 T = TypeVar("T")
 
-_SEQUENCE, _OID, _PARAMETER_0 = 0x30, 0x06, 0xA0
+_PARAMETER_0 = 0xA0
 _RSASSA_PSS: Final = "1.2.840.113549.1.1.10"
 
 _SIGNATURES: Final = {
@@ -57,47 +58,23 @@ def server_end_point(der: bytes) -> bytes | None:
 
 def _signature_hash(der: bytes) -> str | None:
     """Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm SEQUENCE { OID, … }, signature }"""
-    certificate, _ = _take(der, _SEQUENCE)
-    _, rest = _take(certificate, _SEQUENCE)
-    algorithm, _ = _take(rest, _SEQUENCE)
-    oid, parameters = _take(algorithm, _OID)
-    name = _dotted(oid)
+    certificate, _ = take(der, SEQUENCE)
+    _, rest = take(certificate, SEQUENCE)
+    algorithm, _ = take(rest, SEQUENCE)
+    oid, parameters = take(algorithm, OID)
+    name = dotted(oid)
     return _pss_hash(parameters) if name == _RSASSA_PSS else _SIGNATURES.get(name)
 
 
 def _pss_hash(parameters: bytes) -> str | None:
     """RSASSA-PSS-params ::= SEQUENCE { [0] hashAlgorithm DEFAULT sha1, … } (RFC 4055)"""
-    fields, _ = _take(parameters, _SEQUENCE)
+    fields, _ = take(parameters, SEQUENCE)
     if not fields or fields[0] != _PARAMETER_0:
         return "sha1"
-    tagged, _ = _take(fields, _PARAMETER_0)
-    algorithm, _ = _take(tagged, _SEQUENCE)
-    oid, _ = _take(algorithm, _OID)
-    return _HASHES.get(_dotted(oid))
-
-
-def _take(data: bytes, tag: int) -> tuple[bytes, bytes]:
-    """The content of the element in front, which must have this tag, and what follows it."""
-    if data[0] != tag:
-        raise ValueError("another element")
-    length, start = data[1], 2
-    if length & 0x80:
-        start += length & 0x7F
-        length = int.from_bytes(data[2:start], "big")
-    if start + length > len(data):
-        raise ValueError("cut short")
-    return data[start : start + length], data[start + length :]
-
-
-def _dotted(oid: bytes) -> str:
-    numbers, value = [], 0
-    for byte in oid:
-        value = value << 7 | byte & 0x7F
-        if not byte & 0x80:
-            numbers.append(value)
-            value = 0
-    first = min(numbers[0] // 40, 2)
-    return ".".join(map(str, (first, numbers[0] - 40 * first, *numbers[1:])))
+    tagged, _ = take(fields, _PARAMETER_0)
+    algorithm, _ = take(tagged, SEQUENCE)
+    oid, _ = take(algorithm, OID)
+    return _HASHES.get(dotted(oid))
 
 
 def insist(dialogue: Dialogue[T]) -> Dialogue[T]:

@@ -4,7 +4,8 @@
    A failure is `Refused` with PostgreSQL's own sentence and SQLSTATE.
 2. An unknown user, one whose credential does not suit the method, and a wrong password look the same: the
    same messages, the same error. Why it failed is in the exception's notes, which stay on our side.
-3. The first SCRAM login of a user with a plain password derives its keys; after that they are in the cache.
+3. `doubt` is why a login must fail although the password may be right: the account has expired. Nobody can
+   tell, from the answers or from the salt.
 """
 
 from __future__ import annotations
@@ -12,11 +13,19 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from pgambassador.auth import scram as mechanism
 from pgambassador.auth.credential import Credential, Md5Hash, Plain, md5_digest, md5_response
-from pgambassador.auth.verifier import Derive, KeyCache, Verifier, make_verifier, mock_verifier, own_salt
+from pgambassador.auth.verifier import (
+    Derive,
+    KeyCache,
+    Keys,
+    Verifier,
+    make_verifier,
+    mock_verifier,
+    own_salt,
+)
 from pgambassador.errors import ProtocolViolation, Refused
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Dialogue, Frontend, letter
@@ -24,19 +33,26 @@ from pgambassador.wire.frames import Dialogue, Frontend, letter
 # PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH: generous for passwords, and a bound for everybody else.
 MAX_RESPONSE: Final = 65535
 
-_PROCESS_KEY: Final = secrets.token_bytes(32)
+PROCESS_KEY: Final = secrets.token_bytes(32)
 _KEYS: Final = KeyCache()
+_UNKNOWN: Final = "the user is not known"
+_WRONG: Final = "the password is wrong"
+
+Learn: TypeAlias = Callable[[Keys], object]
 
 
-def trust() -> Dialogue[bytes]:
-    yield from ()  # a dialogue too, though it has nothing to ask
-    return build.authentication_ok()
-
-
-def md5(user: str, credential: Credential | None, *, salt: bytes | None = None) -> Dialogue[bytes]:
+def md5(
+    user: str,
+    credential: Credential | None,
+    *,
+    salt: bytes | None = None,
+    doubt: str | None = None,
+    binding: bytes | None = None,
+    learn: Learn | None = None,
+) -> Dialogue[bytes]:
     """AuthenticationMD5Password; like PostgreSQL, SCRAM where the user has a SCRAM verifier."""
     if isinstance(credential, Verifier):
-        return (yield from scram(user, credential))
+        return (yield from scram(user, credential, doubt=doubt, binding=binding, learn=learn))
     salt = salt or secrets.token_bytes(4)
     response = parse.password((yield from _response(build.authentication_md5(salt))))
     match credential:
@@ -47,8 +63,8 @@ def md5(user: str, credential: Credential | None, *, salt: bytes | None = None) 
         case None:
             digest = secrets.token_hex(16).encode("ascii")
     matches = hmac.compare_digest(response, md5_response(digest, salt))
-    if credential is None or not matches:
-        raise _failed(user, "the user is not in the list" if credential is None else "the password is wrong")
+    if credential is None or doubt is not None or not matches:
+        raise failed(user, doubt or (_UNKNOWN if credential is None else _WRONG))
     return build.authentication_ok()
 
 
@@ -56,8 +72,10 @@ def scram(
     user: str,
     credential: Credential | None,
     *,
+    doubt: str | None = None,
     binding: bytes | None = None,
-    process_key: bytes = _PROCESS_KEY,
+    learn: Learn | None = None,
+    process_key: bytes = PROCESS_KEY,
     derive: Derive = _KEYS,
 ) -> Dialogue[bytes]:
     """SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where `binding` says what the client's channel is bound to."""
@@ -74,27 +92,33 @@ def scram(
 
     match credential:
         case Verifier():
-            verifier, doubt = credential, None
+            verifier = credential
         case Plain(password):
-            verifier, doubt = make_verifier(password, own_salt(user, process_key), derive=derive), None
+            verifier = make_verifier(password, own_salt(user, process_key), derive=derive)
         case Md5Hash():
-            verifier, doubt = mock_verifier(user, process_key), "the user has only an md5 hash in the list"
+            verifier, doubt = mock_verifier(user, process_key), "only an md5 hash of the user is known"
         case None:
-            verifier, doubt = mock_verifier(user, process_key), "the user is not in the list"
+            verifier, doubt = mock_verifier(user, process_key), doubt or _UNKNOWN
 
-    exchange = mechanism.server(first, verifier, mechanism=chosen, binding=binding)
+    exchange = mechanism.server(
+        first, verifier, mechanism=chosen, binding=binding, learn=None if doubt is not None else learn
+    )
     response = yield from _response(build.authentication_sasl_continue(next(exchange)))
     final = mechanism.finish(exchange, response)
     if doubt is not None or final is None:
-        raise _failed(user, doubt or "the password is wrong")
+        raise failed(user, doubt or _WRONG)
     return build.authentication_sasl_final(final) + build.authentication_ok()
 
 
-METHODS: Final[dict[str, Callable[[str, Credential | None], Dialogue[bytes]]]] = {
-    "trust": lambda user, credential: trust(),
-    "scram-sha-256": scram,
-    "md5": md5,
-}
+METHODS: Final[dict[str, Callable[..., Dialogue[bytes]]]] = {"scram-sha-256": scram, "md5": md5}
+
+
+def cleartext(user: str) -> Dialogue[bytes]:
+    """AuthenticationCleartextPassword; returns the password, which nobody has found right yet."""
+    password = parse.password((yield from _response(build.authentication_cleartext())))
+    if not password:
+        raise failed(user, "the password is empty")
+    return password
 
 
 def _response(request: bytes) -> Dialogue[bytes]:
@@ -109,7 +133,8 @@ def _response(request: bytes) -> Dialogue[bytes]:
     return payload
 
 
-def _failed(user: str, why: str) -> Refused:
+def failed(user: str, why: str) -> Refused:
+    """The one answer to everything that may be wrong with a name and its password."""
     error = Refused(f'password authentication failed for user "{user[:64]}"', sqlstate="28P01")
     error.add_note(why)
     return error

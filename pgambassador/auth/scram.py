@@ -13,10 +13,10 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Final, TypeAlias, TypeVar
 
-from pgambassador.auth.verifier import KEY_SIZE, Derive, Verifier, derive, hmac_sha256
+from pgambassador.auth.verifier import KEY_SIZE, Derive, Keys, Verifier, derive, hmac_sha256
 from pgambassador.errors import ProtocolViolation
 
 SCRAM_SHA_256: Final = "SCRAM-SHA-256"
@@ -110,10 +110,12 @@ def server(
     mechanism: str = SCRAM_SHA_256,
     binding: bytes | None = None,
     nonce: bytes | None = None,
+    learn: Callable[[Keys], object] | None = None,
 ) -> Exchange[bytes | None]:
     """Yields server-first; returns server-final, or None if the proof is wrong.
 
-    `binding` is the channel's, if there is one: then SCRAM-SHA-256-PLUS was offered to the client.
+    `binding` is the channel's, if there is one: then SCRAM-SHA-256-PLUS was offered to the client. A right
+    proof gives away the client's key, which `learn` is told.
     """
     flag, header, bare = _gs2_header(client_first)
     _check_binding_flag(flag, mechanism, offered=binding is not None)
@@ -142,6 +144,8 @@ def server(
     client_key = _xor(proof, hmac_sha256(verifier.stored_key, auth_message))
     if not hmac.compare_digest(hashlib.sha256(client_key).digest(), verifier.stored_key):
         return None
+    if learn is not None:
+        learn(Keys(client_key, verifier.server_key))
     return b"v=" + base64.b64encode(hmac_sha256(verifier.server_key, auth_message))
 
 

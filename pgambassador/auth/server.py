@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from pgambassador.auth import scram
 from pgambassador.auth.credential import md5_digest, md5_response
-from pgambassador.auth.verifier import Derive, KeyCache
+from pgambassador.auth.verifier import Borrowed, Derive, KeyCache
 from pgambassador.errors import ConfigError, ProtocolViolation, Refused
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Authentication, Dialogue
@@ -37,24 +37,35 @@ class Channel:
         return self.local or (self.encrypted and self.verified)
 
 
+# A password, or what stands for it.
+Secret: TypeAlias = bytes | Borrowed
+
 # Sends bytes and returns the payload of the next AuthenticationXXX.
 Ask: TypeAlias = Callable[[bytes], Dialogue[bytes]]
 
 
 def answer(
-    challenge: bytes, secret: bytes | None, *, user: str, channel: Channel, ask: Ask, derive: Derive = _KEYS
-) -> Dialogue[None]:
-    """From the first AuthenticationXXX to AuthenticationOk."""
+    challenge: bytes, secret: Secret | None, *, user: str, channel: Channel, ask: Ask, derive: Derive = _KEYS
+) -> Dialogue[bool]:
+    """From the first AuthenticationXXX to AuthenticationOk; whether the server asked for anything."""
     kind, data = parse.authentication(challenge)
     if kind == Authentication.OK:
-        return
-    if not secret:
+        return False
+    if isinstance(secret, Borrowed):
+        if kind != Authentication.SASL:
+            raise Refused(
+                f'the server does not ask user "{user[:64]}" for scram-sha-256, and nothing else is possible'
+                " with what the login of a client has shown",
+                hint="Let the server's pg_hba.conf ask for scram-sha-256 here, or configure credentials.",
+            )
+        derive, secret = secret, b""
+    elif not secret:
         raise ConfigError(
             f'the server asks for the password of user "{user[:64]}", and none is configured',
             hint="Put it into the URL or configure credentials for the cluster.",
             sqlstate="28P01",
         )
-    if b"\0" in secret:
+    elif b"\0" in secret:
         raise ConfigError(
             f'the password of user "{user[:64]}" contains a NUL byte, which PostgreSQL does not allow',
             hint="Look at where the credentials of the cluster come from.",
@@ -79,6 +90,7 @@ def answer(
             )
     if parse.authentication(outcome)[0] != Authentication.OK:
         raise ProtocolViolation("the server did not end the authentication when it was over")
+    return True
 
 
 def _require_confidential(channel: Channel, user: str) -> None:

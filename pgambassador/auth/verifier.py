@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from pgambassador.auth.saslprep import saslprep
+from pgambassador.errors import Refused
 
 DEFAULT_ITERATIONS: Final = 4096
 KEY_SIZE: Final = 32
@@ -46,6 +47,26 @@ class Verifier:
     server_key: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """What the login of a client has given away, in place of its password: good for every server that keeps
+    the same verifier, which is known by salt and iterations."""
+
+    keys: Keys = field(repr=False)
+    salt: bytes
+    iterations: int
+
+    def __call__(self, password: bytes, salt: bytes, iterations: int) -> Keys:
+        """As `derive`, for the one salt."""
+        if salt != self.salt or iterations != self.iterations:
+            raise Refused(
+                "the server keeps another SCRAM verifier for this user than its login was checked with",
+                hint="Copy rolpassword from the server's pg_authid again, or configure auth.query.",
+                sqlstate="28P01",
+            )
+        return self.keys
+
+
 Derive: TypeAlias = Callable[[bytes, bytes, int], Keys]
 
 
@@ -64,12 +85,27 @@ class KeyCache:
         self._pepper = secrets.token_bytes(KEY_SIZE)
 
     def __call__(self, password: bytes, salt: bytes, iterations: int) -> Keys:
-        name = hmac_sha256(self._pepper, b"%d %d " % (iterations, len(salt)) + salt + password)
-        keys = self._keys.pop(name, None) or derive(password, salt, iterations)
-        self._keys[name] = keys
+        keys = self.known(password, salt, iterations)
+        if keys is None:
+            keys = derive(password, salt, iterations)
+            self.keep(password, salt, iterations, keys)
+        return keys
+
+    def known(self, password: bytes, salt: bytes, iterations: int) -> Keys | None:
+        name = self._name(password, salt, iterations)
+        keys = self._keys.pop(name, None)
+        if keys is not None:
+            self._keys[name] = keys
+        return keys
+
+    def keep(self, password: bytes, salt: bytes, iterations: int, keys: Keys) -> None:
+        """The last keys are kept; those that were asked for longest ago go first."""
+        self._keys[self._name(password, salt, iterations)] = keys
         if len(self._keys) > self._size:
             del self._keys[next(iter(self._keys))]
-        return keys
+
+    def _name(self, password: bytes, salt: bytes, iterations: int) -> bytes:
+        return hmac_sha256(self._pepper, b"%d %d " % (iterations, len(salt)) + salt + password)
 
     def __len__(self) -> int:
         return len(self._keys)

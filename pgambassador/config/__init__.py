@@ -1,6 +1,8 @@
 """The configuration: typed structs, and all sources into them."""
 
 from pgambassador.config.address import Address
+from pgambassador.config.auth import Auth, AuthQuery
+from pgambassador.config.checks import warnings
 from pgambassador.config.load import load
 from pgambassador.config.providers import (
     Credentials,
@@ -12,7 +14,6 @@ from pgambassador.config.providers import (
 )
 from pgambassador.config.secret import Secret, redact
 from pgambassador.config.structs import (
-    Auth,
     Clients,
     Cluster,
     Config,
@@ -22,12 +23,14 @@ from pgambassador.config.structs import (
     PoolOverrides,
     QueryLog,
     Target,
+    Tls,
 )
 from pgambassador.config.users import read_users
 
 __all__ = [
     "Address",
     "Auth",
+    "AuthQuery",
     "Clients",
     "Cluster",
     "Config",
@@ -44,7 +47,9 @@ __all__ = [
     "Secret",
     "StaticCredentials",
     "Target",
+    "Tls",
     "load",
     "read_users",
     "redact",
+    "warnings",
 ]

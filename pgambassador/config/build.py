@@ -50,6 +50,8 @@ def build(kind: mi.Type, raw: object, path: str) -> Any:
                 for name, value in _mapping(raw, path).items()
             }
         case mi.VarTupleType():
+            if extra == "names" and isinstance(raw, str):
+                raw = [raw]  # a name may have blanks in it
             return _tuple(kind, raw, path)
         case mi.AnyType():
             return raw

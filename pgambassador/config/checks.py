@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+from pgambassador.auth.rules import shadowed
 from pgambassador.config.users import read_users
 from pgambassador.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pgambassador.config.structs import AuthMethod, Config
+    from pgambassador.auth.rules import Rule
+    from pgambassador.config.structs import Config, Tls
 
 
 def check(config: Config) -> None:
@@ -20,6 +22,7 @@ def check(config: Config) -> None:
     http = config.http_address()
     if http is not None and http in addresses:
         raise ConfigError(f"http and listen both name {http}; give one of them another port.")
+    _tls(config)
     _auth(config)
     _loops(config)
 
@@ -74,36 +77,135 @@ def _pools(config: Config) -> None:
             )
 
 
-def _auth(config: Config) -> None:
-    method = config.auth.effective_method
-    users = read_users(config.auth)
-    if method != "trust":
-        if not users:
+def _tls(config: Config) -> None:
+    """Before anybody takes the connection for encrypted because the file speaks of it."""
+    tls = config.tls
+    mode = tls.effective_mode
+    for name in ("key", "ca"):
+        if getattr(tls, name) is not None and tls.certificate is None:
             raise ConfigError(
-                f"auth.method is {method}, but there are no users.", hint="Add auth.users or auth.users_file."
+                f"tls.{name} is set, but there is no certificate.",
+                hint="Name the file of the certificate for clients with tls.certificate.",
             )
-        for name, secret in users.items():
-            problem = _unusable(method, secret.reveal())
-            if problem:
-                raise ConfigError(
-                    f"The secret of user {name!r} is {problem}, which {method} cannot use.",
-                    hint="Write the password itself, or set the auth.method that fits.",
-                )
-        return
+    if mode != "off" and tls.certificate is None:
+        raise ConfigError(
+            f"tls.mode is {mode}, but there is no certificate.",
+            hint="Name the files with tls.certificate and tls.key, or set tls.mode to off.",
+        )
+    if mode == "verify-ca" and tls.ca is None:
+        raise ConfigError(
+            "tls.mode is verify-ca, but no CA is named that clients' certificates could come from.",
+            hint="Name its file with tls.ca.",
+        )
+
+
+def _auth(config: Config) -> None:
+    auth = config.auth
+    if auth.rules and auth.method:
+        raise ConfigError(
+            "auth.method and auth.rules are both set.", hint="Make the method that of a last rule, for all."
+        )
+    _query(config)
+    rules = auth.table()
+    if auth.rules:
+        for index, rule in enumerate(rules):
+            _rule(rule, f"auth.rules[{index}]", config.tls)
+    users = read_users(auth)
+    for index, rule in enumerate(rules):
+        if rule.method in ("scram-sha-256", "md5") and not (users or auth.query):
+            path = f"auth.rules[{index}].method" if auth.rules else "auth.method"
+            raise ConfigError(
+                f"{path} is {rule.method}, but there are no users.",
+                hint="Add auth.users, auth.users_file or auth.query.",
+            )
+    methods = {rule.method for rule in rules}
+    for name, secret in users.items():
+        problem = _unusable(methods, secret.reveal())
+        if problem:
+            raise ConfigError(
+                f"The secret of user {name!r} is {problem[0]}, which {problem[1]} cannot use.",
+                hint="Write the password itself, or set the method that fits.",
+            )
     for address in config.addresses():
-        if not address.is_local:
+        if not (auth.rules or address.is_local) and methods == {"trust"}:
             raise ConfigError(
                 f"{address} can be reached from other machines, where nobody would have to give a password.",
                 hint="Set auth.users (and auth.method), or listen on 127.0.0.1 or a Unix socket.",
             )
 
 
-def _unusable(method: AuthMethod, secret: str) -> str | None:
-    if method == "scram-sha-256" and secret.startswith("md5") and len(secret) == 35:
-        return "an md5 hash"
-    if method == "md5" and secret.startswith("SCRAM-SHA-256$"):
-        return "a SCRAM verifier"
-    return None if secret else "empty"
+def _rule(rule: Rule, path: str, tls: Tls) -> None:
+    """What makes no sense whoever comes."""
+    if rule.tls and not rule.places.networks:
+        raise ConfigError(f"{path} asks for TLS on Unix sockets, which have none.", hint="Leave out tls.")
+    if rule.method == "peer" and rule.places.networks:
+        raise ConfigError(
+            f"{path}.method is peer, which works on Unix sockets only.",
+            hint="Add address: local to the rule.",
+        )
+    if rule.method == "cert" and not rule.tls:
+        raise ConfigError(
+            f"{path}.method is cert, and certificates come with TLS only.", hint="Add tls: true to the rule."
+        )
+    if rule.method == "cert" and tls.ca is None:
+        raise ConfigError(
+            f"{path}.method is cert, but no CA is named that clients' certificates could come from.",
+            hint="Name its file with tls.ca.",
+        )
+    if rule.tls and tls.effective_mode == "off":
+        raise ConfigError(
+            f"{path}.tls is true, but clients are not offered TLS.", hint="Set tls.certificate and tls.key."
+        )
+    if rule.method == "upstream" and rule.places.remote and not rule.tls:
+        raise ConfigError(
+            f"{path}.method is upstream: passwords would come over the network in clear text.",
+            hint="Add tls: true to the rule, or address: [local, loopback].",
+        )
+
+
+def _query(config: Config) -> None:
+    query = config.auth.query
+    if query is None:
+        return
+    if query.cluster is None and len(config.clusters) > 1:
+        raise ConfigError(f"auth.query.cluster is missing; there are {len(config.clusters)} clusters.")
+    if query.cluster is not None and query.cluster not in config.clusters:
+        raise ConfigError(
+            f"auth.query.cluster names {query.cluster!r}, which is not a cluster.",
+            hint=f"There are: {', '.join(sorted(config.clusters))}.",
+        )
+    name = query.cluster or next(iter(config.clusters))
+    if query.user is None and config.clusters[name].upstream().user is None:
+        raise ConfigError(f"auth.query.user is missing; the URL of cluster {name} names no user either.")
+    if "$1" not in query.statement:
+        raise ConfigError("auth.query.statement has no $1, where the name of the user goes.")
+
+
+def warnings(config: Config) -> list[str]:
+    """What may be meant, and most often is not."""
+    if not config.auth.rules:
+        return []
+    rules = config.auth.table()
+    found = [
+        f"auth.rules[{late}] never matches: auth.rules[{early}] before it matches all that it would"
+        for late, early in shadowed(rules)
+    ]
+    return found + [
+        f"auth.rules[{index}] trusts clients of other machines: they are whoever they say they are"
+        for index, rule in enumerate(rules)
+        if rule.method == "trust" and rule.places.remote
+    ]
+
+
+def _unusable(methods: set[str], secret: str) -> tuple[str, str] | None:
+    """What the secret is, and the method that cannot do anything with it."""
+    if "scram-sha-256" in methods and "md5" not in methods and secret.startswith("md5") and len(secret) == 35:
+        return "an md5 hash", "scram-sha-256"
+    if methods == {"md5"} and secret.startswith("SCRAM-SHA-256$"):
+        return "a SCRAM verifier", "md5"
+    if not secret and methods & {"scram-sha-256", "md5"}:
+        return "empty", "/".join(sorted(methods & {"scram-sha-256", "md5"}))
+    return None
 
 
 def _loops(config: Config) -> None:

@@ -37,6 +37,7 @@ def load(
         tree = _short_names(tree, environ)
     else:
         tree = _with_url(tree, url)
+    tree = _tls_enabled(tree, environ)
     for option, value in (flags or {}).items():
         *levels, name = option.split(".")
         section = tree
@@ -88,6 +89,30 @@ def _short_names(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[str, 
     if not isinstance(cluster, dict) or not isinstance(url, str | None):
         return tree
     return _with_url(tree, Given(_with_address(url or "postgresql:///", host, port), "UPSTREAM_HOST"))
+
+
+def _tls_enabled(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """TLS_ENABLED is what `ssl` is in postgresql.conf: false turns TLS off, true is any mode but off."""
+    word = environ.get("TLS_ENABLED")
+    if not word:
+        return tree
+    enabled = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}.get(
+        word.lower()
+    )
+    if enabled is None:
+        raise ConfigError(f"TLS_ENABLED must be true or false, not {word[:60]!r}.")
+    section = tree.get("tls") or {}
+    if not isinstance(section, dict):
+        return tree  # a wrong type in the file, which `build` will report
+    if not enabled:
+        return {**tree, "tls": {**section, "mode": "off"}}
+    if not section.get("certificate"):
+        raise ConfigError(
+            "TLS_ENABLED is true, but there is no certificate.",
+            hint="Name it with PGAMBASSADOR_TLS__CERTIFICATE (and PGAMBASSADOR_TLS__KEY) or in the file.",
+        )
+    stands = section.get("mode") not in (None, "off", False)
+    return tree if stands else {**tree, "tls": {**section, "mode": "allow"}}
 
 
 def _with_address(url: str, host: str | None, port: str | None) -> str:

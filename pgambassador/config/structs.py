@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from pgambassador.config.address import Address, parse_listen, parse_tcp
+from pgambassador.config.auth import Auth
 from pgambassador.config.providers import Credentials
 from pgambassador.config.secret import Secret
 from pgambassador.config.values import Duration, DurationOrZero, Size
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from pgambassador.cluster.upstream import Upstream
 
 PoolMode = Literal["transaction", "session"]
-AuthMethod = Literal["trust", "scram-sha-256", "md5"]
+TlsMode = Literal["off", "allow", "require", "verify-ca"]
+TlsVersion = Literal["TLSv1.2", "TLSv1.3"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -112,28 +114,33 @@ class Clients(Struct, frozen=True):
     buffer: Annotated[Size, Meta(description="Bytes held for a client that reads slowly.")] = 262_144
 
 
-class Auth(Struct, frozen=True):
-    """Who may connect."""
+class Tls(Struct, frozen=True):
+    """TLS towards clients; files that change are read again."""
 
-    method: Annotated[
-        AuthMethod | None,
+    mode: Annotated[
+        TlsMode | None,
         Meta(
-            description="trust, scram-sha-256 or md5; left out: scram-sha-256 where there are users, else"
-            " trust, which is for loopback and Unix sockets only."
+            description="off; allow: clients may use it; require: those that come by TCP must; verify-ca: and"
+            " show a certificate. Left out: allow where there is a certificate, else off."
         ),
     ] = None
-    users: Annotated[
-        dict[str, Secret], Meta(description="User names and their passwords, SCRAM verifiers or md5 hashes.")
-    ] = {}
-    users_file: Annotated[
-        str | None, Meta(description='A file of lines "user" "secret", as in PgBouncer\'s userlist.txt.')
+    certificate: Annotated[
+        str | None, Meta(description="A PEM file: the certificate for clients, and its chain behind it.")
     ] = None
+    key: Annotated[str | None, Meta(description="A PEM file with its key; left out: in the same file.")] = (
+        None
+    )
+    ca: Annotated[
+        str | None,
+        Meta(description="A PEM file: the CAs of clients' certificates, for which clients are then asked."),
+    ] = None
+    min_version: Annotated[TlsVersion, Meta(description="The oldest version that is spoken.")] = "TLSv1.2"
 
     @property
-    def effective_method(self) -> AuthMethod:
-        if self.method is not None:
-            return self.method
-        return "scram-sha-256" if self.users or self.users_file else "trust"
+    def effective_mode(self) -> TlsMode:
+        if self.mode is not None:
+            return self.mode
+        return "allow" if self.certificate is not None else "off"
 
 
 class QueryLog(Struct, frozen=True):
@@ -181,6 +188,7 @@ class Config(Struct, frozen=True):
         Meta(description="The databases by name; left out: every name goes to the only cluster."),
     ] = {}
     clients: Annotated[Clients, Meta(description="Limits for client connections.")] = Clients()
+    tls: Annotated[Tls, Meta(description="TLS towards clients.")] = Tls()
     auth: Annotated[Auth, Meta(description="Who may connect.")] = Auth()
     query_log: Annotated[QueryLog, Meta(description="Which statements are logged.")] = QueryLog()
     log: Annotated[Log, Meta(description="The log on standard error.")] = Log()

@@ -10,7 +10,7 @@ from pgambassador.config.secret import Secret
 from pgambassador.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pgambassador.config.structs import Auth
+    from pgambassador.config.auth import Auth
 
 FILE_LIMIT = 16 << 20
 _LINE = re.compile(r'\s*"((?:[^"]|"")+)"\s+"((?:[^"]|"")*)"(?:\s.*)?')

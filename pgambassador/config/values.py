@@ -34,6 +34,12 @@ Size = Annotated[
 ]
 """Bytes, above zero."""
 
+Names = Annotated[
+    tuple[str, ...],
+    Meta(min_length=1, extra_json_schema={"type": ["array", "string"]}, extra={"kind": "names"}),
+]
+"""One name, or a list of them."""
+
 _NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-zµ]*)")
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "sec": 1.0}
 _SECONDS |= {"min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -28,8 +28,6 @@ class Life:
 
     born: float = 0.0
     not_after: float | None = None
-    planned: float = math.inf
-    """When it was to be renewed for the first time."""
     refresh_at: float = math.inf
     failures: int = 0
 
@@ -45,10 +43,9 @@ class Life:
     def begin(self, now: float, not_after: float | None, chance: float) -> None:
         """A secret has been fetched."""
         self.born, self.not_after, self.failures = now, not_after, 0
-        self.planned = math.inf
+        self.refresh_at = math.inf
         if not_after is not None:
-            self.planned = now + self.length * (EARLIEST + (LATEST - EARLIEST) * chance)
-        self.refresh_at = self.planned
+            self.refresh_at = now + self.length * (EARLIEST + (LATEST - EARLIEST) * chance)
 
     def failed(self, now: float, chance: float) -> None:
         """A fetch has failed."""
@@ -71,7 +68,7 @@ class Life:
         if self.not_after is None:
             return False
         # Set back behind the fetch, or while a retry was waited for: what was planned means nothing any more.
-        astray = now < self.born or (now >= self.planned and self.refresh_at - now > RETRY_MOST)
+        astray = now < self.born or (self.failures > 0 and self.refresh_at - now > RETRY_MOST)
         return now >= self.refresh_at or astray
 
     def just_now(self, now: float) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from pgambassador.auth.verifier import Borrowed
 from pgambassador.config.providers import GROUP
 
 __all__ = ["GROUP", "Login", "Provider", "Scope", "Secret", "Way", "scope"]
@@ -57,13 +58,14 @@ class Way:
 class Secret(NamedTuple):
     """What a provider knows.
 
-    `user` None: the one that was asked for. `password` None: the server asks for none. `not_after`:
+    `user` None: the one that was asked for. `password` None: the server asks for none; it may be
+    what the login of a client has shown in its place. `not_after`:
     wall-clock time in seconds since 1970, with nothing taken off; None if the source does not say.
     `way` None: the hosts of the URL.
     """
 
     user: str | None
-    password: bytes | None
+    password: bytes | Borrowed | None
     not_after: float | None = None
     way: Way | None = None
 

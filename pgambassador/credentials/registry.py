@@ -11,6 +11,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
+from pgambassador.auth.verifier import Borrowed
 from pgambassador.config.providers import Credentials, InstalledCredentials, installed, name_of
 from pgambassador.credentials.keyring import Keyring, Spawn
 from pgambassador.credentials.provider import Provider
@@ -24,7 +25,7 @@ URL = "url"
 def keyring_of(
     cluster: str,
     credentials: Credentials | None,
-    password_of: Callable[[str], bytes | None],
+    password_of: Callable[[str], bytes | Borrowed | None],
     spawn: Spawn,
 ) -> Keyring:
     """`password_of` finds a user's password where there are no credentials. ConfigError, if the provider

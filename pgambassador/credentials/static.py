@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pgambassador.auth.verifier import Borrowed
 from pgambassador.config.providers import StaticCredentials
 from pgambassador.credentials.provider import Login, Secret
 
@@ -27,7 +28,7 @@ class Written:
     per_host = False
     window = 0.0
 
-    def __init__(self, password_of: Callable[[str], bytes | None]) -> None:
+    def __init__(self, password_of: Callable[[str], bytes | Borrowed | None]) -> None:
         self._password_of = password_of
 
     async def fetch(self, login: Login) -> Secret:

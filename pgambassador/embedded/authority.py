@@ -38,18 +38,26 @@ class Authority:
         return f"<Authority {self.root}>"
 
     def server(
-        self, folder: Path, name: str = "server", *, hosts: tuple[str, ...] = LOOPBACK, expired: bool = False
+        self,
+        folder: Path,
+        name: str = "server",
+        *,
+        hosts: tuple[str, ...] = LOOPBACK,
+        expired: bool = False,
+        days: float | None = None,
     ) -> Certificate:
-        return self._issue(folder, name, hosts=hosts, user=None, expired=expired)
+        """`days`: it ends after as many."""
+        return self._issue(folder, name, hosts=hosts, user=None, days=-1 if expired else days)
 
     def client(self, folder: Path, user: str, *, expired: bool = False) -> Certificate:
         """For pg_hba.conf's method cert: the common name is the user."""
-        return self._issue(folder, user, hosts=(), user=user, expired=expired)
+        # A list of names without any is a certificate that Java does not read.
+        return self._issue(folder, user, hosts=("client.example",), user=user, days=-1 if expired else None)
 
     def _issue(
-        self, folder: Path, name: str, *, hosts: tuple[str, ...], user: str | None, expired: bool
+        self, folder: Path, name: str, *, hosts: tuple[str, ...], user: str | None, days: float | None
     ) -> Certificate:
-        until = datetime.now(UTC) - timedelta(days=1) if expired else None
+        until = None if days is None else datetime.now(UTC) + timedelta(days=days)
         issued = self._authority.issue_cert(*hosts, common_name=user, not_after=until)
         certificate = Certificate(folder / f"{name}.crt", folder / f"{name}.key")
         certificate.chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))

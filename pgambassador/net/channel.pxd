@@ -39,6 +39,7 @@ cdef class Channel:
     cdef int push_out(self, const char *data, Py_ssize_t n) except -1
     cdef int seal(self, const char *data, Py_ssize_t n) except -1
     cdef Py_ssize_t backlog(self) noexcept
+    cdef bint answer(self) except -1
     cdef bint quiet(self) noexcept
     cdef int start_reading(self) except -1
     cdef int stop_reading(self) except -1

@@ -165,12 +165,31 @@ cdef class Channel:
                 self.more = True
             elif self.incoming.pending == 0:
                 break
+        # What says farewell is left for `release`.
+        if not self.ended and self.answer() and self.broken:
+            return -2
         self.received += total
         if total:
             if self.ended:
                 self.more = True
             return total
         return 0 if self.ended else -1
+
+    cdef bint answer(self) except -1:
+        """Send what reading has made us write: alerts that end nothing. Whether there was any."""
+        cdef char *records = NULL
+        cdef Py_ssize_t n = openssl.unsent(&self.session, &records) if self.borrowed else self.outgoing.pending
+        if n == 0:
+            return False
+        if self.rest.used > CIPHER_SIZE:
+            # Who makes us write and does not read would pile them up here.
+            self.fail()
+        elif self.borrowed:
+            self.push_out(records, n)
+            openssl.taken(&self.session)
+        else:
+            self.seal(NULL, 0)
+        return True
 
     cdef bint quiet(self) noexcept:
         """Whether the peer has sent nothing since the last read, not even its end: one system call."""

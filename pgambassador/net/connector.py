@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pgambassador.auth import binding
+from pgambassador.auth.server import Secret
 from pgambassador.cluster.role import mismatch
 from pgambassador.cluster.upstream import Endpoint, Upstream
 from pgambassador.credentials.keyring import Issued
@@ -58,6 +59,8 @@ class Link:
     pid: int
     key: bytes = field(repr=False)
     parameters: dict[str, str] = field(repr=False)
+    asked: bool = True
+    """Whether the server wanted a password, or what stands for it."""
     leftover: bytes = field(default=b"", repr=False)
     """What the server has sent after the login's ReadyForQuery, decrypted; nearly always empty."""
     retire_at: float | None = None
@@ -152,7 +155,7 @@ class _Search:
         self._upstream = upstream
         self._keys = keys
         self._user = self._default_user = user
-        self._secret: bytes | None = None
+        self._secret: Secret | None = None
         self._road: Way | None = None
         self._params = params
         self._seconds = 0.0
@@ -326,6 +329,7 @@ class _Search:
             pid=login.pid,
             key=login.key,
             parameters=login.parameters,
+            asked=login.asked,
             leftover=conversation.remainder(),
         )
         if objection is None:

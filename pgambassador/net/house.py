@@ -10,20 +10,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
-from pgambassador.auth.credential import Credential, Plain
+from pgambassador.auth.credential import Plain
+from pgambassador.auth.doorway import Doorway
+from pgambassador.auth.expiry import Ending
+from pgambassador.auth.peer import Peer
+from pgambassador.auth.server import Secret
 from pgambassador.config import Cluster, Config, Target
 from pgambassador.credentials.keyring import Keyring
 from pgambassador.credentials.registry import keyring_of
-from pgambassador.errors import Refused, Unreachable
+from pgambassador.errors import ConfigError, Refused, Unreachable
+from pgambassador.net import tls
+from pgambassador.net.directory import Directory, Users
+from pgambassador.net.enquiry import enquiry
 from pgambassador.net.facts import Facts
+from pgambassador.net.gate import Gate
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.numbers import Numbers
 from pgambassador.net.origin import Origin
+from pgambassador.net.porter import Porter
 from pgambassador.net.reactor import reactor
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements, statement_text
@@ -32,21 +44,22 @@ from pgambassador.net.tunnel import Tunnel
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.protocol.cancel import CancelKeys
 
-DOOR = 100
 Given = tuple[tuple[str, str], ...]
 
 
 class House:
     """`users` is the list of who may log in; it is empty where everybody local is trusted."""
 
-    def __init__(
-        self, config: Config, users: Mapping[str, Credential | None], query_log: QueryLog | None
-    ) -> None:
+    def __init__(self, config: Config, users: Users, query_log: QueryLog | None) -> None:
         self.config = config
-        self.users = users
-        self.query_log = query_log
-        self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
         self.keyrings = {name: self._keyring(name, cluster) for name, cluster in config.clusters.items()}
+        asking = enquiry(config, self.keyrings, self._listed_password)
+        self.directory = Directory(config.auth, users, asking)
+        self.porter = Porter(config, self.directory, self._probe)
+        self.doorway = Doorway(config.clients.max)
+        self.query_log = query_log
+        self.gate = Gate(config.tls)
+        self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
         self.servers = reactor(asyncio.get_running_loop())
         self.sockets = reactor(asyncio.get_running_loop(), self.servers)
         self.statements = Statements()
@@ -59,6 +72,11 @@ class House:
         self.rejected: Counter[str] = Counter()
         self.draining = False
         self.on_empty: Callable[[], None] | None = None
+
+    @property
+    def users(self) -> Users:
+        """The users of the lists, as they are now."""
+        return self.directory.users
 
     def keeper(self, database: str, user: str, given: Given = ()) -> Keeper:
         """The pool for a database and a user as the client named them; `given`: see `Settings.divided`."""
@@ -115,13 +133,26 @@ class House:
     def _keyring(self, name: str, cluster: Cluster) -> Keyring:
         upstream = cluster.upstream()
 
-        def password_of(user: str) -> bytes | None:
+        def password_of(user: str) -> Secret | None:
             if upstream.password is not None:
                 return upstream.password.encode()
-            credential = self.users.get(user) if upstream.user is None else None
-            return credential.password if isinstance(credential, Plain) else None
+            return self._brought(name, user) if upstream.user is None else None
 
         return keyring_of(name, cluster.credentials, password_of, spawn)
+
+    def _brought(self, cluster: str, user: str) -> Secret | None:
+        """What opens a server for a user, from the lists or from its own login."""
+        return self._listed_password(user) or self.porter.wallet.get(cluster, user)
+
+    def _listed_password(self, user: str) -> Secret | None:
+        credential = self.users.get(user)
+        return credential.password if isinstance(credential, Plain) else None
+
+    def _probe(self, target: Target, user: str, password: bytes) -> Origin:
+        """A way to see whether the server takes the password."""
+        upstream = replace(self.config.clusters[target.cluster].upstream(), user=None, password=None)
+        keyring = keyring_of(target.cluster, None, lambda user: password, spawn)
+        return Origin(upstream, keyring, database=target.database, user=user)
 
     def _vacate(self, cluster: str, text: bytes) -> None:
         """A server drops, renames and copies only what nobody is connected to, and waits for that a while."""
@@ -161,9 +192,26 @@ class House:
     def pools(self) -> list[Numbers]:
         return [Numbers(keeper) for keeper in self.keepers.values()]
 
-    def crowded(self) -> bool:
-        """Whether as many are at the door, not logged in, as may ever be in; a few may always."""
-        return self.arriving >= max(self.config.clients.max, DOOR)
+    def arrive(self, peer: Peer) -> bool:
+        """Count somebody who stands at the door; False if there are too many, in all or from there."""
+        if self.arriving >= self.doorway.most or not self.doorway.enter(peer.site, local=peer.local):
+            self.rejected["too many logins"] += 1
+            return False
+        self.arriving += 1
+        return True
+
+    def arrived(self, peer: Peer) -> None:
+        """Somebody has been let in, or has gone."""
+        self.arriving -= 1
+        self.doorway.leave(peer.site)
+
+    def endings(self) -> list[Ending]:
+        """When the certificates in the configured files end; those of no use are spoken of elsewhere."""
+        found = [Ending("", option, at) for option, at in self.gate.ends()]
+        for name, cluster in self.config.clusters.items():
+            with contextlib.suppress(ConfigError):
+                found += [Ending(name, option, at) for option, at in tls.ends(cluster.upstream())]
+        return [ending for ending in found if math.isfinite(ending.at)]
 
     def admit(self) -> None:
         """Count a client in, or refuse it."""

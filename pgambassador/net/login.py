@@ -10,18 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
-from pgambassador.auth.client import METHODS
-from pgambassador.errors import AmbassadorError, ProtocolViolation, Refused, ServerRefused, Unreachable
-from pgambassador.net.channel import Channel
+from pgambassador.auth.peer import Peer
+from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
+from pgambassador.net.arrival import peer_of
 from pgambassador.net.facts import Facts
+from pgambassador.net.gate import explain
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
 from pgambassador.net.session import Session
 from pgambassador.net.tunnel import Tunnel
-from pgambassador.protocol.negotiate import Cancel, Opening, Send, Start
+from pgambassador.net.visitor import Gone, Visitor
+from pgambassador.protocol.negotiate import Cancel, Opening, Send, Start, Tls
 from pgambassador.protocol.options import read_options
 from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
@@ -39,56 +43,70 @@ _TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 
 
-class Gone(Exception):
-    """The client closed the connection; there is nobody to tell."""
-
-
 async def welcome(house: House, sock: socket.socket, address: str) -> None:
     """Take one accepted connection, already counted as arriving, to its end: a session, or closed."""
     started = False
+    visitor = Visitor(sock, address)
+    peer = peer_of(sock, address)
     try:
         async with asyncio.timeout(house.config.clients.login_timeout):
-            start = await _first_packets(house, sock)
+            start = await _first_packets(house, visitor)
             if start is not None:
-                started = await _login(house, sock, start, address)
+                started = await _login(house, visitor, start, peer)
     except TimeoutError:
-        house.rejected["login timeout"] += 1
-        refuse(
-            sock,
-            Refused(
-                f"the login was not finished within {house.config.clients.login_timeout:g} s",
-                sqlstate="57014",
-                hint="The limit is clients.login_timeout.",
-            ),
-        )
+        _too_late(house, visitor)
     except AmbassadorError as error:
         house.login_failures += 1
         for note in getattr(error, "__notes__", ()):
             log.info("login refused: %s", note, extra={"client": address})
-        refuse(sock, error)
-    except (Gone, OSError):
-        pass
+        if error.delay:
+            await asyncio.sleep(error.delay)
+        refuse(visitor, error)
+    except (Gone, OSError) as error:
+        if visitor.handshaking:
+            why = explain(error, house.config.tls) if isinstance(error, ssl.SSLError) else "it went away"
+            _unshaken(house, visitor, why)
     finally:
-        house.arriving -= 1
+        house.arrived(peer)
         if not started:
             sock.close()
 
 
-async def _first_packets(house: House, sock: socket.socket) -> Start | None:
-    loop = asyncio.get_running_loop()
-    opening = Opening(tls=False)
+def _too_late(house: House, visitor: Visitor) -> None:
+    house.rejected["login timeout"] += 1
+    limit = house.config.clients.login_timeout
+    if visitor.handshaking:
+        _unshaken(house, visitor, f"it was not finished within {limit:g} s")
+    error = Refused(
+        f"the login was not finished within {limit:g} s",
+        sqlstate="57014",
+        hint="The limit is clients.login_timeout.",
+    )
+    refuse(visitor, error)
+
+
+def _unshaken(house: House, visitor: Visitor, why: str) -> None:
+    house.rejected["TLS handshake"] += 1
+    log.info("TLS handshake failed: %s", why, extra={"client": visitor.address})
+
+
+async def _first_packets(house: House, visitor: Visitor) -> Start | None:
+    opening = Opening(tls=house.gate.offers and not visitor.is_unix)
     while True:
-        for action in opening.feed(await _read(sock)):
+        for action in opening.feed(await visitor.read()):
             match action:
                 case Send(data):
-                    await loop.sock_sendall(sock, data)
+                    await visitor.send(data)
+                case Tls(data, direct):
+                    await visitor.start_tls(house.gate, data, direct=direct)
                 case Start():
+                    if not (visitor.encrypted or visitor.is_unix):
+                        house.gate.check_plain()
                     return action
                 case Cancel(request):
                     await _cancel(house, request.pid, request.key)
+                    visitor.last_words(b"")
                     return None
-                case _:
-                    raise ProtocolViolation("TLS was begun without having been offered")
 
 
 async def _cancel(house: House, pid: int, key: bytes) -> None:
@@ -107,14 +125,14 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
         await keeper.cancel(session.backend)
 
 
-async def _login(house: House, sock: socket.socket, start: Start, address: str) -> bool:
+async def _login(house: House, visitor: Visitor, start: Start, peer: Peer) -> bool:
     packet = start.packet
     house.admit()
     try:
-        reader = _Frames(sock, start.tail)
-        success = await _authenticate(house, packet, reader)
+        reader = _Frames(visitor, start.tail)
+        success, user = await house.porter.admit(_shown(peer, visitor), packet.user, packet.database, reader)
         try:
-            return await _admitted(house, sock, packet, success, reader, address)
+            return await _admitted(house, visitor, packet, success, user, reader)
         except AmbassadorError as error:
             if _sqlstate(error) != CANNOT_CONNECT_NOW:
                 # As a server does it: whom it knows is told so, and then what else is wrong.
@@ -126,17 +144,17 @@ async def _login(house: House, sock: socket.socket, start: Start, address: str) 
 
 
 async def _admitted(
-    house: House, sock: socket.socket, packet: StartupPacket, success: bytes, reader: _Frames, address: str
+    house: House, visitor: Visitor, packet: StartupPacket, success: bytes, user: str, reader: _Frames
 ) -> bool:
-    """The client is who it says it is; find its session a place."""
+    """The client is who it says it is; find its session a place. `user` is who it is on the server."""
     if _replicates(packet.params.get("replication", "off")):
-        await _replicate(house, sock, packet, success, reader.rest())
+        await _replicate(house, visitor, packet, success, user, reader)
         return True
     settings, given = settings_of(packet).divided()
-    keeper = house.keeper(packet.database, packet.user, given)
+    keeper = house.keeper(packet.database, user, given)
     settings, told = await keeper.greeting.words(settings)
     facts = Facts(
-        address=address,
+        address=visitor.address,
         user=packet.user,
         database=packet.database,
         application_name=packet.params.get("application_name", ""),
@@ -145,7 +163,7 @@ async def _admitted(
         start=settings,
         told=told,
     )
-    session = Session(house.sockets, Channel(house.sockets, sock), keeper.lane, settings, facts)
+    session = Session(house.sockets, visitor.channel(house.sockets), keeper.lane, settings, facts)
     facts.pid, key = house.keys.issue(session, long=packet.version >= PROTOCOL_3_2)
     keeper.clients.add(session)
     house.logins += 1
@@ -170,13 +188,14 @@ def _replicates(value: str) -> bool:
 
 
 async def _replicate(
-    house: House, sock: socket.socket, packet: StartupPacket, success: bytes, early: bytes
+    house: House, visitor: Visitor, packet: StartupPacket, success: bytes, user: str, reader: _Frames
 ) -> None:
     """A connection of its own, with what the client's start packet says."""
     params = {**settings_of(packet).values, "replication": packet.params["replication"]}
-    origin = house.replication(packet.database, packet.user, params)
+    origin = house.replication(packet.database, user, params)
     link = await origin.open()
-    client = Channel(house.sockets, sock)
+    early = reader.rest()
+    client = visitor.channel(house.sockets)
     tunnel = Tunnel(
         house.servers, client, link, origin, buffer=house.config.clients.buffer, ended=house.ended
     )
@@ -193,19 +212,15 @@ def _greeting(success: bytes, told: Mapping[str, str], pid: int, key: bytes) -> 
     return success + parameters + build.backend_key_data(pid, key) + build.ready_for_query(b"I")
 
 
-async def _authenticate(house: House, packet: StartupPacket, reader: _Frames) -> bytes:
-    """The bytes that tell the client of its success."""
-    user = packet.user
-    method = METHODS[house.config.auth.effective_method]
-    dialogue = method(user, house.users.get(user))
-    try:
-        data = next(dialogue)
-        while True:
-            await reader.send(data)
-            data = dialogue.send(await reader.next())
-    except StopIteration as stop:
-        success: bytes = stop.value
-        return success
+def _shown(peer: Peer, visitor: Visitor) -> Peer:
+    """With what TLS has told of it."""
+    certificate = visitor.certificate
+    return replace(
+        peer,
+        tls=visitor.encrypted,
+        common_name=None if certificate is None else certificate.common_name,
+        binding=visitor.binding,
+    )
 
 
 def settings_of(packet: StartupPacket) -> Settings:
@@ -223,28 +238,22 @@ def settings_of(packet: StartupPacket) -> Settings:
 class _Frames:
     """The client's messages one by one, before they are a session's."""
 
-    def __init__(self, sock: socket.socket, tail: bytes) -> None:
-        self._sock = sock
+    def __init__(self, visitor: Visitor, tail: bytes) -> None:
+        self._visitor = visitor
         self._buffer = bytearray(tail)
 
     async def send(self, data: bytes) -> None:
         if data:
-            await asyncio.get_running_loop().sock_sendall(self._sock, data)
+            await self._visitor.send(data)
 
     async def next(self) -> Frame:
         while (frame := take_frame(self._buffer, _MESSAGE_LIMIT)) is None:
-            self._buffer += await _read(self._sock)
+            self._buffer += await self._visitor.read()
         return frame
 
     def rest(self) -> bytes:
-        return bytes(self._buffer)
-
-
-async def _read(sock: socket.socket) -> bytes:
-    data = await asyncio.get_running_loop().sock_recv(sock, 16384)
-    if not data:
-        raise Gone
-    return data
+        """What was sent behind the last message, for the session."""
+        return bytes(self._buffer) + self._visitor.remainder()
 
 
 def _sqlstate(error: AmbassadorError) -> str:
@@ -252,13 +261,10 @@ def _sqlstate(error: AmbassadorError) -> str:
     return CANNOT_CONNECT_NOW if isinstance(error, Unreachable) else error.sqlstate
 
 
-def refuse(sock: socket.socket, error: AmbassadorError) -> None:
+def refuse(visitor: Visitor, error: AmbassadorError) -> None:
     """Tell a client that has no session, as far as its socket takes it."""
     if isinstance(error, ServerRefused):
         message = build.error_response_from({**error.fields, "S": "FATAL", "V": "FATAL"})
     else:
         message = build.error_response("FATAL", _sqlstate(error), error.message, error.detail, error.hint)
-    try:
-        sock.send(message)
-    except OSError:
-        pass  # gone already, or not reading: nobody to tell
+    visitor.last_words(message)

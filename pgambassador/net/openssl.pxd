@@ -10,6 +10,7 @@ cdef struct Session:
     void *ssl
     void *incoming
     void *outgoing
+    void *written
 
 cdef enum:
     ENDED = 0
@@ -19,5 +20,6 @@ cdef bint borrow(object tls, Session *session) except -1
 cdef int put(Session *session, const char *records, int n) noexcept
 cdef int decrypt(Session *session, char *into, int room) noexcept
 cdef bint drained(Session *session) noexcept
+cdef Py_ssize_t unsent(Session *session, char **records) noexcept
 cdef Py_ssize_t encrypt(Session *session, const char *data, Py_ssize_t n, char **records) noexcept
 cdef void taken(Session *session) noexcept

@@ -1,2 +1,6 @@
+import ssl
+
 NEWEST: tuple[int, int]
 available: bool
+
+def forget_sessions(tls: ssl.SSLObject) -> bool: ...

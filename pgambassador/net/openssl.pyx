@@ -9,6 +9,8 @@ a tenth of all that a proxied statement costs. So the two memory BIOs and the SS
 2. Nothing is borrowed unless it proves itself: the SSL* that CPython's object holds must know that object as its
    application data, as CPython sets it. Where that, or one of the functions, is missing (an OpenSSL that is
    linked statically, another interpreter), the caller goes through the SSLObject as everybody does.
+3. A memory BIO never shrinks, and clears all that it ever grew to whenever it is emptied. One that has grown is
+   given a new buffer, unless it is in the middle of a stream of large pieces.
 """
 import sys
 
@@ -29,11 +31,22 @@ cdef extern from *:
         void *socket
         void *ssl
 
+# OpenSSL's BUF_MEM, of its public buffer.h.
+cdef struct Buffer:
+    size_t length
+    char *data
+    size_t max
+
 cdef enum:
     SSL_ERROR_WANT_READ = 2
     BIO_CTRL_RESET = 1
-    BIO_CTRL_INFO = 3
-    BIO_CTRL_PENDING = 10
+    BIO_CLOSE = 1
+    BIO_C_SET_BUF_MEM = 114
+    BIO_C_GET_BUF_MEM_PTR = 115
+    GROWN = 32 * 1024
+    STREAM = 96 * 1024
+    SSL_CTRL_SET_SESS_CACHE_MODE = 44
+    SSL_SESS_CACHE_OFF = 0
     SSL_CTRL_CLEAR_MODE = 78
     SSL_MODE_RELEASE_BUFFERS = 0x10
 
@@ -42,6 +55,7 @@ ctypedef void *(*data_fn)(const void *, int) noexcept
 ctypedef int (*error_fn)(const void *, int) noexcept
 ctypedef long (*control_fn)(void *, int, long, void *) noexcept
 ctypedef void (*clear_fn)() noexcept
+ctypedef void *(*make_fn)() noexcept
 ctypedef unsigned long (*peek_fn)() noexcept
 
 cdef pga_read_fn ssl_read = NULL
@@ -53,6 +67,9 @@ cdef get_fn ssl_wbio = NULL
 cdef data_fn ssl_data = NULL
 cdef control_fn bio_control = NULL
 cdef control_fn ssl_control = NULL
+cdef get_fn ssl_context = NULL
+cdef control_fn context_control = NULL
+cdef make_fn make_buffer = NULL
 cdef clear_fn clear_errors = NULL
 cdef peek_fn peek_error = NULL
 
@@ -60,7 +77,7 @@ cdef peek_fn peek_error = NULL
 cdef bint find() except -1:
     """Look the functions up in what the ssl module is linked with."""
     global ssl_read, ssl_write, bio_write, ssl_error, ssl_rbio, ssl_wbio, ssl_data, bio_control
-    global ssl_control, clear_errors, peek_error
+    global ssl_control, ssl_context, context_control, make_buffer, clear_errors, peek_error
     import _ssl
 
     path = getattr(_ssl, "__file__", None)
@@ -78,6 +95,9 @@ cdef bint find() except -1:
     ssl_data = <data_fn>dlsym(library, "SSL_get_ex_data")
     bio_control = <control_fn>dlsym(library, "BIO_ctrl")
     ssl_control = <control_fn>dlsym(library, "SSL_ctrl")
+    ssl_context = <get_fn>dlsym(library, "SSL_get_SSL_CTX")
+    context_control = <control_fn>dlsym(library, "SSL_CTX_ctrl")
+    make_buffer = <make_fn>dlsym(library, "BUF_MEM_new")
     clear_errors = <clear_fn>dlsym(library, "ERR_clear_error")
     peek_error = <peek_fn>dlsym(library, "ERR_peek_error")
     return (
@@ -90,6 +110,9 @@ cdef bint find() except -1:
         and ssl_data != NULL
         and bio_control != NULL
         and ssl_control != NULL
+        and ssl_context != NULL
+        and context_control != NULL
+        and make_buffer != NULL
         and clear_errors != NULL
         and peek_error != NULL
     )
@@ -98,21 +121,42 @@ cdef bint find() except -1:
 available = find()
 
 
-cdef bint borrow(object tls, Session *session) except -1:
-    """Borrow from an SSLObject; False if that cannot be done."""
+cdef void *proven(object tls) except? NULL:
+    """The SSL* of an SSLObject, NULL if it cannot be had."""
     cdef object inner = getattr(tls, "_sslobj", None)
     cdef pga_python_ssl *python
     if not available or inner is None or type(inner).__basicsize__ < <Py_ssize_t>sizeof(pga_python_ssl):
-        return False
+        return NULL
     python = <pga_python_ssl *><void *>inner
     if python.socket != NULL or python.ssl == NULL or ssl_data(python.ssl, 0) != <void *>inner:
+        return NULL
+    return python.ssl
+
+
+cdef bint borrow(object tls, Session *session) except -1:
+    """Borrow from an SSLObject; False if that cannot be done."""
+    cdef void *found = proven(tls)
+    if found == NULL:
         return False
-    session.ssl = python.ssl
-    session.incoming = ssl_rbio(python.ssl)
-    session.outgoing = ssl_wbio(python.ssl)
+    session.ssl = found
+    session.incoming = ssl_rbio(found)
+    session.outgoing = ssl_wbio(found)
     # The ssl module has OpenSSL give its buffers back after each record: two allocations of 17 kB a statement.
-    ssl_control(python.ssl, SSL_CTRL_CLEAR_MODE, SSL_MODE_RELEASE_BUFFERS, NULL)
-    return session.incoming != NULL and session.outgoing != NULL
+    # Clients are many and mostly idle, so there it stays as it is.
+    if not tls.server_side:
+        ssl_control(found, SSL_CTRL_CLEAR_MODE, SSL_MODE_RELEASE_BUFFERS, NULL)
+    if session.incoming == NULL or session.outgoing == NULL:
+        return False
+    return content(session.incoming) != NULL and content(session.outgoing) != NULL
+
+
+def forget_sessions(tls):
+    """Turn off the cache of sessions in an SSLObject's context, which the ssl module cannot; whether it is off."""
+    cdef void *found = proven(tls)
+    if found == NULL:
+        return False
+    context_control(ssl_context(found), SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF, NULL)
+    return True
 
 
 cdef int put(Session *session, const char *records, int n) noexcept:
@@ -137,7 +181,20 @@ cdef int decrypt(Session *session, char *into, int room) noexcept:
 
 cdef bint drained(Session *session) noexcept:
     """Whether all records that were put have been read."""
-    return bio_control(session.incoming, BIO_CTRL_PENDING, 0, NULL) == 0
+    cdef Buffer *buffer = content(session.incoming)
+    if buffer.length:
+        return False
+    if buffer.max > GROWN:
+        renew(session.incoming)
+    return True
+
+
+cdef Py_ssize_t unsent(Session *session, char **records) noexcept:
+    """The length of records that nobody has sent, written while reading: alerts. `taken` ends their life."""
+    cdef Buffer *buffer = content(session.outgoing)
+    session.written = buffer
+    records[0] = buffer.data
+    return buffer.length
 
 
 cdef Py_ssize_t encrypt(Session *session, const char *data, Py_ssize_t n, char **records) noexcept:
@@ -150,8 +207,26 @@ cdef Py_ssize_t encrypt(Session *session, const char *data, Py_ssize_t n, char *
             clear_errors()
             return -1
         done += k
-    return bio_control(session.outgoing, BIO_CTRL_INFO, 0, records)
+    return unsent(session, records)
 
 
 cdef void taken(Session *session) noexcept:
-    bio_control(session.outgoing, BIO_CTRL_RESET, 0, NULL)
+    cdef Buffer *buffer = <Buffer *>session.written
+    if buffer.max <= GROWN or buffer.length >= STREAM or not renew(session.outgoing):
+        bio_control(session.outgoing, BIO_CTRL_RESET, 0, NULL)
+
+
+cdef Buffer *content(void *bio) noexcept:
+    """What is in a BIO; it is moved to the front of its buffer."""
+    cdef Buffer *buffer = NULL
+    bio_control(bio, BIO_C_GET_BUF_MEM_PTR, 0, &buffer)
+    return buffer
+
+
+cdef bint renew(void *bio) noexcept:
+    """Give a BIO whose content is of no use any more a new buffer; False if there is no memory for it."""
+    cdef void *fresh = make_buffer()
+    if fresh == NULL:
+        return False
+    bio_control(bio, BIO_C_SET_BUF_MEM, BIO_CLOSE, fresh)
+    return True

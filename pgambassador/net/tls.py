@@ -1,30 +1,32 @@
 """TLS towards a server: the context that an Upstream asks for, and sentences for what can go wrong with it.
 
-1. Contexts are shared: a CA bundle is parsed once, not once a connection. A context is built anew when one of
-   its files has changed, so that renewed certificates need no reload.
+1. Contexts are shared: a CA bundle is parsed once, not once a connection, and again when a file has changed.
 2. OpenSSL decides about certificates. Here is only said what it decided, in words that name the remedy.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pgambassador.auth.certificate import Certificate, read_pem
 from pgambassador.cluster.upstream import RDS, SYSTEM, Endpoint, Upstream
 from pgambassador.errors import ConfigError, Unreachable
+from pgambassador.net.files import Reread, read
 
 ALPN = "postgresql"
 RDS_BUNDLE_VARIABLE = "PGAMBASSADOR_RDS_BUNDLE"
 RDS_BUNDLE = Path(__file__).resolve().parents[1] / "rds-global-bundle.pem"
 """Where the bundle may be put, beside the file that the variable names; it does not come with the package."""
 
-_MINIMUM = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 _RDS_BUNDLE_URL = "https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem"
-_Stamp = tuple[int, int, int]
+
+VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h, which the ssl module does not name.
 _EXPIRED, _NOT_YET_VALID, _REVOKED = 10, 9, 23
@@ -33,64 +35,75 @@ _SELF_SIGNED = frozenset((18, 19))
 _UNKNOWN_ISSUER = frozenset((2, 20, 21))
 
 
+class Made(NamedTuple):
+    """A context, and when the certificates in its files end: (option, seconds since 1970)."""
+
+    context: ssl.SSLContext
+    ends: tuple[tuple[str, float], ...]
+
+
 def context(upstream: Upstream, *, check_name: bool = True) -> ssl.SSLContext:
-    """The context for connections to this upstream; ConfigError if its files are of no use."""
+    """The context for connections to this upstream; ConfigError if its files never were of use."""
+    return _made(upstream, check_name=check_name).context
+
+
+def ends(upstream: Upstream) -> tuple[tuple[str, float], ...]:
+    """Of `sslcert` the first certificate of the chain to end, of `sslrootcert` the last of all."""
+    return _made(upstream, check_name=True).ends
+
+
+def _made(upstream: Upstream, *, check_name: bool) -> Made:
     rootcert: str | None = upstream.sslrootcert
     if rootcert == SYSTEM:
         rootcert = None
     elif rootcert == RDS:
         rootcert = _rds_bundle()
-    return _context(
+    return _files(
         upstream.checks_certificate,
         upstream.checks_name and check_name,
         upstream.sslrootcert in (SYSTEM, RDS),
         upstream.ssl_min_protocol_version,
-        (rootcert, _stamp(rootcert, "sslrootcert")),
-        (upstream.sslcert, _stamp(upstream.sslcert, "sslcert")),
-        (upstream.sslkey, _stamp(upstream.sslkey, "sslkey")),
-    )
+        rootcert,
+        upstream.sslcert,
+        upstream.sslkey,
+    ).get()
 
 
-@functools.lru_cache(maxsize=64)
-def _context(
+@functools.lru_cache(maxsize=256)
+def _files(
     checks_certificate: bool,
     checks_name: bool,
     trusts_system: bool,
     minimum: str,
-    rootcert: tuple[str | None, _Stamp],
-    cert: tuple[str | None, _Stamp],
-    key: tuple[str | None, _Stamp],
-) -> ssl.SSLContext:
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.check_hostname = checks_name
-    made.verify_mode = ssl.CERT_REQUIRED if checks_certificate else ssl.CERT_NONE
-    made.minimum_version = _MINIMUM[minimum]
-    # PostgreSQL never renegotiates; without it a write never has to wait for a read.
-    made.options |= ssl.OP_NO_RENEGOTIATION
-    # Also without direct negotiation: a server that knows ALPN checks it, an older one ignores it.
-    made.set_alpn_protocols([ALPN])
-    if rootcert[0] is not None:
-        _load_ca(made, rootcert[0])
-    if trusts_system and checks_certificate:
-        made.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    if cert[0] is not None:
-        _load_cert(made, cert[0], key[0])
-    return made
+    rootcert: str | None,
+    cert: str | None,
+    key: str | None,
+) -> Reread[Made]:
+    def make() -> Made:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        made.check_hostname = checks_name
+        made.verify_mode = ssl.CERT_REQUIRED if checks_certificate else ssl.CERT_NONE
+        made.minimum_version = VERSIONS[minimum]
+        # PostgreSQL never renegotiates; without it a write never has to wait for a read.
+        made.options |= ssl.OP_NO_RENEGOTIATION
+        # Also without direct negotiation: a server that knows ALPN checks it, an older one ignores it.
+        made.set_alpn_protocols([ALPN])
+        found = []
+        if rootcert is not None:
+            found.append(("sslrootcert", load_ca(made, rootcert, "sslrootcert")))
+        if trusts_system and checks_certificate:
+            made.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        if cert is not None:
+            chain = load_cert(made, cert, key, ("sslcert", "sslkey"))
+            found.append(("sslcert", first_end(chain)))
+        return Made(made, tuple(found))
+
+    return Reread((rootcert, cert, key), make)
 
 
-def _stamp(path: str | None, what: str) -> _Stamp:
-    """What tells one version of a file from the next."""
-    if path is None:
-        return 0, 0, 0
-    try:
-        with Path(path).open("rb") as file:
-            found = os.fstat(file.fileno())
-    except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
-        raise ConfigError(
-            f"The {what} file {path} cannot be read: {reason}.", hint="Correct the path or its permissions."
-        ) from None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+def first_end(chain: Sequence[Certificate]) -> float:
+    """When a chain is of no use any more; infinity if it could not be read."""
+    return min((each.not_after for each in chain), default=math.inf)
 
 
 def _rds_bundle() -> str:
@@ -104,14 +117,17 @@ def _rds_bundle() -> str:
     )
 
 
-def _load_ca(made: ssl.SSLContext, path: str) -> None:
+def load_ca(made: ssl.SSLContext, path: str, what: str) -> float:
+    """Trust these CAs; when the last of them ends."""
+    data = read(path, what)
     try:
         made.load_verify_locations(cafile=path)
     except ssl.SSLError:
         raise ConfigError(
-            f"The sslrootcert file {path} holds no certificate in PEM form.",
+            f"The {what} file {path} holds no certificate in PEM form.",
             hint='A CA certificate begins with "-----BEGIN CERTIFICATE-----".',
         ) from None
+    return max((each.not_after for each in read_pem(data)), default=math.inf)
 
 
 class _Encrypted(Exception):
@@ -123,8 +139,15 @@ def _ask_for_passphrase() -> str:
     raise _Encrypted
 
 
-def _load_cert(made: ssl.SSLContext, cert: str, key: str | None) -> None:
-    where = f"The sslkey file {key}" if key else f"The sslcert file {cert}"
+def load_cert(
+    made: ssl.SSLContext, cert: str, key: str | None, options: tuple[str, str]
+) -> list[Certificate]:
+    """Show this certificate; its chain. `options` are what the configuration calls certificate and key."""
+    cert_is, key_is = options
+    where = f"The {key_is} file {key}" if key else f"The {cert_is} file {cert}"
+    data = read(cert, cert_is)
+    if key is not None:
+        read(key, key_is)
     try:
         made.load_cert_chain(cert, key, password=_ask_for_passphrase)
     except _Encrypted:
@@ -137,14 +160,15 @@ def _load_cert(made: ssl.SSLContext, cert: str, key: str | None) -> None:
             sentence = f"{where} holds a key that does not belong to the certificate in {cert}."
             hint = "Name the key that the certificate was made for."
         elif key is None:
-            sentence = f"The sslcert file {cert} does not hold both a certificate and its key in PEM form."
-            hint = "Name the key with sslkey=FILE."
+            sentence = f"The {cert_is} file {cert} does not hold both a certificate and its key in PEM form."
+            hint = f"Name the file of the key with {key_is}."
         else:
             sentence = (
-                f"The files sslcert {cert} and sslkey {key} are not a certificate and a key in PEM form."
+                f"The files {cert_is} {cert} and {key_is} {key} are not a certificate and a key in PEM form."
             )
-            hint = "Give the certificate (its chain after it) as sslcert and the private key as sslkey."
+            hint = f"Give the certificate (its chain after it) as {cert_is} and the private key as {key_is}."
         raise ConfigError(sentence, hint=hint) from None
+    return read_pem(data)
 
 
 def server_name(upstream: Upstream, endpoint: Endpoint) -> str | None:
@@ -196,11 +220,11 @@ def explain(
     if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
         what = "the client certificate" if upstream.sslcert else "a connection without a client certificate"
         return Unreachable(
-            f"it refused {what} ({_words(reason)})",
+            f"it refused {what} ({words(reason)})",
             hint="Name a certificate that the server's CA has signed with sslcert=FILE and sslkey=FILE.",
         )
     return Unreachable(
-        f"the TLS handshake failed ({_words(reason) or 'no reason given'})",
+        f"the TLS handshake failed ({words(reason) or 'no reason given'})",
         hint="Look into the server's log.",
     )
 
@@ -244,6 +268,18 @@ def _explain_verification(
     )
 
 
-def _words(reason: str) -> str:
+def explain_client(error: ssl.SSLCertVerificationError, ca: str) -> str:
+    """Why a client's certificate was not accepted; `ca` is the file of those that may have signed it."""
+    code = error.verify_code
+    if code == _EXPIRED:
+        return "a certificate it showed has expired"
+    if code == _NOT_YET_VALID:
+        return "a certificate it showed is not valid yet"
+    if code in _SELF_SIGNED or code in _UNKNOWN_ISSUER:
+        return f"its certificate comes from a CA that is not in {ca}"
+    return f"its certificate was not accepted ({error.verify_message[:200]})"
+
+
+def words(reason: str) -> str:
     """OpenSSL's `TLSV1_ALERT_UNKNOWN_CA` as `unknown ca`."""
     return reason.partition("_ALERT_")[2].lower().replace("_", " ") or reason.lower().replace("_", " ")

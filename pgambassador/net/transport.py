@@ -1,9 +1,8 @@
-"""One byte stream to a server: a non-blocking socket, with TLS over memory if it was asked for.
+"""The byte stream to a server: how it is opened, and how TLS is asked for.
 
-1. The socket never belongs to an asyncio transport: the relay reads and writes it afterwards.
-2. Nothing the server sends in clear text after it has agreed to TLS is ever taken for its words
+1. Nothing the server sends in clear text after it has agreed to TLS is ever taken for its words
    ("SSL Session Encryption" in the manual, CVE-2021-23222).
-3. Every failure is an Unreachable that tells the cause; the address is put in front of it by the connector.
+2. Every failure is an Unreachable that tells the cause; the address is put in front of it by the connector.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from typing import Any
 from pgambassador.cluster.upstream import Endpoint, Upstream, host_port
 from pgambassador.errors import Unreachable
 from pgambassador.net import tls
+from pgambassador.net.stream import READ_SIZE, Stream
 from pgambassador.wire.build import SSL_REQUEST
-
-READ_SIZE = 65_536
 
 _HINTS = {
     errno.ECONNREFUSED: "Check host and port, and that the server runs and listens there.",
@@ -74,59 +72,25 @@ async def resolve(endpoint: Endpoint) -> list[Address]:
     return [Address(endpoint, family, sockaddr) for family, sockaddr in unique]
 
 
-class Transport:
+class Transport(Stream):
     """An open connection. Its parts are the relay's from the moment the login is done."""
 
     def __init__(self, sock: socket.socket, address: Address) -> None:
-        self.sock = sock
+        super().__init__(sock)
         self.address = address
-        self.tls: ssl.SSLObject | None = None
-        self.incoming: ssl.MemoryBIO | None = None
-        self.outgoing: ssl.MemoryBIO | None = None
-        self._loop = asyncio.get_running_loop()
 
     async def send(self, data: bytes) -> None:
-        if self.tls is None:
-            await self._send_raw(data)
-            return
-        # The BIO takes whatever it is given, so that a write never has to wait; but a write is one record.
-        with memoryview(data) as view:
-            sent = 0
-            while sent < len(view):
-                sent += self.tls.write(view[sent:])
         try:
-            await self._flush()
+            await super().send(data)
         except Unreachable:
-            self._hear_last_words()
+            if self.tls is not None:
+                self._hear_last_words()
             raise
-
-    async def receive(self) -> bytes:
-        """What the server says next; b"" at its end."""
-        if self.tls is None:
-            return await self._receive_raw()
-        assert self.incoming is not None
-        while True:
-            try:
-                return self.tls.read(READ_SIZE)
-            except ssl.SSLWantReadError:
-                await self._feed()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
-
-    def remainder(self) -> bytes:
-        """What is decrypted already; afterwards only an incomplete record may be left in `incoming`."""
-        pieces = []
-        try:
-            while self.tls is not None and (piece := self.tls.read(READ_SIZE)):
-                pieces.append(piece)
-        except ssl.SSLError:
-            pass  # Nothing more, or broken: the relay will find the same.
-        return b"".join(pieces)
 
     async def start_tls(self, upstream: Upstream, *, check_name: bool = True) -> None:
         """The handshake. A failed one raises ssl.SSLError, so that the caller can ask for the reasons."""
         made = tls.context(upstream, check_name=check_name)
-        handshake = await self.handshake(made, tls.server_name(upstream, self.address.endpoint))
+        handshake = await self.secure(made, tls.server_name(upstream, self.address.endpoint))
         chosen = handshake.selected_alpn_protocol()
         if upstream.sslnegotiation == "direct" and chosen != tls.ALPN:
             raise Unreachable(
@@ -134,7 +98,7 @@ class Transport:
                 hint="Direct TLS needs PostgreSQL 17 or newer; leave out sslnegotiation=direct.",
             )
 
-    async def handshake(self, made: ssl.SSLContext, name: str | None) -> ssl.SSLObject:
+    async def secure(self, made: ssl.SSLContext, name: str | None) -> ssl.SSLObject:
         """TLS by this context, for this name; a failed one raises ssl.SSLError."""
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         try:
@@ -143,18 +107,7 @@ class Transport:
             raise Unreachable(
                 "its name cannot be one in a certificate", hint="Correct the host in the URL."
             ) from None
-        while True:
-            try:
-                handshake.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await self._flush()
-                await self._feed()
-            except ssl.SSLError:
-                await self._flush_alert()
-                raise
-        self.tls = handshake
-        await self._flush()
+        await self.handshake(handshake)
         return handshake
 
     async def request_tls(self) -> bool:
@@ -182,9 +135,6 @@ class Transport:
             "it does not speak the PostgreSQL protocol", hint="Check that a PostgreSQL server listens there."
         )
 
-    def close(self) -> None:
-        self.sock.close()
-
     def _hear_last_words(self) -> None:
         """With TLS 1.3 a server refuses our certificate after the handshake, by an alert and a reset at once:
         the reset is noticed first, but the alert has arrived. It is raised as ssl.SSLError."""
@@ -196,34 +146,15 @@ class Transport:
         with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
             self.tls.read(READ_SIZE)
 
-    async def _feed(self) -> None:
-        assert self.incoming is not None
-        if data := await self._receive_raw():
-            self.incoming.write(data)
-        else:
-            self.incoming.write_eof()
-
-    async def _flush(self) -> None:
-        assert self.outgoing is not None
-        if data := self.outgoing.read():
-            await self._send_raw(data)
-
-    async def _flush_alert(self) -> None:
-        """Tell the server why, if it still listens."""
-        try:
-            await self._flush()
-        except Unreachable:
-            pass
-
     async def _send_raw(self, data: bytes) -> None:
         try:
-            await self._loop.sock_sendall(self.sock, data)
+            await super()._send_raw(data)
         except OSError as error:
             raise _broken(error) from None
 
     async def _receive_raw(self, most: int = READ_SIZE) -> bytes:
         try:
-            return await self._loop.sock_recv(self.sock, most)
+            return await super()._receive_raw(most)
         except OSError as error:
             raise _broken(error) from None
 

@@ -32,7 +32,7 @@ _PARTIAL_CHAIN = 0x80000
 async def secure(way: Way, transport: Transport) -> None:
     """Make a fresh connection ready for a start packet; raises Unreachable or what `understand` does."""
     try:
-        session = await transport.handshake(context(way), _server_name(way.host))
+        session = await transport.secure(context(way), _server_name(way.host))
         check_names(way, session.getpeercert() or {})
         if way.greeting:
             async with asyncio.timeout(GREETING_TIMEOUT):

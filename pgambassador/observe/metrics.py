@@ -26,6 +26,8 @@ from pgambassador import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from pgambassador.auth.expiry import Ending
+
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
 """Upper bounds in seconds, inclusive; one more count, for what is longer, follows theirs in a histogram."""
 
@@ -129,6 +131,10 @@ class ProxyStats(Protocol):
     def rejected(self) -> Mapping[str, int]: ...
     @property
     def draining(self) -> bool: ...
+    def endings(self) -> Iterable[Ending]:
+        """When certificates end; the files are looked at."""
+        ...
+
     def pools(self) -> Iterable[PoolStats]:
         """Those of this moment; asked anew at every scrape."""
         ...
@@ -230,6 +236,14 @@ class Metrics(Collector):
         for reason, count in sorted(proxy.rejected.items()):
             rejected.add_metric((reason,), count)
         yield rejected
+        ends = GaugeMetricFamily(
+            "pgambassador_certificate_expiry_timestamp_seconds",
+            "When the certificate in a configured file ends, in Unix time.",
+            labels=("cluster", "role"),
+        )
+        for ending in proxy.endings():
+            ends.add_metric((ending.cluster, ending.option), ending.at)
+        yield ends
         log = self._query_log
         if log is not None:
             records = CounterMetricFamily(

@@ -16,16 +16,19 @@ import socket
 import time
 
 from pgambassador import __version__
-from pgambassador.auth.credential import Credential, read_credential
-from pgambassador.config import Config, read_users
+from pgambassador.auth.expiry import Reminder, day
+from pgambassador.auth.peer import Peer
+from pgambassador.config import Config, warnings
 from pgambassador.errors import AmbassadorError, ConfigError, Refused
 from pgambassador.net import tls
 from pgambassador.net.channel import lingering, sweep
+from pgambassador.net.directory import listed
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
 from pgambassador.net.listener import Listener, bind
 from pgambassador.net.login import refuse, welcome
 from pgambassador.net.tasks import spawn
+from pgambassador.net.visitor import Visitor
 from pgambassador.observe import log as logs
 from pgambassador.observe.http import HttpServer
 from pgambassador.observe.metrics import Metrics
@@ -35,6 +38,7 @@ from pgambassador.observe.sink import Sink
 log = logging.getLogger("pgambassador")
 
 TICK = 0.25
+LOOK = 600.0  # how often files of certificates are looked at, if nobody else has a use for them
 FAST_DRAIN = 1.0
 CANCEL_PATIENCE = 5.0
 
@@ -44,20 +48,19 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        users: dict[str, Credential | None] = {
-            name: read_credential(secret.reveal()) for name, secret in read_users(config.auth).items()
-        }
         self.query_log = _query_log(config)
-        self.house = House(config, users, self.query_log)
+        self.house = House(config, listed(config.auth), self.query_log)
         self.listeners: list[Listener] = []
         self.http: HttpServer | None = None
         self.started = False
+        self._reminder = Reminder()
         self._stop = asyncio.Event()
         self._signals = 0
         self._empty = asyncio.Event()
 
     async def run(self) -> int:
         self._check_upstreams()
+        self._check_gate()
         loop = asyncio.get_running_loop()
         try:
             self._bind()
@@ -87,6 +90,22 @@ class Service:
             tls.context(upstream)
             if upstream.weakness:
                 log.warning("cluster %s: %s", name, upstream.weakness)
+        for each in warnings(self.config):
+            log.warning(each)
+
+    def _check_gate(self) -> None:
+        gate = self.house.gate
+        if not gate.offers:
+            return
+        ours = gate.armour().ours
+        if ours is not None and ours.not_before > time.time():
+            log.warning(
+                "the certificate in the file of tls.certificate is not valid before %s", day(ours.not_before)
+            )
+
+    def _remind(self) -> None:
+        for sentence in self._reminder.due(self.house.endings(), time.time()):
+            log.warning("%s", sentence)
 
     def _bind(self) -> None:
         for address in self.config.addresses():
@@ -108,15 +127,13 @@ class Service:
             ) from None
 
     def _accepted(self, sock: socket.socket, peer: str) -> None:
-        if self.house.crowded():
-            self.house.rejected["too many logins"] += 1
+        if not self.house.arrive(Peer.at(peer)):
             refuse(
-                sock,
+                Visitor(sock, peer),
                 Refused("too many clients are logging in just now", sqlstate="53300", hint="Try again."),
             )
             sock.close()
             return
-        self.house.arriving += 1
         spawn(welcome(self.house, sock, peer), "login")
 
     async def _try_upstreams(self) -> None:
@@ -151,14 +168,19 @@ class Service:
         return (True, "ready") if trouble is None else (False, trouble)
 
     async def _tick(self) -> None:
+        looked = -LOOK
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
+            if now - looked >= LOOK:
+                looked = now
+                self._remind()
             for keeper in list(self.house.keepers.values()):
                 keeper.tick(now)
             for keyring in self.house.keyrings.values():
                 keyring.tick()
             self.house.prune()
+            await self.house.porter.tick(asyncio.get_running_loop().time())
             sweep()
 
     def _on_hangup(self) -> None:
@@ -206,6 +228,7 @@ class Service:
             keyring.close()
         if self.http is not None:
             await self.http.close()
+        self.house.porter.close()
         self.query_log.close()
 
 

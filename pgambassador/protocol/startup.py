@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pgambassador.auth.server import Channel, answer
+from pgambassador.auth.server import Channel, Secret, answer
 from pgambassador.errors import ProtocolViolation, ServerRefused
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Backend, Dialogue, Frame, letter
@@ -32,11 +32,13 @@ class Login:
     parameters: dict[str, str]
     status: int
     version: int = build.PROTOCOL_3_0
+    asked: bool = True
+    """Whether the server wanted to be shown anything, or trusts whoever comes."""
 
 
 def upstream_login(
     params: Mapping[str, str],
-    secret: bytes | None,
+    secret: Secret | None,
     *,
     user: str,
     channel: Channel,
@@ -46,7 +48,7 @@ def upstream_login(
     server = _Stranger(version)
     hello = build.startup_message({"user": user, **params}, version)
     challenge = yield from server.challenge(hello)
-    yield from answer(challenge, secret, user=user, channel=channel, ask=server.challenge)
+    asked = yield from answer(challenge, secret, user=user, channel=channel, ask=server.challenge)
 
     pid, key = 0, b""
     parameters: dict[str, str] = {}
@@ -59,7 +61,7 @@ def upstream_login(
             case Backend.BACKEND_KEY_DATA:
                 pid, key = parse.backend_key_data(payload)
             case Backend.READY_FOR_QUERY:
-                return Login(pid, key, parameters, parse.ready_for_query(payload), server.version)
+                return Login(pid, key, parameters, parse.ready_for_query(payload), server.version, asked)
             case _:
                 raise _unexpected(kind)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from dataclasses import dataclass
 from types import TracebackType
@@ -70,9 +71,12 @@ class Answer(list[Message]):
 
 
 class Wire:
-    """`where` is a port on loopback, a host and a port, or the path of a Unix socket. No wait is for ever."""
+    """`where` is a port on loopback, a host and a port, or the path of a Unix socket; `source` an address to
+    come from. No wait is for ever."""
 
-    def __init__(self, where: Where, *, timeout: float = 10.0, buffer: int | None = None) -> None:
+    def __init__(
+        self, where: Where, *, timeout: float = 10.0, buffer: int | None = None, source: str | None = None
+    ) -> None:
         if isinstance(where, str):
             self.socket = socket.socket(socket.AF_UNIX)
         else:
@@ -82,6 +86,8 @@ class Wire:
         if buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.socket.settimeout(timeout)
+        if source is not None:
+            self.socket.bind((source, 0))
         self.socket.connect(where)
         self._received = bytearray()
 
@@ -95,6 +101,13 @@ class Wire:
             wire.socket.close()
             raise
         return wire
+
+    def encrypt(self, context: ssl.SSLContext, *, direct: bool = False) -> None:
+        """TLS from here on, by request or at once; the name is that of loopback."""
+        if not direct:
+            self.send(build.SSL_REQUEST)
+            assert self.take(1) == b"S"
+        self.socket = context.wrap_socket(self.socket, server_hostname="127.0.0.1")
 
     def __enter__(self) -> Self:
         return self

@@ -274,7 +274,8 @@ def test_an_instance(instance: tuple[Instance, dict[str, str]]) -> None:
     provider = RdsIam(AwsRdsIamCredentials(), NO_FILES | environ)
     login = Login("shop.cx1.eu-west-1.rds.amazonaws.com", 5432, "app", "shop")
     secret = asyncio.run(provider.fetch(login))
-    assert b"X-Amz-Security-Token=hunter3" in (secret.password or b"")
+    assert isinstance(secret.password, bytes)
+    assert b"X-Amz-Security-Token=hunter3" in secret.password
 
 
 @pytest.mark.parametrize(

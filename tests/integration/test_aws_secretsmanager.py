@@ -191,6 +191,7 @@ class Rotation:
             upstream = parse_url(self.server.url(self.name, ""))
             for refusals in range(tries):
                 secret = await self.source.fetch(Login(upstream.endpoints[0].host, 5432, "app", "app"))
+                assert isinstance(secret.password, bytes)
                 self.used.append((secret.user, secret.password))
                 try:
                     link = await connect(upstream, only(secret), database="postgres", user=secret.user or "")

@@ -7,7 +7,9 @@ import base64
 import hashlib
 import hmac
 import re
+import sys
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from struct import pack
 
@@ -30,6 +32,11 @@ PASSWORDS = {
     "filed": "filed-secret",
 }
 LISTED = {name: password for name, password in PASSWORDS.items() if name != "filed"}
+
+
+# Everything in 127.0.0.0/8 is this machine where there is a Linux.
+_HOSTS = range(2, 1 << 16) if sys.platform == "linux" else repeat(1)
+SOURCES = (f"127.0.{number >> 8}.{number & 255}" for number in _HOSTS)
 
 
 def verifier(password: str) -> str:
@@ -86,9 +93,10 @@ def proxy(request: pytest.FixtureRequest) -> Ambassador:
 
 
 def attempt(proxy: Ambassador, user: str, password: str, database: str = "app") -> Answer:
-    """All that is heard by a client that does what it is asked for."""
+    """All that is heard by a client that does what it is asked for; each comes from an address of its own,
+    since who has failed before is answered later."""
     heard = Answer()
-    with Wire(proxy.port) as wire:
+    with Wire(proxy.port, source=next(SOURCES)) as wire:
         wire.start(user=user, database=database)
         exchange = scram.client(password.encode())
         while True:

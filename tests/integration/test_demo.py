@@ -39,6 +39,10 @@ def test_demo(end: signal.Signals, tmp_path: Path) -> None:
         assert psql(dsn, "create table t as select 6 * 7 as i; select i from t") == "42"
         assert psql(dsn, "select count(*) from pg_stat_replication") == "1"
         assert psql(dsn, "select ssl from pg_stat_ssl where pid = pg_backend_pid()") == "t"
+        how = re.search(r"sslmode=verify-full sslrootcert=(\S+)", said)
+        assert how, said
+        over_tls = psql(f"{dsn}?sslmode=verify-full&sslrootcert={how[1]}", "\\conninfo")
+        assert "TLSv1.3" in over_tls
         data = Path(psql(dsn, "show data_directory"))
         assert data.exists()
         process.send_signal(end)

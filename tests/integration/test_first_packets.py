@@ -10,8 +10,8 @@ from struct import pack
 import pytest
 from psycopg import Connection
 
+from pgambassador.auth.doorway import FEW as DOOR
 from pgambassador.embedded import Postgres
-from pgambassador.net.house import DOOR
 from pgambassador.wire import build
 from tests.harness import USERS, Ambassador, Answer, Message, Wire, wait_until
 

@@ -109,6 +109,12 @@ def machine(internet: Internet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "_GCE_METADATA_HOST", internet.address)
 
 
+def word(secret: Secret) -> str:
+    """The token that is the password."""
+    assert isinstance(secret.password, bytes)
+    return secret.password.decode()
+
+
 def fetch(provider: Provider, login: Login = LOGIN) -> Secret:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(provider.fetch(login))
@@ -131,7 +137,7 @@ def test_the_token_of_a_service_accounts_key(google: Google, internet: Internet,
     secret = fetch(provider)
     assert secret.user == USER
     assert secret.way is None
-    grant = google.tokens[(secret.password or b"").decode()]
+    grant = google.tokens[word(secret)]
     assert grant.scope == SQL_LOGIN
     assert abs((secret.not_after or 0) - grant.not_after) < 10
     assert not provider.per_host
@@ -154,7 +160,7 @@ def test_the_credentials_that_the_environment_names(
 def test_workload_identity_federation(google: Google, internet: Internet, tmp_path: Path) -> None:
     secret = fetch(CloudSql(GcpCloudSqlIam(credentials_file=str(google.federation_file(tmp_path)))))
     assert secret.user == "target@shop.iam"
-    grant = google.tokens[(secret.password or b"").decode()]
+    grant = google.tokens[word(secret)]
     assert (grant.email, grant.scope) == (TARGET, SQL_LOGIN)
 
 
@@ -165,20 +171,20 @@ def test_a_person(
     path = str(google.person_file(tmp_path / "ann.json"))
     secret = fetch(CloudSql(GcpCloudSqlIam(credentials_file=path)))
     assert secret.user is None
-    assert google.tokens[(secret.password or b"").decode()].scope == SQL_LOGIN
+    assert google.tokens[word(secret)].scope == SQL_LOGIN
     secret = fetch(CloudSql(GcpCloudSqlIam(credentials_file=path, instance=INSTANCE)))
     assert secret.user is None
     assert fetch(AlloyDb(GcpAlloyDb(credentials_file=path, instance=ALLOYDB))).user is None
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", path)
     secret = fetch(CloudSql(GcpCloudSqlIam()))
-    assert google.tokens[(secret.password or b"").decode()].scope == SQL_LOGIN
+    assert google.tokens[word(secret)].scope == SQL_LOGIN
 
 
 @pytest.mark.usefixtures("machine")
 def test_the_service_account_of_the_machine(google: Google, internet: Internet) -> None:
     secret = fetch(CloudSql(GcpCloudSqlIam()))
     assert secret.user == USER
-    assert google.tokens[(secret.password or b"").decode()].scope == SQL_LOGIN
+    assert google.tokens[word(secret)].scope == SQL_LOGIN
     assert "GET /computeMetadata/v1/instance/service-accounts/default/token" in internet.paths(MACHINE)
 
 
@@ -191,7 +197,7 @@ def test_impersonation_by_a_chain(google: Google, internet: Internet, key: str) 
     )
     secret = fetch(CloudSql(options))
     assert secret.user == "target@shop.iam"
-    grant = google.tokens[(secret.password or b"").decode()]
+    grant = google.tokens[word(secret)]
     assert (grant.email, grant.scope) == (TARGET, SQL_LOGIN)
     assert abs((secret.not_after or 0) - grant.not_after) < 10
     assert [grant.scope for grant in google.tokens.values() if grant.email == EMAIL] == [IAM]

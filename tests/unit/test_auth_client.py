@@ -62,13 +62,6 @@ def md5_answers(password: bytes, user: str) -> Answer:
     return lambda request: md5_response(md5_digest(password, user), request[4:8]) + b"\0"
 
 
-# --- trust
-
-
-def test_trust_asks_nothing() -> None:
-    assert converse(client.trust(), lambda request: b"") == ([], OK)
-
-
 # --- scram
 
 
@@ -109,7 +102,7 @@ def test_an_unknown_user_gets_the_same_salt_each_time() -> None:
 
 def test_the_reason_stays_on_our_side() -> None:
     reasons: list[tuple[Credential | None, str]] = [
-        (None, "not in the list"),
+        (None, "not known"),
         (VERIFIER, "wrong"),
         (Md5Hash(b"0a" * 16), "md5 hash"),
     ]
@@ -203,9 +196,7 @@ def test_md5_becomes_scram_where_only_a_verifier_is_known() -> None:
 
 
 def test_the_methods_by_name() -> None:
-    assert converse(client.METHODS["trust"]("app", None), lambda request: b"") == ([], OK)
-    assert client.METHODS["scram-sha-256"] is client.scram
-    assert client.METHODS["md5"] is client.md5
+    assert {"scram-sha-256": client.scram, "md5": client.md5} == client.METHODS
 
 
 def test_a_name_in_an_error_is_bounded() -> None:

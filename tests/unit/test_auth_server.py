@@ -3,7 +3,7 @@ import pytest
 from pgambassador.auth import scram
 from pgambassador.auth.credential import md5_digest, md5_response
 from pgambassador.auth.server import Channel, answer
-from pgambassador.auth.verifier import KeyCache, make_verifier
+from pgambassador.auth.verifier import Borrowed, KeyCache, derive, make_verifier
 from pgambassador.errors import ConfigError, ProtocolViolation, Refused
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Dialogue
@@ -21,12 +21,12 @@ def ask(data: bytes) -> Dialogue[bytes]:
     return payload
 
 
-def begin(challenge: bytes, secret: bytes | None = b"secret", channel: Channel = CLEAR) -> Dialogue[None]:
+def begin(challenge: bytes, secret: bytes | None = b"secret", channel: Channel = CLEAR) -> Dialogue[bool]:
     """A dialogue that has read the message `challenge`."""
     return answer(challenge[5:], secret, user="app", channel=channel, ask=ask, derive=KeyCache())
 
 
-def finish(dialogue: Dialogue[None], payload: bytes) -> None:
+def finish(dialogue: Dialogue[bool], payload: bytes) -> None:
     with pytest.raises(StopIteration):
         dialogue.send((ord("R"), payload))
 
@@ -148,3 +148,41 @@ def test_a_server_that_skips_its_proof_is_not_believed() -> None:
 
 def test_the_binding_is_not_shown() -> None:
     assert "hash" not in repr(BOUND)
+
+
+# --- what a client's login has shown
+
+
+def test_a_borrowed_key_in_place_of_the_password() -> None:
+    keys = derive(b"secret", b"salt", 1)
+    dialogue = answer(
+        build.authentication_sasl(["SCRAM-SHA-256"])[5:],
+        Borrowed(keys, b"salt", 1),
+        user="app",
+        channel=CLEAR,
+        ask=ask,
+    )
+    first = next(dialogue)
+    server = scram.server(parse.sasl_initial_response(first[5:])[1] or b"", VERIFIER)
+    final = dialogue.send((ord("R"), build.authentication_sasl_continue(next(server))[5:]))
+    proof = scram.finish(server, final[5:])
+    assert proof is not None
+    dialogue.send((ord("R"), build.authentication_sasl_final(proof)[5:]))
+    with pytest.raises(StopIteration) as stop:
+        dialogue.send((ord("R"), OK))
+    assert stop.value.value is True
+
+
+@pytest.mark.parametrize(
+    "challenge", [build.authentication_cleartext(), build.authentication_md5(b"salt")], ids=["clear", "md5"]
+)
+def test_a_borrowed_key_is_good_for_scram_only(challenge: bytes) -> None:
+    key = Borrowed(derive(b"secret", b"salt", 1), b"salt", 1)
+    with pytest.raises(Refused, match='does not ask user "app" for scram-sha-256'):
+        next(answer(challenge[5:], key, user="app", channel=TLS, ask=ask))
+
+
+def test_who_asks_for_nothing_is_told_apart() -> None:
+    with pytest.raises(StopIteration) as stop:
+        next(begin(build.authentication_ok()))
+    assert stop.value.value is False

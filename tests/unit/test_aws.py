@@ -192,7 +192,7 @@ def test_an_rds_token(clock: list[float]) -> None:
     secret = fetch(provider, login(user="Müller & Söhne"))
     assert secret.user is None
     assert secret.not_after == NOW + 900
-    assert secret.password is not None
+    assert isinstance(secret.password, bytes)
     parts = urlsplit("https://" + secret.password.decode())
     query = parse_qs(parts.query, strict_parsing=True)
     assert parts.netloc == f"{HOST}:5432"
@@ -209,7 +209,7 @@ def test_an_rds_token(clock: list[float]) -> None:
 def test_a_dsql_token(user: str, action: str, clock: list[float]) -> None:
     provider = dsql.Dsql(AwsDsqlCredentials(), ENVIRON)
     secret = fetch(provider, login("iabc.dsql.us-east-1.on.aws", user=user))
-    assert secret.password is not None
+    assert isinstance(secret.password, bytes)
     assert secret.password.startswith(f"iabc.dsql.us-east-1.on.aws/?Action={action}&".encode())
     assert secret.not_after == NOW + 900
     assert provider.per_host is True
@@ -219,7 +219,8 @@ def test_a_token_ends_with_the_credentials_that_signed_it(clock: list[float]) ->
     environ = {**ENVIRON, "AWS_SESSION_TOKEN": "hunter3", "AWS_CREDENTIAL_EXPIRATION": "2023-11-14T22:20:00Z"}
     secret = fetch(rds.RdsIam(AwsRdsIamCredentials(), environ), login())
     assert secret.not_after == NOW + 400
-    assert b"&X-Amz-Security-Token=hunter3&" in (secret.password or b"")
+    assert isinstance(secret.password, bytes)
+    assert b"&X-Amz-Security-Token=hunter3&" in secret.password
     clock[0] += 400
     with pytest.raises(Unreachable, match="the AWS credentials have expired") as raised:
         fetch(rds.RdsIam(AwsRdsIamCredentials(), environ), login())

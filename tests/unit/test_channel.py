@@ -72,7 +72,10 @@ class Pair:
             self.channel = Channel(cast(Any, self.loop), ours)
             self.far = Far(theirs, None)
         else:
-            near, far = ends(newest=ssl.TLSVersion.TLSv1_2 if kind == "tls12" else ssl.TLSVersion.TLSv1_3)
+            newest = ssl.TLSVersion.TLSv1_2 if kind.endswith("12") else ssl.TLSVersion.TLSv1_3
+            near, far = ends(newest=newest)
+            if kind.startswith("server"):
+                near, far = far, near
             tls: Any = Plainly(near.tls) if kind == "not borrowed" else near.tls
             self.channel = Channel(cast(Any, self.loop), ours, tls, near.incoming, near.outgoing)
             self.far = Far(theirs, far)
@@ -100,7 +103,7 @@ class Pair:
             parts.append(part)
 
 
-@pytest.fixture(params=["plain", "tls", "tls12", "not borrowed"])
+@pytest.fixture(params=["plain", "tls", "tls12", "not borrowed", "server", "server12"])
 def pairs(request: pytest.FixtureRequest) -> Iterator[Callable[..., Pair]]:
     made: list[Pair] = []
 
@@ -338,14 +341,14 @@ def test_repr(pair: Pair) -> None:
 
 
 def test_openssl_is_called_directly_where_it_can_be() -> None:
-    for kind in ("tls", "tls12", "not borrowed", "plain"):
+    for kind in ("tls", "tls12", "not borrowed", "plain", "server"):
         pair = Pair(kind)
-        assert pair.channel.borrowed == (openssl.available and kind.startswith("tls"))
+        assert pair.channel.borrowed == (openssl.available and kind.startswith(("tls", "server")))
         pair.far.sock.close()
         pair.channel.close()
 
 
-@pytest.fixture(params=["tls", "tls12", "not borrowed"])
+@pytest.fixture(params=["tls", "tls12", "not borrowed", "server", "server12"])
 def secure(request: pytest.FixtureRequest) -> Iterator[Pair]:
     pair = Pair(request.param)
     yield pair
@@ -413,6 +416,40 @@ def test_what_came_with_the_handshake_is_announced() -> None:
     channel.resume_reading()
     loop.run()
     assert heard == [b"hello"]
+    channel.close()
+    theirs.close()
+
+
+class Bothered:
+    """As OpenSSL is when its peer asks for another handshake again and again: each read leaves an alert."""
+
+    def __init__(self, outgoing: ssl.MemoryBIO) -> None:
+        self.outgoing = outgoing
+
+    def read(self, size: int, into: memoryview) -> int:
+        self.outgoing.write(b"alert" * 1000)
+        raise ssl.SSLWantReadError
+
+    write = unwrap = read
+
+
+def test_alerts_leave_at_once_and_are_not_piled_up() -> None:
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    outgoing = ssl.MemoryBIO()
+    loop: Any = Loop()
+    channel = Channel(loop, ours, cast(Any, Bothered(outgoing)), ssl.MemoryBIO(), outgoing)
+    theirs.send(b"again")
+    assert channel.read() is None
+    assert theirs.recv(10) == b"alertalert"
+    with pytest.raises(ConnectionError, match="broken"):
+        for _ in range(100):
+            theirs.send(b"again")
+            assert channel.read() is None
+            assert channel.pending < 200_000
+    assert channel.broken
     channel.close()
     theirs.close()
 

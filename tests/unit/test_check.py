@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from pgambassador import check as module
 from pgambassador.config import load
+from pgambassador.embedded import Authority, Certificate
 from pgambassador.errors import ConfigError, ServerRefused, Unreachable
 
 HIDDEN = "hunter2"
@@ -150,4 +152,64 @@ def test_a_weak_mode_is_a_warning(capsys, servers):
 def test_files_come_before_connections(capsys, servers):
     with pytest.raises(ConfigError, match="/nonexistent"):
         run(capsys, url="postgresql://app@a/shop?sslrootcert=/nonexistent")
+    assert servers.tried == []
+
+
+# TLS towards clients.
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path)
+
+
+def configured(tmp_path, certificate, **more):
+    tls = {"certificate": str(certificate.chain), "key": str(certificate.key), **more}
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps({"clusters": {"main": {"url": "postgresql://app@a/shop"}}, "tls": tls}))
+    return str(file)
+
+
+def test_without_tls_towards_clients(capsys, servers):
+    assert "clients, TLS: off\n" in run(capsys, url="postgresql://app@a/shop")[1]
+
+
+def test_what_clients_are_offered(capsys, servers, authority, tmp_path):
+    path = configured(tmp_path, authority.server(tmp_path, hosts=("db.internal",)), mode="require")
+    code, out, err = run(capsys, path=path)
+    assert (code, err) == (0, "")
+    assert f"clients, TLS: mode=require, certificate={tmp_path}/server.crt (for db.internal; until " in out
+
+
+def test_a_certificate_that_ends_soon(capsys, servers, authority, tmp_path):
+    path = configured(tmp_path, authority.server(tmp_path, days=2.5))
+    code, _, err = run(capsys, path=path)
+    assert code == 0
+    assert err.startswith("clients, TLS: the certificate in the file of tls.certificate ends on ")
+    assert "in 2 days; renew it" in err
+
+
+def test_a_certificate_that_has_ended(capsys, servers, authority, tmp_path):
+    path = configured(tmp_path, authority.server(tmp_path, expired=True))
+    code, _, err = run(capsys, path=path)
+    assert code == 1
+    assert "the certificate in the file of tls.certificate ended on " in err
+
+
+def test_a_certificate_that_is_not_valid_yet(capsys, servers, authority, tmp_path, monkeypatch):
+    path = configured(tmp_path, authority.server(tmp_path))
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: 0.0, monotonic=lambda: 0.0))
+    code, _, err = run(capsys, path=path)
+    assert code == 1
+    assert err.startswith("clients, TLS: the certificate is not valid before ")
+
+
+def test_files_for_clients_of_no_use(capsys, servers, authority, tmp_path):
+    one, other = authority.server(tmp_path), authority.server(tmp_path, "other")
+    with pytest.raises(ConfigError, match="does not belong to the certificate"):
+        run(capsys, path=configured(tmp_path, one, key=str(other.key)))
+    with pytest.raises(ConfigError, match=r"The tls.ca file .* holds no certificate"):
+        run(capsys, path=configured(tmp_path, one, ca=str(one.key)))
+    with pytest.raises(ConfigError, match=r"The tls.certificate file /nonexistent cannot be read"):
+        run(capsys, path=configured(tmp_path, Certificate(Path("/nonexistent"), one.key)))
     assert servers.tried == []

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgambassador.config import Config, ExecCredentials, Pool, Secret, StaticCredentials, load, redact, schema
+from pgambassador.config import (
+    Config,
+    ExecCredentials,
+    Pool,
+    Secret,
+    StaticCredentials,
+    load,
+    redact,
+    schema,
+    warnings,
+)
 from pgambassador.config.address import Address, parse_listen
 from pgambassador.config.build import paths
 from pgambassador.config.file import read_text
@@ -107,6 +117,12 @@ def test_the_url_of_the_command_line_replaces_that_of_the_file(read):
             "clients: {buffer: 5 apples}",
             "clients.buffer must be a size such as 64KiB or 1MiB, not '5 apples'.",
         ),
+        ("tls: {mode: maybe}", "tls.mode must be one of allow, off, require, verify-ca, not 'maybe'."),
+        ("tls: {mode: require}", "tls.mode is require, but there is no certificate."),
+        ("tls: {key: k}", "tls.key is set, but there is no certificate."),
+        ("tls: {mode: off, ca: k}", "tls.ca is set, but there is no certificate."),
+        ("tls: {certificate: c, mode: verify-ca}", "tls.mode is verify-ca, but no CA is named"),
+        ("tls: {certificate: c, min_version: TLSv1.1}", "must be one of TLSv1.2, TLSv1.3, not 'TLSv1.1'"),
         ("http: '9187'", "http must be HOST:PORT, not '9187'."),
         ("listen: []", "listen must not be empty."),
         ("listen: {a: b}", "listen must be a list, not a mapping."),
@@ -226,6 +242,38 @@ def test_environment_reaches_every_kind_of_option(read):
     assert config.auth.users == {"alice": Secret("12345")}
     assert (config.query_log.sample, config.query_log.errors) == (0.01, False)
     assert config.clients.buffer == 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "mode"),
+    [
+        ("", "", "off"),
+        ("tls: {certificate: c}", "", "allow"),
+        ("tls: {certificate: c}", "true", "allow"),
+        ("tls: {certificate: c, mode: off}", "on", "allow"),
+        ("tls: {certificate: c, mode: require}", "TRUE", "require"),
+        ("tls: {certificate: c, mode: require}", "false", "off"),
+        ("tls: {certificate: c, mode: require}", "0", "off"),
+        ("", "False", "off"),
+    ],
+)
+def test_tls_enabled(read, text, word, mode):
+    assert read(MAIN + text, environ={"TLS_ENABLED": word}).tls.effective_mode == mode
+    with_url = read(text, url=URL, environ={"TLS_ENABLED": word})
+    assert with_url.tls.effective_mode == mode
+
+
+@pytest.mark.parametrize("text", ["", "tls: {mode: off}"])
+def test_tls_enabled_needs_a_certificate(read, text):
+    with pytest.raises(ConfigError, match="TLS_ENABLED is true, but there is no certificate"):
+        read(MAIN + text, environ={"TLS_ENABLED": "true"})
+    environ = {"TLS_ENABLED": "1", "PGAMBASSADOR_TLS__CERTIFICATE": "c", "PGAMBASSADOR_TLS__MODE": "require"}
+    assert read(MAIN + text, environ=environ).tls.effective_mode == "require"
+
+
+def test_tls_enabled_is_true_or_false(read):
+    with pytest.raises(ConfigError, match="TLS_ENABLED must be true or false, not 'maybe'"):
+        read(MAIN, environ={"TLS_ENABLED": "maybe"})
 
 
 def test_static_is_the_provider_that_need_not_be_named():
@@ -354,6 +402,76 @@ def test_users_of_the_file_and_of_the_configuration(read, tmp_path):
     )
 
 
+TLS = "tls: {certificate: /x/server.pem}\n"
+RULES = "auth: {users: {a: b}, rules: [{address: local, method: trust}, "
+
+
+@pytest.mark.parametrize(
+    ("auth", "said"),
+    [
+        ("auth: {rules: {address: all}}", "auth.rules must be a list, not a mapping"),
+        ("auth: {rules: []}", "auth.rules must not be empty"),
+        ("auth: {rules: [trust]}", "auth.rules[0] must be a mapping (name: value), not text"),
+        (RULES + "{address: all}]}", "auth.rules[1].method is missing"),
+        (
+            RULES + "{method: password}]}",
+            "auth.rules[1].method must be one of cert, md5, peer, reject, ",
+        ),
+        (RULES + "{methud: trust}]}", "Did you mean auth.rules[1].method?"),
+        (RULES + "{address: 10.0.0.1/8, method: md5}]}", "auth.rules[1].address[0] is '10.0.0.1/8'"),
+        (RULES + "{address: [all, 7], method: md5}]}", "auth.rules[1].address[1] must be text, not 7"),
+        (RULES + "{address: [], method: md5}]}", "auth.rules[1].address must not be empty"),
+        (RULES + "{user: '', method: md5}]}", "auth.rules[1].user[0] must be text, not empty"),
+        (RULES + "{tls: maybe, method: md5}]}", "auth.rules[1].tls must be true or false, not 'maybe'"),
+        (RULES + "{method: peer}]}", "auth.rules[1].method is peer, which works on Unix sockets only"),
+        (
+            RULES + "{address: local, tls: true, method: trust}]}",
+            "auth.rules[1] asks for TLS on Unix sockets",
+        ),
+        (RULES + "{method: cert}]}", "auth.rules[1].method is cert, and certificates come with TLS only"),
+        (
+            RULES + "{method: upstream}]}",
+            "auth.rules[1].method is upstream: passwords would come over the net",
+        ),
+        (RULES + "{tls: true, method: md5}]}", "auth.rules[1].tls is true, but clients are not offered TLS"),
+        (TLS + RULES + "{tls: true, method: cert}]}", "but no CA is named that clients' certificates could"),
+        ("auth: {method: trust, rules: [{method: reject}]}", "auth.method and auth.rules are both set"),
+        ("auth: {rules: [{method: md5}]}", "auth.rules[0].method is md5, but there are no users"),
+        ("auth: {method: md5}", "auth.method is md5, but there are no users"),
+        ("auth: {query: {cluster: min}}", "auth.query.cluster names 'min', which is not a cluster"),
+        ("auth: {query: {statement: select 1}}", "auth.query.statement has no $1"),
+        ("auth: {map: {a: [b]}}", "auth.map.a must be text, not a list"),
+    ],
+)
+def test_mistakes_about_who_may_come(read, auth, said):
+    assert said in complaint(read, MAIN + auth)
+
+
+def test_rules_are_read(read):
+    config = read(MAIN + TLS + RULES + "{user: Bob O'Neil, database: [x, y], tls: true, method: md5}]}")
+    one, two = config.auth.table()
+    assert (one.method, one.places.unix, one.places.networks, one.users) == ("trust", True, (), None)
+    assert (two.users, two.databases, two.tls) == ({"Bob O'Neil"}, {"x", "y"}, True)
+    assert warnings(config) == []
+    (only,) = read(MAIN).auth.table()
+    assert (only.method, only.places.unix, only.users) == ("trust", True, None)
+
+
+def test_a_query_names_who_asks(read):
+    text = "clusters: {main: {url: 'postgresql://db.example/'}}\nauth: {query: {}}"
+    assert "auth.query.user is missing; the URL of cluster main names no user" in complaint(read, text)
+    assert read(MAIN + "auth: {query: {}}").auth.effective_method == "scram-sha-256"
+
+
+def test_rules_may_open_an_address_to_all_and_are_warned_about(read):
+    text = TLS + "listen: ['0.0.0.0:5432']\nauth: {rules: [{address: 10.0.0.0/8, method: trust}, "
+    config = read(MAIN + text + "{address: 10.1.0.0/16, tls: true, method: reject}]}")
+    assert warnings(config) == [
+        "auth.rules[1] never matches: auth.rules[0] before it matches all that it would",
+        "auth.rules[0] trusts clients of other machines: they are whoever they say they are",
+    ]
+
+
 def test_secrets_are_never_shown(read):
     text = f"""
 clusters:
@@ -452,6 +570,12 @@ def test_the_minimal_file_loads():
     assert load(url="postgresql://x/").pool == config.pool
 
 
+WITHOUT_DEFAULT = {
+    *("auth.method", "auth.rules", "auth.users_file", "tls.mode", "tls.certificate", "tls.key", "tls.ca"),
+    *(f"auth.query.{each}" for each in ("cluster", "database", "user", "statement")),
+}
+
+
 def test_the_reference_holds_every_default():
     config = load(path=str(CONFIG / "reference.yaml"))
     default = load(url=config.clusters["main"].url.reveal())
@@ -459,7 +583,7 @@ def test_the_reference_holds_every_default():
     written = read_text((CONFIG / "reference.yaml").read_text("utf-8"), "reference.yaml")
     shown = _leaves(written)
     for path in paths(mi.type_info(Config)):
-        plain = "*" not in path and path not in ("auth.method", "auth.users_file")
+        plain = "*" not in path and path not in WITHOUT_DEFAULT
         assert not plain or path in shown, f"{path} is missing from config/reference.yaml"
 
 
@@ -479,13 +603,21 @@ def test_the_examples_in_the_reference_are_valid(read):
         if "instance:" in each:
             each = re.sub(r"(?m)url: .*$", "url: postgresql:///shop", each)
         shown |= _leaves(read_text(each, "f"))
-        config = read(re.sub(r"(?m)^\s*users_file:.*$", "", each).replace("users: {}", "users: {a: b}"))
+        config = read(_usable(each))
         seen.append(type(config.clusters["main"].credentials))
         assert config.target("shop").database == "shop_production"
     assert seen == list(OURS.values())
     for path in paths(mi.type_info(Config)):
         wanted = path.replace("clusters.*", "clusters.main").replace("databases.*", "databases.shop")
-        assert wanted in shown or path == "auth.users.*", f"{path} is missing from config/reference.yaml"
+        assert wanted in shown or path in ("auth.users.*", "auth.map.*"), (
+            f"{path} is missing from config/reference.yaml"
+        )
+
+
+def _usable(text: str) -> str:
+    """Rules exclude a method, and the file of the users is not there."""
+    text = re.sub(r"(?m)^  (users_file|method):.*$", "", text)
+    return text.replace("users: {}", "users: {a: b}").replace("map: {}", "map: {a: b}")
 
 
 def _alternatives(text: str) -> list[re.Match[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pgambassador.auth.credential import Credential, Plain
+from pgambassador.auth.peer import Peer
 from pgambassador.config import (
     Clients,
     Cluster,
@@ -106,6 +107,10 @@ def test_one_pool_for_each_cluster_database_and_user(homes: Homes) -> None:
     }
 
 
+def test_no_certificates_no_endings(homes: Homes) -> None:
+    assert homes.build(clusters=CLUSTERS, databases={"any": Database(cluster="open")}).endings() == []
+
+
 def test_a_pool_has_the_configuration_of_its_database(homes: Homes) -> None:
     house = homes.build(pool=Pool(size=7, mode="session"), clients=Clients(buffer=4096))
     keeper = house.keeper("shop", "a")
@@ -191,6 +196,29 @@ def test_one_keyring_for_each_cluster(homes: Homes) -> None:
     assert pools[1].keyring is pools[2].keyring
     assert pools[0].keyring is pools[3].keyring
     assert house.credentials() == [house.keyrings["main"], house.keyrings["open"]]
+
+
+def test_who_stands_at_the_door_is_counted(homes: Homes) -> None:
+    house = homes.build(clients=Clients(max=3000))
+    remote, other, here = Peer.at("10.0.0.1:1"), Peer.at("10.0.0.2:1"), Peer.at("127.0.0.1:1")
+    assert [house.arrive(remote) for _ in range(301)].count(True) == 300
+    assert house.arrive(other)
+    assert house.rejected["too many logins"] == 1
+    house.arrived(remote)
+    assert house.arrive(remote)
+    assert [house.arrive(here) for _ in range(3000)].count(True) == 3000 - 301
+    assert not house.arrive(other)
+    assert house.arriving == 3000
+
+
+def test_what_a_client_brought_opens_a_server(homes: Homes) -> None:
+    house = homes.build(clusters={"open": CLUSTERS["open"]}, users={"listed": Plain(b"theirs")})
+    keyring = house.keyrings["open"]
+    assert read(homes, keyring.attempt("a", "shop")) is None
+    house.porter.wallet.put("open", "a", b"brought")
+    assert read(homes, keyring.attempt("a", "shop")) == b"brought"
+    house.porter.wallet.put("open", "listed", b"of yesterday")
+    assert read(homes, keyring.attempt("listed", "shop")) == b"theirs"
 
 
 def test_clients_are_counted_and_limited(homes: Homes) -> None:

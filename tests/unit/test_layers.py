@@ -41,11 +41,13 @@ TESTED_BY = {
     "facts": "test_login",
     "failures": "test_backend",
     "answers": "test_backend",
+    "der": "test_certificate",
     "numbers": "test_keeper",
     "parties": "test_backend",
     "preparing": "test_session",
     "requests": "test_session",
     "sockets": "test_reactor",
+    "stream": "test_visitor",
     "transport": "test_connector",
 }
 

@@ -370,6 +370,29 @@ def test_a_wrong_password_and_an_unknown_user_look_the_same(
     assert password.decode() not in caplog.text.replace("the password is wrong", "")
 
 
+def test_a_failure_is_answered_later_each_time(doors: MakeDoor) -> None:
+    door = doors(USERS, auth=Auth(method="md5"))
+
+    def fails() -> Caller:
+        caller = Caller(door, START)
+        assert caller.reads()[:1] == b"R"
+        caller.sends(build.password_message(b"md5wrong"))
+        return caller
+
+    assert fails().is_refused()["C"] == "28P01"
+    second = fails()
+    assert second.reads() == b"(nothing)"
+    assert (door.house.clients, door.house.arriving) == (0, 1)  # at the door, and nobody's place is taken
+    talks(door, b"right")
+    assert second.reads() == b"(nothing)"
+    door.loop.pass_time(0.2)
+    assert second.is_refused()["C"] == "28P01"
+    gone = fails()
+    gone.sock.close()
+    door.loop.pass_time(5)
+    assert door.house.arriving == 0
+
+
 # Cancelling.
 
 

@@ -10,8 +10,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pgambassador import __version__
+from pgambassador.auth.expiry import Ending
 from pgambassador.observe.metrics import BUCKETS, Metrics
 
+ENDINGS = [Ending("", "tls.certificate", 1800000000.0), Ending("main", "sslrootcert", 1900000000.5)]
 WHERE = {"cluster": "main", "database": "shop", "user": 'a"b'}
 
 
@@ -57,7 +59,10 @@ def scrape(*pools, query_log=None, credentials=(), **changes):
     }
     metrics = Metrics(
         SimpleNamespace(
-            **(proxy | changes), pools=lambda: iter(pools), credentials=lambda: iter(credentials)
+            **(proxy | changes),
+            pools=lambda: iter(pools),
+            credentials=lambda: iter(credentials),
+            endings=lambda: ENDINGS,
         ),
         query_log,
         started_at=1700000000.5,
@@ -95,6 +100,13 @@ def scrape(*pools, query_log=None, credentials=(), **changes):
 )
 def test_a_pool(name, value):
     assert scrape(pool())[f"pgambassador_{name}", *sorted(WHERE.items())] == value
+
+
+def test_certificates_by_when_they_end():
+    found = scrape()
+    name = "pgambassador_certificate_expiry_timestamp_seconds"
+    assert found[name, ("cluster", ""), ("role", "tls.certificate")] == 1800000000
+    assert found[name, ("cluster", "main"), ("role", "sslrootcert")] == 1900000000.5
 
 
 def test_connections_by_state_and_by_reason_of_their_end():
@@ -151,7 +163,8 @@ def test_secrets():
     assert found["pgambassador_credential_age_seconds", *labels] == 60.5
     assert found["pgambassador_credential_expiry_timestamp_seconds", *labels] == 1700000900
     found = scrape(credentials=[keyring(age=None, expires=None)])
-    assert not [name for name in found if name[0].endswith(("_age_seconds", "_timestamp_seconds"))]
+    ages = ("pgambassador_credential_age_seconds", "pgambassador_credential_expiry_timestamp_seconds")
+    assert not [name for name in found if name[0] in ages]
 
 
 def test_names_have_our_prefix_and_no_log_means_no_log_numbers():

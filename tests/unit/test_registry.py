@@ -120,7 +120,7 @@ def test_without_credentials_the_password_is_found_by_name() -> None:
     ring = keyring_of("main", None, {"app": b"x"}.get, spawn)
     assert ring.provider == "url"
 
-    async def main() -> bytes | None:
+    async def main() -> object:
         return (await ring.attempt("app", "shop").issued("a", 1)).secret.password
 
     assert asyncio.run(main()) == b"x"

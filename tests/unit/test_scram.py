@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pgambassador.auth import scram
 from pgambassador.auth.scram import MAX_ITERATIONS, MAX_MESSAGE, MAX_NONCE, MAX_SALT
-from pgambassador.auth.verifier import Verifier, make_verifier
+from pgambassador.auth.verifier import Keys, Verifier, derive, make_verifier
 from pgambassador.errors import ProtocolViolation
 
 # RFC 7677, section 3.
@@ -279,3 +279,93 @@ def test_attributes_in_any_order_never_surprise(pairs: list[tuple[str, str]]) ->
             exchange.send(message)
         except ProtocolViolation as error:
             assert error.sqlstate in ("08P01", "28000")
+
+
+# --- cut short, and changed on the way
+
+
+def whole_exchange() -> tuple[list[bytes], list[bytes]]:
+    """What client and server send in an exchange that succeeds, with the nonces `abc` and `def`."""
+    client = scram.client(b"pencil", nonce=b"abc")
+    first = next(client)
+    server = scram.server(first, VERIFIER, nonce=b"def")
+    answer = next(server)
+    final = client.send(answer)
+    proof = scram.finish(server, final)
+    assert proof is not None
+    scram.finish(client, proof)
+    return [first, final], [answer, proof]
+
+
+def with_changed(said: list[bytes], step: int, changed: bytes) -> list[bytes]:
+    return [changed if number == step else each for number, each in enumerate(said)]
+
+
+SAID_BY_CLIENT, SAID_BY_SERVER = whole_exchange()
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_client_that_is_cut_short(step: int) -> None:
+    """Whatever is missing at the end: no proof without all of it."""
+    for size in range(len(SAID_BY_CLIENT[step])):
+        first, final = with_changed(SAID_BY_CLIENT, step, SAID_BY_CLIENT[step][:size])
+        try:
+            server = scram.server(first, VERIFIER, nonce=b"def")
+            next(server)
+            assert scram.finish(server, final) is None
+        except ProtocolViolation:
+            pass
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_server_that_is_cut_short(step: int) -> None:
+    for size in range(len(SAID_BY_SERVER[step])):
+        answer, proof = with_changed(SAID_BY_SERVER, step, SAID_BY_SERVER[step][:size])
+        client = scram.client(b"pencil", nonce=b"abc")
+        next(client)
+        with pytest.raises(ProtocolViolation):
+            client.send(answer)
+            scram.finish(client, proof)
+
+
+@given(st.sampled_from([0, 1]), st.data())
+def test_a_single_changed_byte_is_noticed_by_both(step: int, data: st.DataObject) -> None:
+    """In whichever direction: what was signed is what was sent."""
+    for ours, said in ((True, SAID_BY_SERVER), (False, SAID_BY_CLIENT)):
+        place = data.draw(st.integers(0, len(said[step]) - 1))
+        changed = bytearray(said[step])
+        changed[place] ^= data.draw(st.integers(1, 255))
+        first, second = with_changed(said, step, bytes(changed))
+        try:
+            if ours:
+                client = scram.client(b"pencil", nonce=b"abc")
+                next(client)
+                client.send(first)
+                # A final message alone proves nothing if the one before it was another.
+                with pytest.raises(ProtocolViolation):
+                    scram.finish(client, second)
+            else:
+                server = scram.server(first, VERIFIER, nonce=b"def")
+                next(server)
+                assert scram.finish(server, second) is None
+        except ProtocolViolation:
+            pass
+
+
+def test_what_a_server_said_before_does_not_fit_again() -> None:
+    """A replay: the nonce of this exchange is another."""
+    client = scram.client(b"pencil", nonce=b"xyz")
+    next(client)
+    with pytest.raises(ProtocolViolation, match="does not extend ours"):
+        client.send(SAID_BY_SERVER[0])
+
+
+def test_a_proof_tells_the_key_and_a_wrong_one_does_not() -> None:
+    learnt: list[Keys] = []
+    for password, known in ((b"wrong", 0), (b"pencil", 1)):
+        client = scram.client(password)
+        server = scram.server(next(client), VERIFIER, learn=learnt.append)
+        scram.finish(server, client.send(next(server)))
+        assert len(learnt) == known
+    assert learnt == [derive(b"pencil", b"salt", 1)]
+    assert "key" not in repr(learnt[0]).lower().replace("keys", "")

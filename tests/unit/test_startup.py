@@ -46,7 +46,7 @@ def test_a_login_without_a_password() -> None:
         READY,
     )
     parameters = {"server_version": "15.3", "TimeZone": "Etc/UTC"}
-    assert login == Login(4711, b"key!", parameters, ord("I"), 3 << 16)
+    assert login == Login(4711, b"key!", parameters, ord("I"), 3 << 16, asked=False)
     assert "key!" not in repr(login)
 
 

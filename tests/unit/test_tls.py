@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from pgambassador.cluster.upstream import Endpoint, Upstream
@@ -99,6 +100,34 @@ def test_a_context_is_shared_until_a_file_changes(ca: Authority, tmp_path: Path)
     second = tls.context(settings)
     assert second is not first
     assert second.get_ca_certs() != first.get_ca_certs()
+
+
+def test_new_files_of_no_use_keep_the_old(
+    ca: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = ca.client(tmp_path, "one"), ca.client(tmp_path, "other")
+    settings = upstream(sslrootcert=str(ca.root), sslcert=str(one.chain), sslkey=str(one.key))
+    first = tls.context(settings)
+    other.chain.rename(one.chain)
+    assert tls.context(settings) is first
+    assert tls.context(settings) is first
+    (record,) = caplog.records
+    assert "holds a key that does not belong to the certificate" in record.getMessage()
+    assert "What was read before stays in use" in record.getMessage()
+    other.key.rename(one.key)
+    assert tls.context(settings) is not first
+
+
+def test_when_certificates_end(ca: Authority, tmp_path: Path) -> None:
+    one = ca.client(tmp_path, "one")
+    found = dict(tls.ends(upstream(sslrootcert=str(ca.root), sslcert=str(one.chain), sslkey=str(one.key))))
+    made = x509.load_pem_x509_certificate(one.chain.read_bytes())
+    root = x509.load_pem_x509_certificate(ca.root.read_bytes())
+    assert found == {
+        "sslrootcert": root.not_valid_after_utc.timestamp(),
+        "sslcert": made.not_valid_after_utc.timestamp(),
+    }
+    assert tls.ends(upstream()) == ()
 
 
 def test_the_name_that_is_sent() -> None:

@@ -3,6 +3,7 @@ import base64
 import pytest
 
 from pgambassador.auth.verifier import (
+    Borrowed,
     KeyCache,
     Keys,
     Verifier,
@@ -12,6 +13,7 @@ from pgambassador.auth.verifier import (
     own_salt,
     read_verifier,
 )
+from pgambassador.errors import Refused
 
 # What PostgreSQL 15 stored for CREATE ROLE … PASSWORD.
 STORED = {
@@ -102,3 +104,15 @@ def test_an_unknown_user_has_a_stable_salt_and_no_password() -> None:
     assert one.salt != own_salt("one", b"another process")
     assert one.stored_key != again.stored_key
     assert (one.iterations, len(one.salt)) == (4096, 16)
+
+
+@pytest.mark.parametrize(("salt", "iterations"), [(b"other", 1), (b"salt", 2)])
+def test_a_borrowed_key_fits_one_verifier(salt: bytes, iterations: int) -> None:
+    keys = derive(b"secret", b"salt", 1)
+    borrowed = Borrowed(keys, b"salt", 1)
+    assert borrowed(b"", b"salt", 1) is keys
+    with pytest.raises(Refused, match="another SCRAM verifier") as caught:
+        borrowed(b"", salt, iterations)
+    assert caught.value.sqlstate == "28P01"
+    assert keys.client_key.hex() not in repr(borrowed)
+    assert repr(keys.client_key) not in repr(borrowed)

@@ -74,7 +74,8 @@ public final class Jdbc {
         }
         String place = System.getenv("PGHOST") + ":" + System.getenv("PGPORT");
         String database = properties.getProperty("database", System.getenv("PGDATABASE"));
-        return DriverManager.getConnection("jdbc:postgresql://" + place + "/" + database, properties);
+        String more = System.getenv().getOrDefault("JDBC_OPTIONS", "");
+        return DriverManager.getConnection("jdbc:postgresql://" + place + "/" + database + more, properties);
     }
 
     static void execute(Connection connection, String sql) throws SQLException {

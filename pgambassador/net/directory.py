@@ -1,0 +1,106 @@
+"""Who is known: the users of the configuration, those of its file, and those that a server is asked about.
+
+1. The lists come first. A server is asked about the others only, for each once at a time.
+2. What it said is believed for `MEMORY`, also that it does not know one; at most `SIZE` answers are kept.
+3. A file that has become useless leaves the users as they were, and is complained about once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from pgambassador.auth.credential import Credential, Plain, read_credential
+from pgambassador.auth.lookup import NOBODY, Entry
+from pgambassador.config import Auth, read_users
+from pgambassador.errors import ConfigError
+from pgambassador.net.enquiry import Enquiry
+from pgambassador.net.flights import Flights
+
+log = logging.getLogger(__name__)
+
+MEMORY = 10.0
+SIZE = 10_000
+PAUSE = 1.0
+"""So often the file is looked at."""
+
+Users: TypeAlias = Mapping[str, Credential | None]
+
+
+class Directory:
+    """`users` are those of the lists, as they are now. `has_plain`: of some, there or on the server, the
+    password itself was seen, from which keys have to be derived at a login."""
+
+    def __init__(self, auth: Auth, users: Users, enquiry: Enquiry | None = None) -> None:
+        self._take(users)
+        self.enquiry = enquiry
+        self._auth = auth
+        self._answers: dict[str, tuple[Entry, float]] = {}
+        self._flights: Flights[Entry] = Flights("auth.query")
+        self._stamp = _stamp(auth.users_file)
+        self._next_look = 0.0
+        self._reading = False
+
+    async def find(self, user: str) -> Entry:
+        """Unreachable if a server would have to be asked and does not answer."""
+        if user in self.users:
+            return Entry(self.users[user])
+        if self.enquiry is None:
+            return NOBODY
+        now = asyncio.get_running_loop().time()
+        entry, until = self._answers.get(user, (NOBODY, now))
+        if now < until:
+            return entry
+        return await self._flights.join(user, lambda: self._ask(user))
+
+    def _take(self, users: Users) -> None:
+        self.users = users
+        self.has_plain = any(isinstance(each, Plain) for each in users.values())
+
+    def forget(self, user: str) -> None:
+        """Somebody could not log in: perhaps because the answer is of yesterday."""
+        self._answers.pop(user, None)
+
+    async def _ask(self, user: str) -> Entry:
+        assert self.enquiry is not None
+        entry = await self.enquiry.ask(user)
+        self.has_plain = self.has_plain or isinstance(entry.credential, Plain)
+        self._answers.pop(user, None)
+        self._answers[user] = entry, asyncio.get_running_loop().time() + MEMORY
+        if len(self._answers) > SIZE:
+            del self._answers[next(iter(self._answers))]
+        return entry
+
+    async def refresh(self, now: float) -> None:
+        """Read the file again if it has changed; `now` is the event loop's time."""
+        if self._auth.users_file is None or self._reading or now < self._next_look:
+            return
+        self._next_look = now + PAUSE
+        stamp = _stamp(self._auth.users_file)
+        if stamp == self._stamp:
+            return
+        self._stamp, self._reading = stamp, True
+        try:
+            self._take(await asyncio.to_thread(listed, self._auth))
+            log.info("users were read again from %s", self._auth.users_file)
+        except ConfigError as error:
+            log.error("the users stay as they were: %s", error.sentence())
+        finally:
+            self._reading = False
+
+
+def listed(auth: Auth) -> dict[str, Credential | None]:
+    """The users of the configuration and of its file; ConfigError if that is of no use."""
+    return {name: read_credential(secret.reveal()) for name, secret in read_users(auth).items()}
+
+
+def _stamp(path: str | None) -> tuple[int, int, int] | None:
+    """What tells one version of a file from the next; None if there is none."""
+    try:
+        found = os.stat(path or "")
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,124 @@
+"""Asking a server about users, over a connection that is for nothing else.
+
+1. One question at a time, each within `PATIENCE`, in which waiting for its turn counts; a connection that
+   failed is closed, whatever the failure.
+2. A connection that had been resting may have died: then the question is asked once more over a new one.
+3. What goes wrong is ours to repair and is logged; clients, who are strangers yet, are told only that it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+
+from pgambassador.auth.lookup import Entry, look_up
+from pgambassador.auth.server import Secret
+from pgambassador.config import Config
+from pgambassador.credentials.keyring import Keyring
+from pgambassador.credentials.registry import keyring_of
+from pgambassador.errors import AmbassadorError, Unreachable
+from pgambassador.net.connector import Link
+from pgambassador.net.conversation import Conversation
+from pgambassador.net.origin import Origin
+from pgambassador.net.tasks import spawn
+from pgambassador.net.transport import Transport
+from pgambassador.wire import build
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0
+REST = 60.0
+"""An unused connection is closed after this."""
+
+
+class Enquiry:
+    """`auth.query` at work."""
+
+    def __init__(self, origin: Origin, statement: str) -> None:
+        self._origin = origin
+        self._statement = statement
+        self._lock = asyncio.Lock()
+        self._link: Link | None = None
+        self._used = 0.0
+        self._complaint = ""
+
+    async def ask(self, user: str) -> Entry:
+        try:
+            async with asyncio.timeout(PATIENCE), self._lock:
+                try:
+                    entry = await self._ask(user)
+                except BaseException:
+                    self.close()
+                    raise
+        except (AmbassadorError, TimeoutError) as error:
+            late = f"no answer within {PATIENCE:g} s"
+            self._complain(error.sentence() if isinstance(error, AmbassadorError) else late)
+        else:
+            self._complaint = ""
+            return entry
+        raise Unreachable(
+            "it cannot be checked just now who may log in", hint="Why is in the log of pgambassador."
+        )
+
+    def _complain(self, why: str) -> None:
+        """Once, however many ask."""
+        if why != self._complaint:
+            log.error("auth.query failed: %s", why)
+        self._complaint = why
+
+    async def _ask(self, user: str) -> Entry:
+        if self._link is not None:
+            try:
+                return await self._hold(self._link, user)
+            except AmbassadorError:
+                self.close()
+        self._link = await self._origin.open()
+        return await self._hold(self._link, user)
+
+    async def _hold(self, link: Link, user: str) -> Entry:
+        transport = Transport(link.sock, link.peer)
+        transport.tls, transport.incoming, transport.outgoing = link.tls, link.incoming, link.outgoing
+        found = await Conversation(transport).hold(look_up(self._statement, user))
+        self._used = asyncio.get_running_loop().time()
+        return found
+
+    def tick(self, now: float) -> None:
+        """Close what nobody has used for a while; `now` is the event loop's."""
+        if self._link is not None and not self._lock.locked() and now - self._used > REST:
+            self.close()
+
+    def close(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            if link.tls is None:
+                _say_farewell(link)
+            link.close()
+
+
+def _say_farewell(link: Link) -> None:
+    try:
+        link.sock.send(build.TERMINATE)
+    except OSError:
+        pass  # it is gone already
+
+
+def enquiry(
+    config: Config, keyrings: Mapping[str, Keyring], password: Callable[[str], Secret | None]
+) -> Enquiry | None:
+    """What `auth.query` asks for; `password` gives what the lists have for who asks."""
+    query = config.auth.query
+    if query is None:
+        return None
+    name = query.cluster or next(iter(config.clusters))
+    upstream = config.clusters[name].upstream()
+    user = query.user or upstream.user
+    assert user is not None  # the configuration was checked
+    keyring = keyrings[name]
+    if user != upstream.user:
+        # What the URL and `credentials` say is for somebody else.
+        upstream = dataclasses.replace(upstream, user=None, password=None)
+        keyring = keyring_of(name, None, password, spawn)
+    database = query.database or upstream.database or "postgres"
+    return Enquiry(Origin(upstream, keyring, database=database, user=user), query.statement)

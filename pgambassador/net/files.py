@@ -1,0 +1,81 @@
+"""What is made of files, made anew when one of them has changed.
+
+1. A file is looked at (one fstat) whenever what is made of it is asked for, so that renewed certificates need
+   neither a restart nor a signal.
+2. New files that are of no use keep what was made of the old ones; that is told once for each change.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pgambassador.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+LIMIT = 16 << 20
+
+T = TypeVar("T")
+_Stamp = tuple[int, int, int] | str
+
+
+class Reread(Generic[T]):
+    """`make` raises ConfigError if the files are of no use."""
+
+    def __init__(self, paths: Iterable[str | None], make: Callable[[], T]) -> None:
+        self._paths = tuple(path for path in paths if path is not None)
+        self._make = make
+        self._made: T | None = None
+        self._stamps: tuple[_Stamp, ...] = ()
+
+    def get(self) -> T:
+        """ConfigError only if the files were never good."""
+        stamps = tuple(map(_stamp, self._paths))
+        if self._made is not None and stamps == self._stamps:
+            return self._made
+        self._stamps = stamps
+        again = self._made is not None
+        try:
+            self._made = self._make()
+        except ConfigError as error:
+            if self._made is None:
+                raise
+            log.warning("%s What was read before stays in use.", error.sentence())
+        else:
+            if again:
+                log.info("read again after a change: %s", ", ".join(self._paths))
+        return self._made
+
+    def __repr__(self) -> str:
+        return f"<Reread {', '.join(self._paths)}{'' if self._made is not None else ', not made yet'}>"
+
+
+def read(path: str, what: str) -> bytes:
+    """The whole file; `what` names it in the error."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(LIMIT + 1)
+    except OSError as error:
+        reason = (error.strerror or "unknown error").lower()
+        raise ConfigError(
+            f"The {what} file {path} cannot be read: {reason}.", hint="Correct the path or its permissions."
+        ) from None
+    if len(data) > LIMIT:
+        raise ConfigError(
+            f"The {what} file {path} is longer than {LIMIT >> 20} MiB.", hint="Correct the path."
+        )
+    return data
+
+
+def _stamp(path: str) -> _Stamp:
+    """What tells one version of a file from the next; why it cannot be read is a version too."""
+    try:
+        with Path(path).open("rb") as file:
+            found = os.fstat(file.fileno())
+    except OSError as error:
+        return error.strerror or "unknown error"
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,105 @@
+"""A client on its way in: its byte stream, and what TLS has proved of it, until it is a session.
+
+1. Nothing is read beyond what the next step needs to know.
+2. `certificate` is there only if OpenSSL has verified it against `tls.ca` in this very handshake.
+3. Words of ours before the session go through TLS if there is TLS, and are never clear text in the middle
+   of a handshake.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from pgambassador.auth import certificate
+from pgambassador.auth.certificate import Certificate
+from pgambassador.errors import ProtocolViolation, Refused
+from pgambassador.net import tls
+from pgambassador.net.channel import Channel
+from pgambassador.net.gate import Gate
+from pgambassador.net.sockets import Sockets
+from pgambassador.net.stream import Stream
+
+READ_SIZE = 16_384
+
+
+class Gone(Exception):
+    """The client closed the connection; there is nobody to tell."""
+
+
+class Visitor(Stream):
+    """`address` is for the log. `binding` is what SCRAM-SHA-256-PLUS binds to, None without TLS."""
+
+    def __init__(self, sock: socket.socket, address: str) -> None:
+        super().__init__(sock)
+        self.address = address
+        self.certificate: Certificate | None = None
+        self.binding: bytes | None = None
+        self.handshaking = False
+
+    @property
+    def is_unix(self) -> bool:
+        return self.sock.family == socket.AF_UNIX
+
+    @property
+    def encrypted(self) -> bool:
+        return self.tls is not None
+
+    async def read(self) -> bytes:
+        """What it says next; Gone at its end."""
+        try:
+            data = await self.receive()
+        except ssl.SSLError:
+            raise Gone from None  # a broken record: nothing more can be believed
+        if not data:
+            raise Gone
+        return data
+
+    async def start_tls(self, gate: Gate, early: bytes, *, direct: bool) -> None:
+        """The handshake, `early` being its first bytes. ssl.SSLError if it fails."""
+        self.handshaking = True
+        armour = gate.armour()
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.incoming.write(early)
+        made = armour.context.wrap_bio(self.incoming, self.outgoing, server_side=True)
+        await self.handshake(made)
+        self.handshaking = False
+        self.binding = armour.binding
+        if direct and made.selected_alpn_protocol() != tls.ALPN:
+            # Otherwise what speaks another protocol over TLS could be led here by an attacker.
+            raise ProtocolViolation(
+                f"the client began with TLS but did not offer the ALPN protocol {tls.ALPN}",
+                hint="Connect with sslnegotiation=postgres, or by a client for PostgreSQL 17 or newer.",
+            )
+        if shown := made.getpeercert(binary_form=True):
+            try:
+                self.certificate = certificate.read_der(shown)
+            except ValueError:
+                raise Refused("the client's certificate cannot be read", hint="Use another.") from None
+
+    def channel(self, sockets: Sockets) -> Channel:
+        """The relay's; what was decrypted before has to be taken from `remainder`."""
+        return Channel(sockets, self.sock, self.tls, self.incoming, self.outgoing)
+
+    def last_words(self, data: bytes) -> None:
+        """Say this and goodbye, as far as the socket takes it at once."""
+        if self.handshaking:
+            return
+        if self.tls is not None:
+            assert self.outgoing is not None
+            try:
+                self._encrypt(data)
+                self.tls.unwrap()
+            except ssl.SSLError:
+                pass  # The peer's own notice is not waited for.
+            data = self.outgoing.read()
+        try:
+            self.sock.send(data)
+        except OSError:
+            pass  # gone already, or not reading: nobody to tell
+
+    async def _receive_raw(self, most: int = READ_SIZE) -> bytes:
+        return await super()._receive_raw(most)
+
+    def __repr__(self) -> str:
+        return f"<Visitor {self.address}{' over TLS' if self.encrypted else ''}>"

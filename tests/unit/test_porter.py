@@ -1,0 +1,433 @@
+"""Who is let in, as whom, and what others can tell from how it was refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pgambassador.auth import scram
+from pgambassador.auth.credential import Credential, Md5Hash, Plain, md5_digest, md5_response
+from pgambassador.auth.lookup import NOBODY, Entry
+from pgambassador.auth.peer import Peer
+from pgambassador.auth.throttle import LONGEST
+from pgambassador.auth.verifier import Borrowed, Keys, derive, make_verifier
+from pgambassador.config import Auth, Cluster, Config, Database, Secret
+from pgambassador.config.auth import AuthRule
+from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
+from pgambassador.net import porter as module
+from pgambassador.net.directory import Directory
+from pgambassador.net.porter import Admitted, Porter
+from pgambassador.wire import build, parse
+from pgambassador.wire.frames import Frame
+from tests.loop import Loop
+
+OK = build.authentication_ok()
+LOCAL = Peer.at("unix", 1000)
+LOOPBACK = Peer.at("127.0.0.1:1")
+REMOTE = Peer.at("10.0.0.1:1")
+VERIFIER = make_verifier(b"secret", b"0123456789abcdef", 4096)
+OPEN = Cluster(url=Secret("postgresql://db.example"))
+CLOSED = Cluster(url=Secret("postgresql://app:its-own@db.example"))
+
+
+class Client:
+    """Does what it is asked for, with one password; `asked` are the kinds of what it was asked."""
+
+    def __init__(self, password: bytes, user: str = "alice") -> None:
+        self.asked: list[tuple[int, int]] = []
+        self.heard: list[bytes] = []
+        self._password, self._user = password, user
+        self._exchange = scram.client(password)
+        self._next = b""
+
+    async def send(self, data: bytes) -> None:
+        kind, rest = parse.authentication(data[5:])
+        self.asked.append((kind, len(rest)))
+        self.heard.append(rest)
+        if kind == 3:
+            self._next = self._password + b"\0"
+        elif kind == 5:
+            self._next = md5_response(md5_digest(self._password, self._user), rest) + b"\0"
+        elif kind == 10:
+            self._next = build.sasl_initial_response("SCRAM-SHA-256", next(self._exchange))[5:]
+        else:
+            self._next = self._exchange.send(rest)
+
+    async def next(self) -> Frame:
+        return ord("p"), self._next
+
+
+class Server:
+    """Takes one password. `asks` False: and asks for none."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.password = b"secret"
+        self.asks = True
+        self.error: AmbassadorError | None = None
+        self.tried: list[tuple[str, str, str, bytes]] = []
+        self.hold: asyncio.Future[None] | None = None
+
+    def probe(self, target: Any, user: str, password: bytes) -> Any:
+        async def open_() -> Any:
+            self.tried.append((target.cluster, target.database, user, password))
+            if self.hold is not None:
+                await self.hold
+            if self.error is not None:
+                raise self.error
+            if password != self.password:
+                raise ServerRefused({"C": "28P01", "M": "the server's own words"})
+            return SimpleNamespace(close=lambda: None, asked=self.asks)
+
+        return SimpleNamespace(open=open_)
+
+
+class Place:
+    def __init__(
+        self,
+        *rules: Mapping[str, Any],
+        users: Mapping[str, Credential | None] | None = None,
+        found: Mapping[str, Entry] | None = None,
+        cluster: Cluster = OPEN,
+        **auth: Any,
+    ) -> None:
+        self.loop = Loop()
+        self.server = Server(self.loop)
+        config = Config(
+            clusters={"main": cluster},
+            databases={"shop": Database(), "stock": Database()},
+            auth=Auth(rules=tuple(AuthRule(**{"address": ("all",), **rule}) for rule in rules), **auth),
+        )
+        self.queries: list[str] = []
+
+        async def ask(user: str) -> Entry:
+            self.queries.append(user)
+            return (found or {}).get(user, NOBODY)
+
+        enquiry: Any = None if found is None else SimpleNamespace(ask=ask, tick=lambda now: None)
+        self.directory = Directory(config.auth, users or {}, enquiry)
+        self.porter = Porter(config, self.directory, self.server.probe)
+
+    def lets_in(
+        self, peer: Peer, user: str = "alice", password: bytes = b"secret", database: str = "shop"
+    ) -> Admitted:
+        return self.loop.complete(self.porter.admit(peer, user, database, Client(password, user)))
+
+    def begins(self, peer: Peer, user: str) -> asyncio.Task[Admitted]:
+        return self.loop.create_task(self.porter.admit(peer, user, "shop", Client(b"secret", user)))
+
+    def refuses(
+        self, peer: Peer, user: str = "alice", password: bytes = b"secret", database: str = "shop"
+    ) -> AmbassadorError:
+        with pytest.raises((Refused, ServerRefused)) as caught:
+            self.lets_in(peer, user, password, database)
+        return caught.value
+
+
+# --- rules
+
+
+def test_without_rules_there_is_one_method() -> None:
+    assert Place().lets_in(LOOPBACK) == Admitted(OK, "alice")
+    place = Place(method="scram-sha-256", users={"alice": Plain(b"secret")})
+    assert place.lets_in(REMOTE).user == "alice"
+    assert place.refuses(REMOTE, password=b"wrong").sqlstate == "28P01"
+
+
+def test_rules_decide() -> None:
+    place = Place(
+        {"address": ("local",), "method": "trust"},
+        {"user": ("eve",), "method": "reject"},
+        {"address": ("10.0.0.0/8",), "method": "md5"},
+        users={"alice": Plain(b"secret")},
+    )
+    assert place.lets_in(LOCAL, "anybody").success == OK
+    assert place.lets_in(REMOTE).success == OK
+    assert "rejects connection" in place.refuses(REMOTE, "eve").message
+    error = place.refuses(LOOPBACK)
+    assert (error.sqlstate, error.delay) == ("28000", 0)
+    assert error.message.startswith('no entry in auth.rules for host "127.0.0.1", user "alice"')
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("shown", "user", "on_the_server"),
+    [
+        ("alice", "alice", "app"),
+        ("svc.example", "app", "app"),
+        ("svc.example", "svc.example", "app"),
+        ("bob", "bob", "bob"),
+        ("alice", "app", "app"),
+        ("alice", "bob", None),
+        ("bob", "app", None),
+        ("bob", "BOB", None),
+        (None, "bob", None),
+    ],
+)
+def test_a_certificate_shows_a_name(shown: str | None, user: str, on_the_server: str | None) -> None:
+    place = Place({"tls": True, "method": "cert"}, map={"alice": "app", "svc.example": "app"})
+    peer = Peer(ip_address("10.0.0.1"), tls=True, common_name=shown)
+    if on_the_server is None:
+        error = place.refuses(peer, user)
+        assert error.sqlstate == "28000"
+        assert shown is None or shown not in error.message.replace(user, "")
+    else:
+        assert place.lets_in(peer, user) == Admitted(OK, on_the_server)
+    assert "no entry" in place.refuses(Peer(peer.host, common_name=shown), user).message
+
+
+def test_the_user_of_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {1000: "alice", 0: "root"}
+    monkeypatch.setattr(
+        module, "pwd", SimpleNamespace(getpwuid=lambda uid: SimpleNamespace(pw_name=names[uid]))
+    )
+    place = Place({"address": ("local",), "method": "peer"}, map={"root": "postgres"})
+    assert place.lets_in(LOCAL) == Admitted(OK, "alice")
+    assert place.lets_in(Peer.at("unix", 0), "postgres") == Admitted(OK, "postgres")
+    for peer, user in ((LOCAL, "root"), (Peer.at("unix", 0), "alice"), (Peer.at("unix", 7), "alice")):
+        error = place.refuses(peer, user)
+        assert (error.sqlstate, error.message) == ("28000", f'Peer authentication failed for user "{user}"')
+    assert place.refuses(Peer.at("unix", None)).sqlstate == "28000"
+
+
+@pytest.mark.parametrize("method", ["trust", "scram-sha-256", "md5"])
+def test_a_user_is_another_on_the_server(method: str) -> None:
+    place = Place(method=method, users={"alice": Plain(b"secret")}, map={"alice": "app"})
+    assert place.lets_in(LOOPBACK).user == "app"
+    if method != "trust":
+        assert place.refuses(LOOPBACK, "app").sqlstate == "28P01"
+
+
+# --- passwords that are known
+
+
+@pytest.mark.parametrize("method", ["scram-sha-256", "md5"])
+@pytest.mark.parametrize("credential", [Plain(b"secret"), VERIFIER])
+def test_users_that_a_server_knows(method: str, credential: Credential) -> None:
+    place = Place(method=method, found={"alice": Entry(credential)})
+    for _ in range(3):
+        place.lets_in(REMOTE)
+    assert place.queries == ["alice"]
+    place.refuses(REMOTE, password=b"wrong")
+    place.lets_in(REMOTE)
+    assert place.queries == ["alice", "alice"]  # what was known may have been of yesterday
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The passwords that keys were derived from."""
+    derivations: list[bytes] = []
+
+    def watched(password: bytes, salt: bytes, iterations: int) -> Keys:
+        derivations.append(password)
+        return derive(password, salt, iterations)
+
+    monkeypatch.setattr("pgambassador.net.porter.derive", watched)
+    return derivations
+
+
+@pytest.mark.parametrize("method", ["scram-sha-256", "md5"])
+def test_nobody_can_tell_why(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong password, unknown, expired, without a password: the same messages, derivations, and wait."""
+    derivations = counted(monkeypatch)
+    place = Place(
+        method=method,
+        users={"alice": Plain(b"secret"), "locked": None},
+        found={
+            "expired": Entry(Plain(b"secret"), "the account has expired"),
+            "other": Entry(Plain(b"other")),
+            "hashed": Entry(Md5Hash(b"0a" * 16)),
+        },
+    )
+    seen = []
+    for number, user in enumerate(("alice", "locked", "expired", "other", "hashed", "nobody")):
+        for attempt in range(2):
+            client = Client(b"wrong" if user == "alice" else b"secret", user)
+            peer = Peer.at(f"10.0.{attempt}.{number}:1")
+            before = len(derivations)
+            with pytest.raises(Refused) as caught:
+                place.loop.complete(place.porter.admit(peer, user, "shop", client))
+            said = caught.value.sentence().replace(user, "")
+            seen.append(
+                (
+                    attempt,
+                    client.asked,
+                    caught.value.sqlstate,
+                    said,
+                    caught.value.delay,
+                    len(derivations) - before,
+                )
+            )
+    assert all(each == seen[0] for each in seen[::2])
+    assert all(each[1:5] == seen[0][1:5] for each in seen)
+    assert {each[5] for each in seen[1::2]} == {0}  # the second time nothing is derived for anybody
+    assert seen[0][5] == (1 if method == "scram-sha-256" else 0)
+
+
+def test_the_salt_of_an_expired_user_is_that_of_before() -> None:
+    def salt(entry: Entry, password: bytes) -> bytes:
+        client = Client(password)
+        place = Place(method="scram-sha-256", found={"alice": entry})
+        with pytest.raises(Refused):
+            place.loop.complete(place.porter.admit(REMOTE, "alice", "shop", client))
+        return client.heard[1].split(b",")[1]
+
+    valid = salt(Entry(VERIFIER), b"wrong")
+    assert valid == salt(Entry(VERIFIER, "the account has expired"), b"secret") != salt(NOBODY, b"secret")
+
+
+def test_failures_wait_and_successes_do_not() -> None:
+    place = Place(method="md5", users={"alice": Plain(b"secret")})
+    delays = [place.refuses(REMOTE, password=b"wrong").delay for _ in range(12)]
+    assert delays[0] == 0 and delays[-1] == LONGEST and delays == sorted(delays)
+    place.lets_in(REMOTE)
+    assert place.refuses(Peer.at("10.0.0.2:1"), password=b"wrong").delay == 0
+
+
+def test_many_first_logins_of_one_user_derive_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    derivations = counted(monkeypatch)
+    place = Place(method="scram-sha-256", users={"alice": Plain(b"secret")})
+    tasks = [
+        place.loop.create_task(place.porter.admit(REMOTE, "alice", "shop", Client(b"secret")))
+        for _ in range(100)
+    ]
+    place.loop.run()
+    assert all(task.result().user == "alice" for task in tasks)
+    assert len(derivations) == 1
+
+
+# --- what pools log in with
+
+
+def test_a_verifier_and_a_login_make_a_key() -> None:
+    place = Place(method="scram-sha-256", users={"alice": VERIFIER})
+    place.lets_in(REMOTE)
+    secret = place.porter.wallet.get("main", "alice")
+    assert isinstance(secret, Borrowed)
+    assert (secret.salt, secret.iterations) == (VERIFIER.salt, VERIFIER.iterations)
+    assert secret.keys.stored_key == VERIFIER.stored_key
+    assert b"secret" not in repr(secret).encode() and secret.keys.client_key.hex() not in repr(secret)
+
+
+@pytest.mark.parametrize("password", [b"wrong", b"secret"])
+def test_who_is_refused_brings_nothing(password: bytes) -> None:
+    place = Place(method="scram-sha-256", found={"alice": Entry(VERIFIER, "the account has expired")})
+    place.refuses(REMOTE, password=password)
+    assert len(place.porter.wallet) == 0
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        Place(method="scram-sha-256", users={"alice": VERIFIER}, cluster=CLOSED),
+        Place(method="scram-sha-256", users={"alice": VERIFIER}, map={"alice": "app"}),
+        Place(method="scram-sha-256", users={"alice": Plain(b"secret")}),
+        Place({"method": "upstream"}, cluster=CLOSED),
+        Place({"method": "upstream"}, map={"alice": "app"}),
+    ],
+    ids=["the URL has its own", "another user", "listed", "upstream", "upstream, another"],
+)
+def test_nothing_is_kept_that_no_pool_needs(place: Place) -> None:
+    place.lets_in(LOOPBACK)
+    assert len(place.porter.wallet) == 0
+
+
+def test_a_password_that_a_server_gave_is_kept_for_the_pool() -> None:
+    place = Place(method="md5", found={"alice": Entry(Plain(b"secret"))})
+    place.lets_in(REMOTE)
+    assert place.porter.wallet.get("main", "alice") == b"secret"
+
+
+# --- passwords that only the server knows
+
+
+def test_the_server_is_asked_once() -> None:
+    place = Place({"method": "upstream"})
+    for _ in range(3):
+        assert place.lets_in(LOOPBACK) == Admitted(OK, "alice")
+    assert place.server.tried == [("main", "shop", "alice", b"secret")]
+    assert place.porter.wallet.get("main", "alice") == b"secret"
+    place.lets_in(LOOPBACK, database="stock")
+    assert place.server.tried[1:] == [("main", "stock", "alice", b"secret")]
+
+
+def test_many_at_once_are_one_question() -> None:
+    place = Place({"method": "upstream"})
+    place.server.hold = place.loop.create_future()
+    tasks = [
+        place.loop.create_task(place.porter.admit(LOOPBACK, "alice", "shop", Client(b"secret")))
+        for _ in range(50)
+    ]
+    place.loop.run()
+    assert len(place.server.tried) == 1
+    place.server.hold.set_result(None)
+    place.loop.run()
+    assert all(task.result().user == "alice" for task in tasks)
+
+
+def test_no_more_than_a_few_questions_at_once() -> None:
+    place = Place({"method": "upstream"})
+    place.server.hold = place.loop.create_future()
+    tasks = [place.begins(LOOPBACK, f"user{number}") for number in range(50)]
+    place.loop.run()
+    assert len(place.server.tried) == module.CHECKS
+    place.loop.pass_time(module.TURN)
+    late = [task for task in tasks if task.done()]
+    assert len(late) == 50 - module.CHECKS
+    for task in late:
+        with pytest.raises(Unreachable, match="too many passwords"):
+            task.result()
+    place.server.hold.set_result(None)
+    place.loop.run()
+    assert sum(task.exception() is None for task in tasks) == module.CHECKS
+    assert place.lets_in(LOOPBACK).user == "alice"
+
+
+def test_the_servers_refusal_in_its_words_and_slowed() -> None:
+    place = Place({"method": "upstream"})
+    errors = [place.refuses(LOOPBACK, password=b"wrong") for _ in range(10)]
+    assert {(error.sqlstate, error.message) for error in errors} == {("28P01", "the server's own words")}
+    assert errors[0].delay == 0 and errors[-1].delay == LONGEST
+    assert len(place.server.tried) == 10
+    assert len(place.porter.wallet) == 0
+    place.refuses(LOOPBACK, password=b"")
+    assert len(place.server.tried) == 10
+
+
+def test_a_server_that_asks_for_nothing_proves_nothing() -> None:
+    place = Place({"method": "upstream"})
+    place.server.asks = False
+    error = place.refuses(LOOPBACK)
+    assert (error.sqlstate, error.message) == ("28P01", 'password authentication failed for user "alice"')
+    assert len(place.porter.wallet) == 0
+
+
+def test_an_unreachable_server_is_nobodys_failure() -> None:
+    place = Place({"method": "upstream"})
+    place.server.error = Unreachable("no way there")
+    for _ in range(5):
+        with pytest.raises(Unreachable) as caught:
+            place.lets_in(LOOPBACK)
+        assert caught.value.delay == 0
+    place.server.error = None
+    place.lets_in(LOOPBACK)
+
+
+def test_a_database_that_is_not_served_is_not_told() -> None:
+    error = Place({"method": "upstream"}).refuses(LOOPBACK, database="other")
+    assert (error.sqlstate, error.message) == ("28P01", 'password authentication failed for user "alice"')
+
+
+def test_no_password_in_the_clear() -> None:
+    place = Place({"method": "upstream"})  # a configuration like this is refused at start
+    client = Client(b"secret")
+    with pytest.raises(Refused, match="without TLS"):
+        place.loop.complete(place.porter.admit(REMOTE, "alice", "shop", client))
+    assert client.asked == []
+    assert place.lets_in(Peer(REMOTE.host, tls=True)).user == "alice"

@@ -1,0 +1,159 @@
+"""A client at the door, over a pair of sockets: what TLS proves of it, and what it hears."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from pgambassador.config import Tls
+from pgambassador.embedded import Authority, Certificate
+from pgambassador.errors import ProtocolViolation
+from pgambassador.net.gate import Gate
+from pgambassador.net.visitor import Gone, Visitor
+
+Talk = Callable[[Visitor, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def gate(ca: Authority, tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    ours = ca.server(tmp_path_factory.mktemp("ours"), hosts=("gate.example",))
+    return Gate(Tls(certificate=str(ours.chain), key=str(ours.key), ca=str(ca.root)))
+
+
+def context(
+    ca: Authority, certificate: Certificate | None = None, alpn: str = "postgresql"
+) -> ssl.SSLContext:
+    made = ssl.create_default_context(cafile=str(ca.root))
+    made.set_alpn_protocols([alpn])
+    if certificate is not None:
+        made.load_cert_chain(certificate.chain, certificate.key)
+    return made
+
+
+def meet(talk: Talk, gate: Gate | None = None, theirs: ssl.SSLContext | None = None) -> None:
+    """With a gate the handshake comes first; the visitor's part of it may fail."""
+
+    async def run() -> None:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        visitor = Visitor(near, "10.0.0.1:40000")
+        assert (visitor.encrypted, visitor.certificate, visitor.binding) == (False, None, None)
+        opened = asyncio.open_connection(
+            sock=far, ssl=theirs, server_hostname="gate.example" if theirs else None
+        )
+        if gate is None:
+            reader, writer = await opened
+        else:
+            opening = asyncio.gather(visitor.start_tls(gate, b"", direct=True), return_exceptions=True)
+            reader, writer = await opened
+            (failure,) = await opening
+            if failure is not None:
+                visitor.last_words(b"sorry")
+                visitor.close()
+                assert await reader.read() == b"sorry"
+                writer.close()
+                raise failure
+        try:
+            await talk(visitor, reader, writer)
+        finally:
+            writer.close()
+            visitor.close()
+
+    asyncio.run(run())
+
+
+def test_what_a_certificate_says(ca: Authority, gate: Gate, tmp_path: Path) -> None:
+    async def talk(visitor: Visitor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        found = visitor.certificate
+        assert found is not None
+        assert (found.common_name, found.dns, found.emails) == ("alice", ("client.example",), ())
+        assert "CN=alice" in found.subject.split(",")
+        assert visitor.binding == gate.armour().binding is not None
+        assert visitor.encrypted
+        assert repr(visitor) == "<Visitor 10.0.0.1:40000 over TLS>"
+
+    meet(talk, gate, context(ca, ca.client(tmp_path, "alice")))
+
+
+def test_without_a_certificate(ca: Authority, gate: Gate) -> None:
+    async def talk(visitor: Visitor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert visitor.certificate is None
+        assert visitor.binding is not None
+
+    meet(talk, gate, context(ca))
+
+
+def test_another_protocol_is_told_so_through_tls(ca: Authority, gate: Gate) -> None:
+    async def talk(visitor: Visitor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise AssertionError("it got in")
+
+    with pytest.raises(ProtocolViolation, match="ALPN"):
+        meet(talk, gate, context(ca, alpn="http/1.1"))
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_bytes_go_both_ways_and_none_is_lost(ca: Authority, gate: Gate, over_tls: bool) -> None:
+    async def talk(visitor: Visitor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"start")
+        assert await visitor.read() == b"start"
+        big = bytes(range(256)) * 400
+        await visitor.send(big)
+        assert await reader.readexactly(len(big)) == big
+        writer.write(big[:50_000])
+        got = bytearray()
+        while len(got) < 16_384:
+            got += await visitor.read()
+        if over_tls:
+            got += visitor.remainder()
+        while len(got) < 50_000:
+            got += await visitor.read()
+        assert got == big[:50_000]
+        assert visitor.remainder() == b""
+        visitor.last_words(b"bye")
+        visitor.close()
+        assert await reader.read() == b"bye"
+
+    meet(talk, *((gate, context(ca)) if over_tls else (None, None)))
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_the_end(ca: Authority, gate: Gate, over_tls: bool) -> None:
+    async def talk(visitor: Visitor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        with pytest.raises(Gone):
+            await visitor.read()
+        visitor.last_words(b"to nobody")
+
+    meet(talk, *((gate, context(ca)) if over_tls else (None, None)))
+
+
+def test_a_handshake_without_a_word_in_clear_text(gate: Gate) -> None:
+    async def run() -> None:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        visitor = Visitor(near, "unix")
+        assert visitor.is_unix
+        far.send(b"\x16\3\1\0\5hello")  # a record, and no handshake in it
+        with pytest.raises(ssl.SSLError):
+            await visitor.start_tls(gate, b"", direct=False)
+        assert visitor.handshaking
+        visitor.last_words(b"an error in clear text")
+        visitor.close()
+        said = far.recv(100)
+        assert said[:1] == b"\x15"  # an alert
+        assert b"clear" not in said
+        far.close()
+
+    asyncio.run(run())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Self, TypeAlias
 
@@ -30,8 +31,7 @@ class Peer:
         """`address` as logs show it: 10.0.0.1:40000, [::1]:40000 or unix."""
         if address == "unix":
             return cls(None, uid)
-        host, _, _ = address.rpartition(":")
-        return cls(plain(ip_address(host.strip("[]").partition("%")[0])), None)
+        return cls(_host(address.rpartition(":")[0]), None)
 
     @property
     def local(self) -> bool:
@@ -54,6 +54,11 @@ class Peer:
         if isinstance(self.host, IPv6Address):
             return str(ip_network((self.host, _SITE), strict=False))
         return self.name if self.uid is None else f"{self.name} {self.uid}"
+
+
+@lru_cache(maxsize=4096)
+def _host(text: str) -> Host:
+    return plain(ip_address(text.strip("[]").partition("%")[0]))
 
 
 def plain(host: Host) -> Host:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from pgambassador.cluster.uri import split_uri
 from pgambassador.errors import ConfigError
@@ -129,6 +130,7 @@ class Upstream:
         return f"sslmode={self.sslmode}: {what}; use sslmode=verify-full."
 
 
+@lru_cache(maxsize=64)
 def parse_url(url: str, *, instance: str | None = None) -> Upstream:
     """What a URL says, or a ConfigError that says what is wrong with it. `instance` stands in for its host,
     and for all that it may say about TLS."""

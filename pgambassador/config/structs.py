@@ -71,8 +71,13 @@ class PoolOverrides(Struct, frozen=True, omit_defaults=True):
     statements: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
 
     def over(self, base: Pool) -> Pool:
+        if self == _INHERITED:
+            return base
         written = {name: getattr(self, name) for name in self.__struct_fields__}
         return msgspec.structs.replace(base, **{k: v for k, v in written.items() if v is not UNSET})
+
+
+_INHERITED = PoolOverrides()
 
 
 class Cluster(Struct, frozen=True):

@@ -41,6 +41,7 @@ class Greeting:
         self._keeper = keeper
         self._first: list[asyncio.Future[None]] = []
         self._tried: dict[Settings, dict[str, str]] = {}
+        self._spoken: dict[Settings, tuple[Settings, dict[str, str]]] = {}
 
     @property
     def waiting(self) -> int:
@@ -52,7 +53,9 @@ class Greeting:
         version = "server_version"
         if self.parameters is None or self.parameters.get(version) != parameters.get(version):
             self._tried.clear()
-        self.parameters = parameters
+        if parameters != self.parameters:
+            self._spoken.clear()
+            self.parameters = parameters
         for future in self._take_first():
             future.set_result(None)
 
@@ -70,6 +73,8 @@ class Greeting:
         parameters = await self._server_parameters()
         if settings is BASE:
             return settings, parameters
+        if settings in self._spoken:
+            return self._spoken[settings]
         name = settings.values.get("application_name")
         # A server cuts it to what fits into a name, and writes what cannot be printed in its own way.
         plain = name is not None and name.isascii() and name.isprintable() and len(name) < 64
@@ -84,7 +89,12 @@ class Greeting:
         if plain and name is not None:
             spelled["application_name"] = name
             told = {**told, "application_name": name}
-        return Settings.of(spelled), told
+        words = Settings.of(spelled), told
+        if settings.size <= _TRIED_SIZE:
+            if len(self._spoken) >= _TRIED_MOST:
+                del self._spoken[next(iter(self._spoken))]
+            self._spoken[settings] = words
+        return words
 
     async def _server_parameters(self) -> dict[str, str]:
         if self.parameters is None:

@@ -14,6 +14,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from pgambassador.auth.peer import Peer
 from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
@@ -40,13 +41,15 @@ _MESSAGE_LIMIT = 65535 + 4
 CANNOT_CONNECT_NOW = "57P03"
 _FALSE = frozenset({"f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"})
 _TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
+# What clients are told at their login is remembered up to this size, which they have a say in.
+_KEEP = 2048
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 
 
 async def welcome(house: House, sock: socket.socket, address: str) -> None:
     """Take one accepted connection, already counted as arriving, to its end: a session, or closed."""
     started = False
-    visitor = Visitor(sock, address)
+    visitor = Visitor(sock, address, house.sockets)
     peer = peer_of(sock, address)
     try:
         async with asyncio.timeout(house.config.clients.login_timeout):
@@ -69,7 +72,7 @@ async def welcome(house: House, sock: socket.socket, address: str) -> None:
     finally:
         house.arrived(peer)
         if not started:
-            sock.close()
+            visitor.close()
 
 
 def _too_late(house: House, visitor: Visitor) -> None:
@@ -163,7 +166,7 @@ async def _admitted(
         start=settings,
         told=told,
     )
-    session = Session(house.sockets, visitor.channel(house.sockets), keeper.lane, settings, facts)
+    session = Session(house.sockets, visitor.channel(), keeper.lane, settings, facts)
     facts.pid, key = house.keys.issue(session, long=packet.version >= PROTOCOL_3_2)
     keeper.clients.add(session)
     house.logins += 1
@@ -195,7 +198,7 @@ async def _replicate(
     origin = house.replication(packet.database, user, params)
     link = await origin.open()
     early = reader.rest()
-    client = visitor.channel(house.sockets)
+    client = visitor.channel()
     tunnel = Tunnel(
         house.servers, client, link, origin, buffer=house.config.clients.buffer, ended=house.ended
     )
@@ -208,16 +211,26 @@ async def _replicate(
 
 
 def _greeting(success: bytes, told: Mapping[str, str], pid: int, key: bytes) -> bytes:
-    parameters = b"".join(build.parameter_status(name, value) for name, value in told.items())
-    return success + parameters + build.backend_key_data(pid, key) + build.ready_for_query(b"I")
+    words = tuple(told.items())
+    reports = _remembered if sum(map(len, told.values())) <= _KEEP else _reports
+    return success + reports(words) + build.backend_key_data(pid, key) + build.ready_for_query(b"I")
+
+
+def _reports(told: tuple[tuple[str, str], ...]) -> bytes:
+    return b"".join(build.parameter_status(name, value) for name, value in told)
+
+
+_remembered = lru_cache(maxsize=1000)(_reports)
 
 
 def _shown(peer: Peer, visitor: Visitor) -> Peer:
     """With what TLS has told of it."""
+    if not visitor.encrypted:
+        return peer
     certificate = visitor.certificate
     return replace(
         peer,
-        tls=visitor.encrypted,
+        tls=True,
         common_name=None if certificate is None else certificate.common_name,
         binding=visitor.binding,
     )
@@ -225,10 +238,12 @@ def _shown(peer: Peer, visitor: Visitor) -> Peer:
 
 def settings_of(packet: StartupPacket) -> Settings:
     """The session's settings as the start packet gives them; `options` first, as a server does it."""
-    settings, unparsed = read_options(packet.params.get("options", ""))
-    if unparsed:
-        log.warning("ignored in the options of a client: %s", " ".join(unparsed)[:200])
-    settings = {name.lower(): value for name, value in settings.items()}
+    settings: dict[str, str] = {}
+    if options := packet.params.get("options"):
+        given, unparsed = read_options(options)
+        if unparsed:
+            log.warning("ignored in the options of a client: %s", " ".join(unparsed)[:200])
+        settings = {name.lower(): value for name, value in given.items()}
     for name, value in packet.params.items():
         if name not in _NOT_SETTINGS:
             settings[name.lower()] = value

@@ -233,8 +233,10 @@ class Porter:
             raise methods.failed(user, "the server asks this user for no password, so that it shows nothing")
 
     def _keep(self, database: str, user: str, secret: Secret | None) -> None:
+        if secret is None or not self._poor:
+            return
         target = self.config.target(database)
-        if secret is not None and target is not None and target.cluster in self._poor:
+        if target is not None and target.cluster in self._poor:
             self.wallet.put(target.cluster, user, secret)
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 
@@ -30,9 +31,12 @@ class Gone(Exception):
 class Visitor(Stream):
     """`address` is for the log. `binding` is what SCRAM-SHA-256-PLUS binds to, None without TLS."""
 
-    def __init__(self, sock: socket.socket, address: str) -> None:
+    def __init__(self, sock: socket.socket, address: str, sockets: Sockets) -> None:
         super().__init__(sock)
         self.address = address
+        self._sockets = sockets
+        self._waiter: asyncio.Future[bytes] | None = None
+        self._watched = False
         self.certificate: Certificate | None = None
         self.binding: bytes | None = None
         self.handshaking = False
@@ -77,9 +81,14 @@ class Visitor(Stream):
             except ValueError:
                 raise Refused("the client's certificate cannot be read", hint="Use another.") from None
 
-    def channel(self, sockets: Sockets) -> Channel:
+    def channel(self) -> Channel:
         """The relay's; what was decrypted before has to be taken from `remainder`."""
-        return Channel(sockets, self.sock, self.tls, self.incoming, self.outgoing)
+        self._unwatch()
+        return Channel(self._sockets, self.sock, self.tls, self.incoming, self.outgoing)
+
+    def close(self) -> None:
+        self._unwatch()
+        super().close()
 
     def last_words(self, data: bytes) -> None:
         """Say this and goodbye, as far as the socket takes it at once."""
@@ -98,8 +107,45 @@ class Visitor(Stream):
         except OSError:
             pass  # gone already, or not reading: nobody to tell
 
+    # By the relay's own watch: the event loop's would be told anew of each wait.
+
     async def _receive_raw(self, most: int = READ_SIZE) -> bytes:
-        return await super()._receive_raw(most)
+        try:
+            return self.sock.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            pass
+        self._waiter = self._loop.create_future()
+        if not self._watched:
+            self._watched = True
+            self._sockets.add_reader(self.sock.fileno(), self._on_readable)
+        try:
+            return await self._waiter
+        finally:
+            self._waiter = None
+
+    async def _send_raw(self, data: bytes) -> None:
+        try:
+            sent = self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent < len(data):
+            await super()._send_raw(data[sent:])
+
+    def _on_readable(self) -> None:
+        if self._waiter is None or self._waiter.done():
+            self._unwatch()  # nobody waits for what it says now
+            return
+        try:
+            self._waiter.set_result(self.sock.recv(READ_SIZE))
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self._waiter.set_exception(error)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            self._sockets.remove_reader(self.sock.fileno())
 
     def __repr__(self) -> str:
         return f"<Visitor {self.address}{' over TLS' if self.encrypted else ''}>"

@@ -129,7 +129,7 @@ class Service:
     def _accepted(self, sock: socket.socket, peer: str) -> None:
         if not self.house.arrive(Peer.at(peer)):
             refuse(
-                Visitor(sock, peer),
+                Visitor(sock, peer, self.house.sockets),
                 Refused("too many clients are logging in just now", sqlstate="53300", hint="Try again."),
             )
             sock.close()

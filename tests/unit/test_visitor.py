@@ -14,6 +14,7 @@ from pgambassador.config import Tls
 from pgambassador.embedded import Authority, Certificate
 from pgambassador.errors import ProtocolViolation
 from pgambassador.net.gate import Gate
+from pgambassador.net.tasks import spawn
 from pgambassador.net.visitor import Gone, Visitor
 
 Talk = Callable[[Visitor, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -47,7 +48,7 @@ def meet(talk: Talk, gate: Gate | None = None, theirs: ssl.SSLContext | None = N
         near, far = socket.socketpair()
         near.setblocking(False)
         far.setblocking(False)
-        visitor = Visitor(near, "10.0.0.1:40000")
+        visitor = Visitor(near, "10.0.0.1:40000", asyncio.get_running_loop())
         assert (visitor.encrypted, visitor.certificate, visitor.binding) == (False, None, None)
         opened = asyncio.open_connection(
             sock=far, ssl=theirs, server_hostname="gate.example" if theirs else None
@@ -143,7 +144,7 @@ def test_a_handshake_without_a_word_in_clear_text(gate: Gate) -> None:
         near, far = socket.socketpair()
         near.setblocking(False)
         far.setblocking(False)
-        visitor = Visitor(near, "unix")
+        visitor = Visitor(near, "unix", asyncio.get_running_loop())
         assert visitor.is_unix
         far.send(b"\x16\3\1\0\5hello")  # a record, and no handshake in it
         with pytest.raises(ssl.SSLError):
@@ -154,6 +155,58 @@ def test_a_handshake_without_a_word_in_clear_text(gate: Gate) -> None:
         said = far.recv(100)
         assert said[:1] == b"\x15"  # an alert
         assert b"clear" not in said
+        far.close()
+
+    asyncio.run(run())
+
+
+class Watch:
+    """The event loop's watch of sockets, and which of them it watches."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.watched: set[int] = set()
+        self.given_up = asyncio.Event()
+        self._add, self._remove = loop.add_reader, loop.remove_reader
+        self.add_writer, self.remove_writer, self.call_soon = (
+            loop.add_writer,
+            loop.remove_writer,
+            loop.call_soon,
+        )
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
+        assert fd not in self.watched
+        self.watched.add(fd)
+        self._add(fd, callback)
+
+    def remove_reader(self, fd: int) -> None:
+        self.watched.remove(fd)
+        self._remove(fd)
+        self.given_up.set()
+
+
+def test_who_speaks_while_nobody_listens_costs_nothing() -> None:
+    async def run() -> None:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        watch = Watch()
+        visitor = Visitor(near, "unix", watch)
+        waiting = spawn(visitor.read(), "a test")
+        await asyncio.sleep(0)
+        assert watch.watched == {near.fileno()}
+        far.send(b"one")
+        assert await waiting == b"one"
+        assert watch.watched  # for the next word
+        far.send(b"two")
+        async with asyncio.timeout(10):
+            await watch.given_up.wait()
+        assert await visitor.read() == b"two"
+        waiting = spawn(visitor.read(), "a test")
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        visitor.close()
+        assert not watch.watched
         far.close()
 
     asyncio.run(run())

@@ -33,6 +33,8 @@ OTHER_METRICS = (
     ("copy", Metric("speed", "1 GiB COPY TO, MB/s", "{:,.0f}")),
     ("copy", Metric("cpu", "CPU for the COPY, s", "{:.2f}")),
     ("copy", Metric("growth", "RSS growth during the COPY, MB", "{:.1f}")),
+    ("renewal", Metric("near", "p99 within 0.25 s of a password's renewal, µs", "{:,.0f}")),
+    ("renewal", Metric("far", "p99 at all other times, µs", "{:,.0f}")),
     ("idle", Metric("rss", "RSS, pool open, no client, MB", "{:.1f}")),
     ("idle", Metric("per_client", "RSS for each of 2,000 idle clients, kB", "{:.1f}")),
     ("idle", Metric("slowdown", "slow-down of 16 active clients beside them, ×", "{:.2f}")),

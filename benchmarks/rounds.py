@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from benchmarks.results import Results
 from benchmarks.scenarios import Bench, Scenario, warm_up
 from benchmarks.servers import DIRECT, Flavour, Running, Target
+from benchmarks.targets import OURS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,8 @@ class Rounds:
             order = self._targets[shift:] + self._targets[:shift]
             for load in loads:
                 for target in order:
+                    if load.ours_only and target.name != OURS:
+                        continue
                     if not (load.proxies_only and target.name == DIRECT):
                         _progress(f"round {number + 1}/{count}: {load.name}, {target.name}")
                         results.add(load.name, target.name, self._measure(load, target))

@@ -6,13 +6,22 @@ import re
 import statistics
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from benchmarks import procfs
 from benchmarks.idle import IdleClients
 from benchmarks.local import BenchmarkError
-from benchmarks.servers import DEFAULT, LOGIN, POOL_SIZE, SESSION, Flavour, Running
+from benchmarks.servers import (
+    DEFAULT,
+    LOGIN,
+    POOL_SIZE,
+    RENEWALS,
+    RENEWING,
+    SESSION,
+    Flavour,
+    Running,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +34,9 @@ COPY_ROWS = 1_048_576
 COPY_SQL = f"COPY (SELECT repeat('x', 1023) FROM generate_series(1, {COPY_ROWS})) TO STDOUT"
 COPY_BYTES = COPY_ROWS * 1024
 IDLE_CLIENTS = 2000
+RENEWAL_SECONDS = 12
+NEAR = 0.25
+"""Seconds before and after a renewal that count as near it."""
 
 Numbers = dict[str, float]
 
@@ -47,6 +59,7 @@ class Scenario:
     flavour: Flavour = DEFAULT
     fresh: bool = False
     proxies_only: bool = False
+    ours_only: bool = False
 
 
 @contextmanager
@@ -100,20 +113,28 @@ def _pgbench(bench: Bench, running: Running, clients: int, *options: str) -> Num
     failed = re.search(r"number of failed transactions: (\d+)", output)
     if not done or not speed or int(done[1]) == 0 or (failed and int(failed[1])):
         raise BenchmarkError(f"pgbench on port {running.port} did not succeed:\n{output}")
-    latencies = sorted(
-        int(line.split(b" ", 3)[2])
-        for log in bench.folder.glob("latency.*")
-        for line in log.read_bytes().splitlines()
-    )
+    latencies = sorted(micros for _, micros in _transactions(bench))
     numbers = {
         "tps": float(speed[1]),
         "p50": statistics.median(latencies),
-        "p99": latencies[int(len(latencies) * 0.99)],
+        "p99": _p99(latencies),
     }
     if running.pid:
         numbers["cpu"] = cpu() / int(done[1]) * 1e6
         numbers["rss"] = procfs.rss(procfs.tree(running.pid)) / 1e6
     return numbers
+
+
+def _transactions(bench: Bench) -> Iterator[tuple[float, int]]:
+    """From pgbench's log: when each ended, in seconds since 1970, and how many microseconds it took."""
+    for log in bench.folder.glob("latency.*"):
+        for line in log.read_bytes().splitlines():
+            _, _, micros, _, seconds, fraction = line.split(b" ")[:6]
+            yield int(seconds) + int(fraction) / 1e6, int(micros)
+
+
+def _p99(latencies: list[int]) -> int:
+    return sorted(latencies)[int(len(latencies) * 0.99)]
 
 
 def warm_up(bench: Bench, running: Running) -> None:
@@ -153,6 +174,19 @@ def idle(bench: Bench, running: Running) -> Numbers:
     return {"rss": before / 1e6, "per_client": per_client, "slowdown": alone["tps"] / beside["tps"]}
 
 
+def renewal(bench: Bench, running: Running) -> Numbers:
+    """16 clients while the server's password is renewed every few seconds: the p99 near a renewal and else."""
+    _pgbench(replace(bench, seconds=max(bench.seconds, RENEWAL_SECONDS)), running, 16)
+    asked = [float(line) for line in (bench.folder / RENEWALS).read_text().split()]
+    near: list[int] = []
+    far: list[int] = []
+    for moment, micros in _transactions(bench):
+        (near if any(abs(moment - each) < NEAR for each in asked) else far).append(micros)
+    if not near or not far:
+        raise BenchmarkError("No password was renewed during the load, or nothing happened between.")
+    return {"near": _p99(near), "far": _p99(far), "spike": _p99(near) / _p99(far)}
+
+
 def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
     """All of them; prepared statements in session mode, if a proxy cannot keep them in transaction mode."""
     found = [select(mode, clients) for mode in ("simple", "extended") for clients in CLIENTS]
@@ -166,4 +200,5 @@ def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
         Scenario("login", login, LOGIN),
         Scenario("copy", copy, fresh=True),
         Scenario("idle", idle, fresh=True, proxies_only=True),
+        Scenario("renewal", renewal, RENEWING, ours_only=True),
     ]

@@ -39,11 +39,20 @@ class Flavour:
 
     auth: str = "trust"
     pool_mode: str = "transaction"
+    renewing: bool = False
+    """Passwords end after a few seconds; they come from a command, which notes in RENEWALS when it is asked."""
 
 
 DEFAULT = Flavour()
 LOGIN = Flavour(auth="scram-sha-256")
 SESSION = Flavour(pool_mode="session")
+RENEWING = Flavour(renewing=True)
+RENEWALS = "renewals"
+_TOKEN_LIFE = 4
+_ISSUER = """#!/bin/sh
+date +%s.%N >> "$1"
+printf '{"password": "%s", "expires_at": "%s"}' "$2" "$(date -u -d '+{} seconds' +%Y-%m-%dT%H:%M:%SZ)"
+"""
 
 
 class Running(Protocol):
@@ -160,6 +169,14 @@ class Ambassador:
             "auth": {"method": flavour.auth, "users": {database.user: database.password}},
             "query_log": {"slow": "250ms"},
         }
+        if flavour.renewing:
+            issuer = folder / "issuer"
+            issuer.write_text(_ISSUER.replace("{}", str(_TOKEN_LIFE)))
+            issuer.chmod(0o700)
+            command = [str(issuer), str(folder / RENEWALS), database.password]
+            settings["clusters"] = {
+                "main": {"url": database.url, "credentials": {"provider": "exec", "command": command}}
+            }
         config = folder / f"pgambassador-{port}.yaml"
         config.write_text(json.dumps(settings))  # every JSON document is a YAML document
         config.chmod(0o600)

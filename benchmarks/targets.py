@@ -43,6 +43,9 @@ def verdicts(results: Results, bouncer: str) -> Iterator[Verdict]:
     yield from _at_least(
         "login rate, SCRAM, of PgBouncer's", results.ratio("login", OURS, bouncer, "tps"), 1.0
     )
+    yield from _below(
+        "p99 while a server's password is renewed, of p99 else", results.median("renewal", OURS, "spike"), 1.2
+    )
     yield from _below("RSS growth during the COPY, MB", results.median("copy", OURS, "growth"), 20)
     yield from _below("RSS without clients, MB", results.median("idle", OURS, "rss"), 60)
     yield from _below("RSS for each idle client, kB", results.median("idle", OURS, "per_client"), 10)

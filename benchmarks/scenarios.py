@@ -175,7 +175,7 @@ def idle(bench: Bench, running: Running) -> Numbers:
 
 
 def renewal(bench: Bench, running: Running) -> Numbers:
-    """16 clients while the server's password is renewed every few seconds: the p99 near a renewal and else."""
+    """16 clients while the server's password is renewed again and again: the p99 near a renewal, and else."""
     _pgbench(replace(bench, seconds=max(bench.seconds, RENEWAL_SECONDS)), running, 16)
     asked = [float(line) for line in (bench.folder / RENEWALS).read_text().split()]
     near: list[int] = []

@@ -40,7 +40,7 @@ class Flavour:
     auth: str = "trust"
     pool_mode: str = "transaction"
     renewing: bool = False
-    """Passwords end after a few seconds; they come from a command, which notes in RENEWALS when it is asked."""
+    """Passwords end soon; they come from a command, which notes in RENEWALS when it is asked."""
 
 
 DEFAULT = Flavour()

@@ -194,7 +194,16 @@ async def _replicate(
     house: House, visitor: Visitor, packet: StartupPacket, success: bytes, user: str, reader: _Frames
 ) -> None:
     """A connection of its own, with what the client's start packet says."""
-    params = {**settings_of(packet).values, "replication": packet.params["replication"]}
+    settings = settings_of(packet).values
+    for name in settings:
+        # In a pool a server would be told of it as of a parameter; here it would be part of the start packet.
+        if name in _NOT_SETTINGS or name.startswith("_pq_."):
+            raise Refused(
+                f'unrecognized configuration parameter "{name[:64]}"',
+                sqlstate="42704",
+                hint="Leave it out of the options.",
+            )
+    params = {**settings, "replication": packet.params["replication"]}
     origin = house.replication(packet.database, user, params)
     link = await origin.open()
     early = reader.rest()

@@ -44,9 +44,11 @@ def upstream_login(
     channel: Channel,
     version: int = build.PROTOCOL_3_0,
 ) -> Dialogue[Login]:
-    """`params` are those of the startup message: database, application_name, options and so on."""
+    """`params` are those of the startup message: database, application_name, options and so on. Who logs in
+    is `user`, whatever they say."""
     server = _Stranger(version)
-    hello = build.startup_message({"user": user, **params}, version)
+    others = {name: value for name, value in params.items() if name != "user"}
+    hello = build.startup_message({"user": user, **others}, version)
     challenge = yield from server.challenge(hello)
     asked = yield from answer(challenge, secret, user=user, channel=channel, ask=server.challenge)
 

@@ -188,3 +188,24 @@ def test_the_servers_end_is_the_clients(proxy: Ambassador, publisher: Postgres) 
         publisher.sql(f"select pg_terminate_backend({pid})")
         answer = wire.rest()
         assert answer.error.sqlstate == "57P01"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"options": "-c user=boss"},
+        {"options": "--user=boss"},
+        {"User": "boss"},
+        {"options": "-c database=other"},
+        {"Database": "other"},
+        {"options": "-c replication=true"},
+        {"options": "-c _pq_.option=1"},
+    ],
+    ids=str,
+)
+def test_nobody_chooses_who_logs_in_at_the_server(proxy: Ambassador, start: dict[str, str]) -> None:
+    """What is in a start packet under another name, or in its options, is a parameter, and there is none."""
+    asked = {"user": "postgres", "database": "postgres", "replication": "database", **start}
+    with Wire(proxy.port) as wire:
+        wire.send(build.startup_message(asked))
+        assert wire.until("E").error.sqlstate == "42704"

@@ -201,3 +201,8 @@ def test_any_server_is_logged_in_to_or_refused(stream: list[tuple[int, bytes]]) 
         assert isinstance(stop.value, Login)
     except AmbassadorError:
         pass
+
+
+def test_who_logs_in_is_not_a_parameter() -> None:
+    hello = next(upstream_login({"user": "boss", "database": "shop"}, None, user="app", channel=Channel()))
+    assert hello == HELLO

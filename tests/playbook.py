@@ -91,8 +91,8 @@ class Policy:
         self.heard.append(("called", text))
         backend.marked_by = session
 
-    def led_back(self, session: Session, backend: Backend, text: bytes) -> tuple[bytes, int]:
-        return (build.execution(LED_BACK), 1) if text.startswith(b"reset it") else (b"", 0)
+    def led_back(self, session: Session, backend: Backend, text: bytes) -> list[bytes]:
+        return [LED_BACK] if text.startswith(b"reset it") else []
 
     def question(self, session: Session, backend: Backend) -> bytes:
         return QUESTION
@@ -339,7 +339,7 @@ def _pair(buffer: int) -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-LED_BACK = "select set_config('it', 'as the start packet said', false)"
+LED_BACK = b"select set_config('it', 'as the start packet said', false)"
 
 
 def switched(state: object) -> bytes:

@@ -14,8 +14,6 @@ cdef class Answers(Failures):
     cdef object loop
     cdef unsigned char status
     cdef unsigned long long rows
-    # The statement whose rows are being described to a client.
-    cdef Statement described
     # When that was asked for the sake of a client that was told of them before.
     cdef object asked_at
 

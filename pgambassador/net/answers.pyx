@@ -16,7 +16,7 @@ from pgambassador.wire.framing cimport MORE, Scanner
 from pgambassador.wire.replies cimport Command, command
 
 from pgambassador.errors import ProtocolViolation
-from pgambassador.net.statements import same_rows
+from pgambassador.net.statements import same_rows, with_types
 from pgambassador.wire.framing import WHOLE
 
 # What a server may send after its login, and how much of it we look at.
@@ -167,6 +167,8 @@ cdef class Answers(Failures):
             return self.fence or self.done is not None or (named and self.scanner.size <= NAMED_MOST)
         if kind == c'T':
             return self.described is not None and self.scanner.size <= SHAPE_MOST
+        if kind == c't':
+            return self.scanner.size <= SHAPE_MOST
         return kind == c'D' and self.rows_asked is not None and <object>self.ledger.head().note is SURVEY
 
     cdef int message(self, int kind, double now) except -1:
@@ -221,7 +223,10 @@ cdef class Answers(Failures):
         cdef Statement statement = self.described
         if kind == c't':
             if self.ledger.count and head.kind == c'D' and type(<object>head.note) is Statement:
-                self.described = <Statement>head.note
+                self.described = statement = <Statement>head.note
+                if verdict == FORWARD and statement.shape is None and not self.scanner.left:
+                    # As on one connection: what was inferred once is not inferred anew from a table that has changed.
+                    statement.frame = with_types(statement.frame, (<const char *>self.scanner.at)[:self.scanner.have])
             return 0
         self.described = None
         shape = None if self.scanner.left else (<const char *>self.scanner.at)[:self.scanner.have]

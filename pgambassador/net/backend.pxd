@@ -22,6 +22,8 @@ cdef class Backend(Answers):
     cdef bint counted
     # How many entries the ledger had seen when none of them might take statements away.
     cdef unsigned long long harmless
+    # Which entry may, that was found last.
+    cdef unsigned long long forgetting
 
     cdef int release(self) except -1
     cdef int join(self, Client client) except -1

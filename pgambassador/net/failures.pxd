@@ -42,6 +42,9 @@ cdef class Failures:
     # An error that its reader gets instead of the server's.
     cdef bytes instead
 
+    # The statement whose rows are being described, to a client or to us.
+    cdef Statement described
+
     # Rows of the answer to a question of ours.
     cdef list rows_asked
 

@@ -39,6 +39,7 @@ cdef class Failures:
         """ErrorResponse: what it ends, and who is told."""
         cdef Entry *head
         cdef Failure found = failure(self.scanner.at + 5, self.scanner.have - 5)
+        self.described = None
         self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
         if found.fatal:
             # Its last words go to whoever holds it.
@@ -74,6 +75,8 @@ cdef class Failures:
             elif self.sqlstate in ("26000", "42P05") and type(<object>head.note) is Statement:
                 # What this server knows is not what we think it knows (a DO block can DEALLOCATE).
                 self.retiring = True
+            elif self.prepared.get(<object>head.note) is ASKED:
+                self.prepared[<object>head.note] = STALE
             elif self.sqlstate[:2] in MAY_BE_STALE and <object>head.note in self.prepared:
                 # Perhaps a table or a type has changed, and it has to be parsed again: not if a client was told of
                 # its rows, which the server keeps from becoming others.
@@ -132,10 +135,10 @@ cdef class Failures:
                     owner.statements[name[0]] = name[1]
                 elif name is not None and owner is not None and owner.statements.get(name) is note:
                     del owner.statements[name]
-            elif kind == c'C' and note is not None:
-                if action == SWALLOW:
+            elif kind == c'C' and action != FORWARD:
+                if note is not None and action == SWALLOW:
                     self.prepared[note] = None
-                elif action == FAKE and owner is not None:
+                elif note is not None and owner is not None:
                     owner.statements.setdefault(name, note)
             elif name is not None:
                 # Of a Close or a simple query that was skipped: the unnamed statement is still there.

@@ -142,7 +142,7 @@ class Keeper(States):
             self.lane.add(backend)
         else:
             self.lane.add(backend, free=False)
-            self.lookout.ask(backend, backend.opened)
+            self.lookout.greet(backend)
 
     def _failed(self, error: AmbassadorError) -> None:
         self.connect_failures += 1

@@ -1,6 +1,8 @@
 """Keeps in view which functions of a pool's database change their sessions (`protocol.suspects`).
 
-1. A pool's first connection is asked before anybody gets it, so that no client comes before the answer.
+1. A pool's first connection is asked before anybody gets it, and those that are opened meanwhile wait for
+   that, so that no client comes before the answer. If it is lost everybody is suspected until another has
+   answered.
 2. It is asked again after a change of functions through this pool, and after `AGAIN` seconds of use for what
    changes elsewhere.
 3. A server that cannot answer is believed to have no such functions, and that is logged.
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AGAIN = 300.0
+_LOST_MOST = 3
 
 
 class Lookout:
@@ -36,10 +39,20 @@ class Lookout:
         self._queries = 0
         self._changed = False
         self.asking = False
+        self._learnt = False
+        self._lost = 0
+        self._held: list[Backend] = []
 
     @property
     def knows(self) -> bool:
-        return self._lane.sticky or self._looked_at is not None
+        return self._lane.sticky or self._learnt
+
+    def greet(self, backend: Backend) -> None:
+        """A connection that was opened while nothing is known: nobody gets it before the answer."""
+        if self.asking:
+            self._held.append(backend)
+        else:
+            self.ask(backend, backend.opened)
 
     def ask(self, backend: Backend, now: float) -> None:
         """Find out through this connection, which goes home afterwards."""
@@ -53,14 +66,16 @@ class Lookout:
                 if not self._changed:
                     self._learn(read(rows))
             elif error == b"":
-                self._changed = self.suspects is EVERYBODY
-                # It was lost. Whoever waits for it needs another one, which is not put at risk again.
+                # It was lost. Whoever waits needs another one, which is not put at risk for this as well.
+                self._lost += 1
+                self._suspect_everybody(again=self._lost <= _LOST_MOST)
                 self._lane.policy.wanted()
             else:
                 self._learn(NOBODY)
                 log.warning(
                     "cannot read what functions do to their session: %s", parse.fields(error).get("M", "")
                 )
+            self._let_go()
 
         self.asking = True
         self._changed = False
@@ -70,8 +85,13 @@ class Lookout:
         """Functions have changed: ask as soon as a connection is free, and suspect everybody meanwhile."""
         if self._lane.sticky:
             return
-        self.suspects, self._lane.wary, self._changed = EVERYBODY, True, True
+        self._suspect_everybody(again=True)
         self._borrow(now)
+
+    def _suspect_everybody(self, *, again: bool) -> None:
+        """Until it is known better, which is asked for as soon as that can be, or only in `AGAIN` seconds."""
+        self.suspects, self._lane.wary, self._changed = EVERYBODY, True, again
+        self._learnt = True
 
     def _borrow(self, now: float) -> None:
         if self.asking:
@@ -99,7 +119,15 @@ class Lookout:
         """Clients of this pool rely on currval(): from now on what may use a sequence is looked for."""
         self.sequences = self._lane.wary = True
 
+    def _let_go(self) -> None:
+        """Those that were opened meanwhile."""
+        held, self._held = self._held, []
+        for backend in held:
+            if not backend.closed:
+                backend.ask(b"", 0)
+
     def _learn(self, suspects: Suspects) -> None:
+        self._learnt, self._lost = True, 0
         if suspects and not self.suspects:
             log.info(
                 "functions of the database change their sessions; statements that name them are watched",

@@ -5,7 +5,7 @@ cdef double clock() noexcept
 cdef class Statement:
     cdef object __weakref__
     cdef readonly bytes name
-    cdef readonly bytes frame
+    cdef public bytes frame
     cdef readonly bytes text
     cdef readonly bint sets
     cdef readonly bint resets

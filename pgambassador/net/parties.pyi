@@ -4,13 +4,12 @@ from pgambassador.net.backend import Backend
 from pgambassador.net.channel import Channel
 
 class Statement:
+    frame: bytes
     shape: bytes | None
     age: int | None
     def __init__(self, name: bytes, frame: bytes, text: bytes) -> None: ...
     @property
     def name(self) -> bytes: ...
-    @property
-    def frame(self) -> bytes: ...
     @property
     def text(self) -> bytes: ...
     @property

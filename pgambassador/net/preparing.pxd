@@ -7,8 +7,8 @@ cdef class Preparing(Waiter):
     cdef readonly Lane lane
     cdef readonly object policy
     cdef Scanner scanner
-    cdef list litter
-    cdef list lent
+    cdef dict litter
+    cdef dict lent
     cdef bint passing
     cdef double now
     cdef object bound
@@ -16,6 +16,8 @@ cdef class Preparing(Waiter):
     # Names of statements that messages under way have given or taken away, and in which part of the pipeline.
     cdef dict changing
     cdef Py_ssize_t part
+    # In which part of the pipeline something was found that may take statements away.
+    cdef Py_ssize_t forgetting
     # What has been collected of this read and goes on as it came.
     cdef const unsigned char *run
     cdef Py_ssize_t length

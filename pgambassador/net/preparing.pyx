@@ -37,8 +37,9 @@ cdef class Preparing(Waiter):
         self.statements = {}
         self.changing = {}
         self.portals = {}
-        self.litter = []
-        self.lent = []
+        self.forgetting = -1
+        self.litter = {}
+        self.lent = {}
 
     cdef int parse(self, Backend backend) except -1:
         cdef Statement statement
@@ -67,7 +68,7 @@ cdef class Preparing(Waiter):
         elif name in self.statements:
             # The server shall refuse it in its own words: make the name known there, until the next Sync.
             self.cut(backend)
-            self.litter.append(name)
+            self.litter[name] = None
             trivial = build.parse(name, b"")
             backend.channel.stage(trivial, len(trivial))
             backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
@@ -104,6 +105,8 @@ cdef class Preparing(Waiter):
         if not may_end and (not self.changing or self.changing.get(name, self.part) == self.part):
             return True
         named = name in self.changing
+        if may_end and not named and self.forgetting == self.part and backend.forgetting >= number - i:
+            return False
         while i > 0:
             if not named and number <= backend.harmless:
                 break
@@ -118,7 +121,10 @@ cdef class Preparing(Waiter):
                     return self.stall()
             elif entry.kind == c'E':
                 if may_end and entry.action == FORWARD and may_forget(<object>entry.note):
-                    return self.stall() if answered else False
+                    if answered:
+                        return self.stall()
+                    backend.forgetting, self.forgetting = number, self.part
+                    return False
             elif entry.kind == c'P' or entry.kind == c'C':
                 known = <object>entry.name
                 if known is not None and (known == name or (type(known) is tuple and known[0] == name)):
@@ -149,6 +155,7 @@ cdef class Preparing(Waiter):
             backend.ledger.put(c'B', FORWARD, self, None, None, self.now)
             return self.forward()
         statement = None
+        self.bound = None
         if end - portal == 1:
             self.bound = self.unnamed
             if self.unnamed is not None and (
@@ -214,7 +221,7 @@ cdef class Preparing(Waiter):
     cdef int bring_unnamed(self, Backend backend) except -1:
         """The unnamed statement there must be ours, or none: never another client's."""
         cdef bytes frame = self.unnamed
-        if self.lane.sticky or backend.unnamed_of is self:
+        if backend.unnamed_of is self:
             return 0
         self.cut(backend)
         if frame is not None:
@@ -293,14 +300,14 @@ cdef class Preparing(Waiter):
                 backend.channel.stage(trivial, len(trivial))
                 backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
                 backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
-                self.lent.append(name)
+                self.lent[name] = None
         return 0
 
     cdef int clear_up(self, Backend backend) except -1:
         """Close what was made known to the server for the sake of its answer alone."""
         cdef bytes name, close
         self.cut(backend)
-        for name in self.litter + self.lent:
+        for name in (*self.litter, *self.lent):
             close = build.close_statement(name)
             backend.channel.stage(close, len(close))
             backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)

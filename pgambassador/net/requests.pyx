@@ -93,9 +93,9 @@ cdef class Requests(Preparing):
             text = (<const char *>self.scanner.at)[5:self.scanner.have]
             # Where it fails for certain it shall fail as what it is.
             if not self.scanner.left and not backend.unsynced and (backend.status != c'E' or backend.ledger.count):
-                change, statements = self.policy.led_back(self, backend, text)
-                if statements:
-                    return self.lead_back(backend, text, change, statements)
+                change = self.policy.led_back(self, backend, text) if text[len(text) - 1] == 0 else None
+                if change:
+                    return self.lead_back(backend, text, change)
         elif self.lane.sink is not None:
             text = (<const char *>self.scanner.at)[5:self.scanner.have]
         backend.unsynced = False
@@ -118,34 +118,51 @@ cdef class Requests(Preparing):
             self.lent.clear()
         return self.clear_up(backend) if self.lent else 0
 
-    cdef int lead_back(self, Backend backend, bytes text, bytes change, Py_ssize_t statements) except -1:
+    cdef int lead_back(self, Backend backend, bytes text, list change) except -1:
         """A simple RESET as extended messages, so that what has to follow it does before anything is reported."""
-        cdef bytes frames = build.parse(b"", text[:len(text) - 1]) + build.EXECUTION
+        cdef bytes run, close
+        cdef int _each
+        run, close = build.aside(text[:len(text) - 1])
         self.part += 1
         self.unnamed = None
+        backend.unnamed_of = None
         backend.unfamiliar = False
         self.cut(backend)
-        backend.channel.stage(frames, len(frames))
+        backend.channel.stage(run, len(run))
         backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
         backend.ledger.put(c'B', SWALLOW, self, None, None, self.now)
         backend.ledger.put(c'E', FORWARD, self, text, None, self.now)
-        backend.precede(change, statements)
+        backend.channel.stage(close, len(close))
+        for _each in range(4):
+            backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
+        self.follow(backend, change)
         backend.channel.stage(SYNC, 5)
         return backend.ledger.put(c'S', FORWARD, self, None, None, self.now)
+
+    cdef int follow(self, Backend backend, list change) except -1:
+        """Statements of ours behind one of the client's, which touch nothing of its own."""
+        cdef bytes run, close
+        self.cut(backend)
+        for statement in change:
+            run, close = build.aside(statement, unnamed=False)
+            backend.channel.stage(run, len(run))
+            backend.channel.stage(close, len(close))
+            for kind in b"PBECC":
+                backend.ledger.put(kind, SWALLOW, self, None, None, self.now)
+        return 0
 
     cdef int execute(self, Backend backend) except -1:
         cdef Py_ssize_t end = self.name_end(5)
         cdef object text = self.bound
         backend.unsynced = True
         if end > 6:
-            text = self.portals.get((<const char *>self.scanner.at)[5:end - 1], text)
+            text = self.portals.get((<const char *>self.scanner.at)[5:end - 1])
         backend.ledger.put(c'E', FORWARD, self, text, None, self.now)
         self.forward()
         if text is not None and resets(text):
-            change, statements = self.policy.led_back(self, backend, statement_text(text))
-            if statements:
-                self.cut(backend)
-                backend.precede(change, statements)
+            change = self.policy.led_back(self, backend, statement_text(text))
+            if change:
+                self.follow(backend, change)
         return 0
 
 

@@ -87,6 +87,15 @@ def _columns(description: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
+def with_types(frame: bytes, description: bytes) -> bytes:
+    """A Parse that says the types of its parameters, as a ParameterDescription has told them."""
+    types = description[5:]
+    text = frame.index(b"\0", frame.index(b"\0", 5) + 1) + 1
+    said = frame[text:]
+    # What the client has said stays; it may have left some open, or said fewer than there are.
+    return frame if said == types else build.frame(ord("P"), frame[5:text] + types)
+
+
 def renamed(error: bytes, statement: Statement, names: dict[bytes, Statement]) -> bytes | None:
     """An ErrorResponse that speaks of a statement by our name, with its client's; None if it does not."""
     body = error[5:]

@@ -166,14 +166,16 @@ class States:
         session.facts.doubts |= survey.CHANGED
         if found is None or found[1] in _FUNCTIONS or self.lane.wary:
             session.facts.doubts |= survey.REDEFINED
+            # It may be used before it is known what it does: in its transaction, or behind it in a pipeline.
+            self._suspect(session, backend, survey.ALL)
+            self._tie(session, backend)
 
-    def led_back(self, session: Session, backend: Backend, text: bytes) -> tuple[bytes, int]:
-        """What follows a RESET, which means the start packet's values, and how many statements that is."""
+    def led_back(self, session: Session, backend: Backend, text: bytes) -> list[bytes]:
+        """The statements that follow a RESET, which means the start packet's values."""
         start = session.facts.start
         if not start.values:
-            return b"", 0
-        statement = survey.restoration(text, effective(start, backend.defaults).values)
-        return (build.execution(statement), 1) if statement else (b"", 0)
+            return []
+        return survey.restoration(text, effective(start, backend.defaults).values)
 
     def called(self, session: Session, backend: Backend, text: bytes, bound: bytes = b"") -> None:
         """A statement, with what its Bind says, is on its way that may leave something without a tag."""
@@ -222,7 +224,12 @@ class States:
     def question(self, session: Session, backend: Backend) -> bytes:
         """What to ask the server before the connection goes home; b"" for nothing."""
         facts = session.facts
-        start = effective(facts.start, backend.defaults).values
+        # RESET ALL is not about who somebody is (guc_tables.c, GUC_NO_RESET_ALL).
+        start = {
+            name: value
+            for name, value in effective(facts.start, backend.defaults).values.items()
+            if name not in survey.IDENTITY or (name in session.state.values and not self.lane.sticky)
+        }
         if facts.doubts & survey.CHANGED:
             self.statements.forget()  # only now do others see it
         if facts.doubts & survey.REDEFINED:

@@ -35,7 +35,7 @@ CHANGED: Final = frozenset({"+"})
 REDEFINED: Final = frozenset({"()"})
 """Functions have."""
 
-_IDENTITY: Final = frozenset({"role", "session_authorization"})
+IDENTITY: Final = frozenset({"role", "session_authorization"})
 # Of one transaction, or without a value that could be set again.
 _NOT_KEPT: Final = frozenset(
     {"seed", "transaction_deferrable", "transaction_isolation", "transaction_read_only"}
@@ -53,7 +53,7 @@ _WORDS: Final[tuple[tuple[bytes, frozenset[str]], ...]] = (
     (rb"(?:session\s+)?names\b", frozenset({"client_encoding"})),
     (rb"(?:session\s+)?schema\b", frozenset({"search_path"})),
     (rb"(?:session\s+)?role\b", frozenset({"role"})),
-    (rb"session\s+authorization\b", _IDENTITY),
+    (rb"session\s+authorization\b", IDENTITY),
     (
         rb"session\s+characteristics\b",
         frozenset(f"default_transaction_{each}" for each in ("isolation", "read_only", "deferrable")),
@@ -109,28 +109,36 @@ _ONE = re.compile(rb"(?i)[a-z_][\w$]*(?:\.[a-z_][\w$]*)*")
 _TWO_WORDS: Final = {b"time zone": "timezone", b"session authorization": "session_authorization"}
 
 
-def restoration(text: bytes, start: Mapping[str, str]) -> str:
-    """The statement that leads from where a RESET has led to what the start packet has set; "" for none.
+def restoration(text: bytes, start: Mapping[str, str]) -> list[bytes]:
+    """The statements that lead from where a RESET has led to what the start packet has set.
 
     `text` is one that is nothing but RESET, DISCARD ALL, or SET … TO DEFAULT; others are not understood.
     """
     found = _ALONE.fullmatch(text) if len(text) <= _READ_MOST else None
     if found is None or not start:
-        return ""
+        return []
     everything, name, local, setting = found.groups()
+    if everything and everything[:1] in b"dD":
+        # It has ended its own transaction, and what is sent behind it is not in one of ours.
+        return [b"BEGIN", _restore(start).encode(), b"COMMIT"]
     if everything:
-        return _restore(start)
+        kept = {name: value for name, value in start.items() if name not in IDENTITY}
+        return [_restore(kept).encode()] if kept else []
     if setting is not None:
         default = _TO_DEFAULT.fullmatch(setting)
         if default is None or (default[2].lower() == b"local" and b"zone" not in default[1].lower()):
-            return ""
+            return []
         name = default[1]
     words = b" ".join(name.split()).lower()
     known = _TWO_WORDS.get(words) or (words.decode() if _ONE.fullmatch(words) else None)
-    if known is None or known not in start:
-        return ""
+    # Who it is leads back as whom it acts, too (manual: "SET SESSION AUTHORIZATION").
+    names = (known, "role") if known == "session_authorization" else (known,)
     how = "true" if local else "false"
-    return f"SELECT pg_catalog.set_config({literal(known)}, {literal(start[known])}, {how})"
+    return [
+        f"SELECT pg_catalog.set_config({literal(each)}, {literal(start[each])}, {how})".encode()
+        for each in names
+        if each is not None and each in start
+    ]
 
 
 def names_in(text: bytes) -> Names:
@@ -164,7 +172,7 @@ def question(names: Names, known: Iterable[str], start: Mapping[str, str] = Mapp
     """
     parts = [INVENTORY] if MARK in names else []
     if ANY in names:
-        others = {name for name in (*names, *known) if "." in name} | _IDENTITY
+        others = {name for name in (*names, *known) if "." in name} | IDENTITY
         parts += [_LISTED, _ask(others)]
     elif asked := names - TIES - RESTORED:
         parts += [_ask(asked)]

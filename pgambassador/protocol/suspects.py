@@ -21,28 +21,50 @@ from pgambassador.protocol import survey
 from pgambassador.wire import build, parse
 
 # In PostgreSQL's regular expressions, where \m and \M are the bounds of a word. A SET within UPDATE is none.
-_BEGINNING: Final = r"(^|[;''$(]|\m(begin|then|else|loop)\M)\s*"
+_BEGINNING: Final = r"(^|[;''$(]|\m(begin|then|else|loop)\M)(\s|\\[nrt])*"
 _SETS: Final = (
-    r"set_config|" + _BEGINNING + r"(set\s+(?!local\M|transaction\M|constraints\M)|(reset|discard)\s)"
+    r"set_config|pg_settings|u&|"
+    + _BEGINNING
+    + r"(set\s+(?!local\M|transaction\M|constraints\M)|(reset|discard)\s)"
 )
 _TIES: Final = r"\m(temp|temporary)\M|pg_temp|advisory_lock|" + _BEGINNING + r"(listen|load)\s"
+_BLOCK: Final = r"'/\*([^*/]|\*(?!/)|/(?!\*))*\*/', ' ', 'g'"
+
+
+def _without_blocks(text: str) -> str:
+    """Comments may be nested: the innermost go first."""
+    for _ in range(4):
+        text = f"regexp_replace({text}, {_BLOCK})"
+    return text
+
+
+def _without_lines(text: str) -> str:
+    return rf"regexp_replace({text}, '--[^\n]*', ' ', 'g')"
+
+
+# What looks like a comment may stand in a string, or within one of the other kind.
+_WITHOUT_BLOCKS: Final = _without_blocks("text")
+_WITHOUT_LINES: Final = _without_lines("text")
+_WITHOUT_BOTH: Final = f"{_without_lines(_WITHOUT_BLOCKS)}, {_without_blocks(_WITHOUT_LINES)}"
 _BETWEEN: Final = "[^[:alnum:]_$]+"
 """What separates words. Of a name that is not one word its longest part counts."""
 _LOCAL_CALL: Final = r"set_config\s*\([^()]*,\s*true\s*\)"
 
 QUERY: Final = build.query(
     rf"""
-    WITH RECURSIVE own AS (
-        SELECT oid, name, regexp_replace(source || ' ; ' || regexp_replace(regexp_replace(
-            source, '/\*.*?\*/', ' ', 'g'), '--[^\n]*', ' ', 'g'), '{_LOCAL_CALL}', '', 'gi') AS body
-        FROM (SELECT *, proname AS name, CASE WHEN prosrc <> '' THEN prosrc
-            ELSE pg_catalog.pg_get_functiondef(oid) END AS source FROM pg_catalog.pg_proc
-            WHERE oid >= 16384 AND prokind IN ('f', 'p') OFFSET 0) AS p
-        WHERE oid >= 16384 AND prokind IN ('f', 'p')
-            AND prolang NOT IN (SELECT oid FROM pg_catalog.pg_language WHERE lanname IN ('c', 'internal'))
+    WITH RECURSIVE source AS (
+        SELECT oid, proname AS name, CASE WHEN prosrc <> '' THEN prosrc
+            ELSE pg_catalog.pg_get_functiondef(oid) END AS text FROM pg_catalog.pg_proc
+        WHERE oid >= 16384 AND prokind IN ('f', 'p') AND prolang NOT IN
+            (SELECT oid FROM pg_catalog.pg_language WHERE lanname IN ('c', 'internal')) OFFSET 0
+    ), own AS (
+        SELECT oid, name, regexp_replace(text, '{_LOCAL_CALL}', '', 'gi') AS body, regexp_replace(
+            concat_ws(' ; ', text, {_WITHOUT_BLOCKS}, {_WITHOUT_LINES}, {_WITHOUT_BOTH}),
+            '{_LOCAL_CALL}', '', 'gi') AS read
+        FROM source
     ), guilty AS (
         SELECT * FROM (
-            SELECT *, body ~* '{_SETS}' AS sets, body ~* '{_TIES}' AS ties FROM own OFFSET 0
+            SELECT *, read ~* '{_SETS}' AS sets, read ~* '{_TIES}' AS ties FROM own OFFSET 0
         ) AS judged WHERE sets OR ties
     ), named AS (
         SELECT class, id, (SELECT word FROM regexp_split_to_table(lower(name), '{_BETWEEN}') AS word
@@ -53,14 +75,14 @@ QUERY: Final = build.query(
             SELECT 'pg_class'::regclass::oid, oid, relname FROM pg_catalog.pg_class WHERE oid >= 16384
         ) AS named
     ), mentions AS MATERIALIZED (
-        SELECT DISTINCT named.class, named.id, own.oid AS by
+        SELECT named.class, named.id, array_agg(DISTINCT own.oid) AS users
         FROM own, regexp_split_to_table(lower(body), '{_BETWEEN}') AS word JOIN named USING (word)
-        WHERE EXISTS (SELECT FROM guilty)
+        WHERE EXISTS (SELECT FROM guilty) GROUP BY named.class, named.id
     ), reached (class, id) AS (
         SELECT 'pg_proc'::regclass::oid, oid FROM guilty
         UNION
         SELECT found.class, found.id FROM reached, LATERAL (
-            SELECT 'pg_proc'::regclass::oid, mentions.by FROM mentions
+            SELECT 'pg_proc'::regclass::oid, unnest(users) FROM mentions
             WHERE mentions.class = reached.class AND mentions.id = reached.id
             UNION ALL
             SELECT CASE WHEN user_of.relation IS NULL THEN d.classid ELSE 'pg_class'::regclass::oid END,
@@ -84,7 +106,7 @@ QUERY: Final = build.query(
             WHERE class = 'pg_class'::regclass AND contype = 'f' AND conrelid = reached.id
         ) AS found (class, id)
     )
-    SELECT 'body', CASE WHEN sets THEN body ELSE '' END, CASE WHEN ties THEN 'ties' ELSE '' END FROM guilty
+    SELECT 'body', CASE WHEN sets THEN read ELSE '' END, CASE WHEN ties THEN 'ties' ELSE '' END FROM guilty
     UNION ALL
     SELECT CASE WHEN proname IS NULL AND relname IS NULL THEN 'everywhere' ELSE 'name' END,
         coalesce(proname, relname, ''), ''
@@ -95,9 +117,10 @@ QUERY: Final = build.query(
 
 _WORD: Final = re.compile(rb"[\w$]+")
 _SHORT: Final = 2048
-_CALL: Final = re.compile(rb"(?i)set_config")
+_NAME_MOST: Final = 63
+_CALL: Final = re.compile(rb"(?i)set_config|pg_settings|u&")
 _OTHER: Final = re.compile(
-    rb"(?i)(?:^|[;'$(]|\b(?:begin|then|else|loop)\b)\s*"
+    rb"(?i)(?:^|[;'$(]|\b(?:begin|then|else|loop)\b)(?:\s|\\[nrt])*"
     rb"(?:set\s+(?!local\b|transaction\b|constraints\b)(?:session\s+)?(?:([a-z_][\w$.]*)\s*(?:=|to\b))?|(?:reset|discard)\s)"
 )
 
@@ -137,6 +160,7 @@ class Suspects:
 def _words(text: bytes) -> set[bytes]:
     """The words of a text; of those with dollar signs, which quote in SQL, what is between them as well."""
     whole = set(_WORD.findall(text))
+    whole |= {word[:_NAME_MOST] for word in whole if len(word) > _NAME_MOST}
     return whole.union(*(word.split(b"$") for word in whole if b"$" in word)) - {b""}
 
 

@@ -79,6 +79,26 @@ def execution(sql: str) -> bytes:
     return parse(b"", sql.encode()) + EXECUTION
 
 
+OWN: Final = b"pga_own"
+
+
+def aside(sql: bytes, *, unnamed: bool = True) -> tuple[bytes, bytes]:
+    """A statement without parameters, executed beside whatever the session has prepared and opened.
+
+    The messages up to its Execute, and those that leave nothing behind: three and two, or with `unnamed`
+    four, which end the unnamed portal and statement as a simple query does.
+    """
+    run = (
+        parse(OWN, sql)
+        + frame(Frontend.BIND, cstring(OWN) * 2 + pack("!HHH", 0, 0, 0))
+        + frame(Frontend.EXECUTE, cstring(OWN) + pack("!I", 0))
+    )
+    close = frame(Frontend.CLOSE, b"P" + cstring(OWN)) + close_statement(OWN)
+    if unnamed:
+        close += frame(Frontend.CLOSE, b"P\0") + close_statement(b"")
+    return run, close
+
+
 def parse(name: bytes, sql: bytes, oids: Sequence[int] = ()) -> bytes:
     types = pack(f"!H{len(oids)}I", len(oids), *oids)
     return frame(Frontend.PARSE, cstring(name) + cstring(sql) + types)

@@ -193,6 +193,8 @@ def columns(row: bytes) -> list[bytes | None]:
     return values
 
 
+# NAMEDATALEN, without its zero byte: so much of an identifier counts.
+NAME_MOST: Final = 63
 _DEALLOCATE = re.compile(
     rb'(?i)\bdeallocate\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|([a-z_\x80-\xff][\w$\x80-\xff]*))'
 )
@@ -201,7 +203,7 @@ _DEALLOCATE = re.compile(
 def deallocated(query: bytes) -> list[bytes]:
     """The names that follow a DEALLOCATE in the text of a query, some of them perhaps in a literal."""
     return [
-        quoted.replace(b'""', b'"') if quoted else plain.lower()
+        (quoted.replace(b'""', b'"') if quoted else plain.lower())[:NAME_MOST]
         for quoted, plain in _DEALLOCATE.findall(query)
     ]
 

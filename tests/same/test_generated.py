@@ -22,7 +22,7 @@ LONG = int(os.environ.get("PGAMBASSADOR_LONG", "0") or "0")
 CLIENTS = "ABC"
 TABLES = "".join(
     f"drop table if exists own_{name.lower()};"
-    f"create table own_{name.lower()} (a int primary key); grant all on own_{name.lower()} to app;"
+    f"create table own_{name.lower()} (a int primary key); alter table own_{name.lower()} owner to app;"
     for name in CLIENTS
 )
 
@@ -51,6 +51,9 @@ STATEMENTS = (
     "set app.own = 'own'",
     "reset timezone",
     "reset all",
+    "reset datestyle",
+    "set datestyle to default",
+    "set local timezone to default",
     "show timezone",
     "select current_setting('datestyle'), '2020-01-02'::date, current_setting('timezone')",
     "select set_config('timezone', 'America/Lima', false)",
@@ -65,6 +68,11 @@ STATEMENTS = (
     "unlisten own",
     "notify own, 'heard'",
     "copy own to stdout",
+    "select * from own",
+    "alter table own add if not exists b text",
+    "alter table own drop if exists b",
+    "alter table own alter a type bigint",
+    "alter table own alter a type int",
 )
 WITH_A_VALUE = (
     "select $1::int",
@@ -102,6 +110,14 @@ LIMITS = (0, 1, 2, 1000)
 Lines = list[str]
 
 
+STARTS = (
+    "",
+    'TimeZone "Asia/Tokyo"',
+    'DateStyle "SQL, DMY" application_name "mine" work_mem "5MB"',
+    'options "-c timezone=Europe/Rome -c app.own=started -c role=clerk"',
+)
+
+
 def words(*parts: object) -> str:
     return " ".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
 
@@ -118,7 +134,8 @@ def parsed(draw: st.DrawFn) -> tuple[Lines, int]:
     named = how == "named"
     name = draw(st.sampled_from(NAMES if named else WITH_A_VALUE_NAMES))
     text = draw(st.sampled_from(STATEMENTS if named else WITH_A_VALUE))
-    return [words("Close S", name), words("Parse", name, json.dumps(text))], 2
+    # Rows that nobody has asked for may change with an ALTER TABLE; those that a client was told of may not.
+    return [words("Close S", name), words("Parse", name, json.dumps(text)), words("Describe S", name)], 3
 
 
 @st.composite
@@ -183,7 +200,8 @@ queries = st.sampled_from((*STATEMENTS, *PASSING)).map(lambda text: ([words("Que
 
 @st.composite
 def clients(draw: st.DrawFn, name: str) -> Lines:
-    lines: Lines = []
+    start = draw(st.sampled_from(STARTS))
+    lines: Lines = [f"Start {start}"] if start else []
     for batch in draw(
         st.lists(st.lists(queries | pipelines() | copies(), min_size=1, max_size=3), max_size=6)
     ):

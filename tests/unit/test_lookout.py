@@ -10,7 +10,7 @@ import pytest
 from pgambassador.net.greeting import BASE
 from pgambassador.net.lookout import AGAIN
 from pgambassador.protocol.settings import fence
-from pgambassador.protocol.survey import TIES, question
+from pgambassador.protocol.survey import ALL, TIES, question
 from pgambassador.protocol.suspects import QUERY as LOOK
 from tests.keeping import Keeping
 from tests.messages import IDLE, complete, error, query, row
@@ -78,12 +78,14 @@ def test_and_about_ties_where_one_may_tie(play: Keeping) -> None:
 def test_functions_that_are_made_here_are_known_at_once(play: Keeping) -> None:
     client, server = served(play)
     runs(client, server, "create function tenant() …", "CREATE FUNCTION")
+    play.surveys(server, question(ALL | TIES, ()), role="none")  # it may have been used already
     server.answers(LOOK, BODY, NAME, complete("SELECT"), IDLE)
     assert bool(play.lane.wary)
     runs(client, server, "drop function tenant", "DROP FUNCTION")
-    play.surveys(server, question(frozenset({"app.tenant"}), ()), app__tenant=None)
+    play.surveys(server, question(ALL | TIES | {"app.tenant"}, ()), app__tenant=None, role="none")
     server.answers(LOOK, BODY, NAME, complete("SELECT"), IDLE)
     runs(client, server, "create table t ()", "CREATE TABLE")
+    play.surveys(server, question(ALL | TIES, ()), role="none")
     server.answers(LOOK, complete("SELECT"), IDLE)
     assert not play.lane.wary
     runs(client, server, "create table t ()", "CREATE TABLE")
@@ -123,6 +125,11 @@ def test_a_connection_that_is_lost_meanwhile(play: Keeping) -> None:
     server = Server(play, play.connects(hides=None), next(iter(play.keeper.backends)))
     server.answers(QUERY, *DONE)
     client.gets(*DONE)
+    play.surveys(server, question(ALL | TIES, ()), role="none")  # anything may have been done
+    assert bool(play.lane.wary)
+    play.ticks(1)
+    server.answers(LOOK, complete("SELECT"), IDLE)
+    assert not play.lane.wary
 
 
 def test_in_session_mode_nobody_needs_to_know() -> None:

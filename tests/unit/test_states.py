@@ -10,10 +10,11 @@ import pytest
 from pgambassador.net.greeting import BASE
 from pgambassador.protocol.settings import Settings, fence
 from pgambassador.protocol.survey import ALL, RESTORED, TIES, question, restoration
-from pgambassador.wire.build import execution
+from pgambassador.wire.build import aside
 from tests.keeping import PARAMETERS, Keeping
 from tests.messages import (
     BIND_COMPLETE,
+    CLOSE_COMPLETE,
     IDLE,
     PARSE_COMPLETE,
     SYNC,
@@ -59,12 +60,16 @@ def runs(client: Client, server: Server, text: str, tag: str, *, before: bytes =
 
 def resets(client: Client, server: Server, text: str, tag: str, *reports: bytes) -> None:
     """A RESET alone is led back to the start packet at once."""
-    client.sends(query(text))
     back = restoration(text.encode(), client.session.facts.start.values)
-    sent = (execution(text), execution(back), SYNC) if back else (query(text),)
-    answers = (PARSE_COMPLETE, BIND_COMPLETE) if back else ()
-    swallowed = (PARSE_COMPLETE, BIND_COMPLETE, row(b"CET"), complete("SELECT 1")) if back else ()
-    server.answers(sent, *answers, complete(tag), *swallowed, *reports, IDLE)
+    if not back:
+        runs(client, server, text, tag)
+        return
+    client.sends(query(text))
+    ours = [aside(statement, unnamed=False) for statement in back]
+    sent = (*aside(text.encode()), *(each for both in ours for each in both), SYNC)
+    done = (PARSE_COMPLETE, BIND_COMPLETE, complete("X"), CLOSE_COMPLETE, CLOSE_COMPLETE)
+    own = (PARSE_COMPLETE, BIND_COMPLETE, complete(tag), *(CLOSE_COMPLETE for _ in range(4)))
+    server.answers(sent, *own, *(done * len(back)), *reports, IDLE)
     client.gets(complete(tag), *reports, IDLE)
 
 

@@ -174,13 +174,28 @@ START = {"timezone": "CET", "a.b": "it's", "work_mem": "5MB"}
     ],
 )
 def test_what_leads_back_to_the_start_packet(text: str, expected: str) -> None:
-    assert restoration(text.encode(), START) == expected
-    assert restoration(text.encode() + b"\0", START) == expected
-    assert restoration(text.encode(), {}) == ""
+    statements = [expected.encode()] if expected else []
+    assert restoration(text.encode(), START) == statements
+    assert restoration(text.encode() + b"\0", START) == statements
+    assert restoration(text.encode(), {}) == []
 
 
-@pytest.mark.parametrize("text", ["reset all", "RESET  ALL ;", "discard all"])
+@pytest.mark.parametrize("text", ["reset all", "RESET  ALL ;"])
 def test_after_a_reset_of_all_those_are_set_again_that_were_reset(text: str) -> None:
-    back = restoration(text.encode(), START)
-    parse_sql(back)
-    assert all(name in back for name in START) and "source" in back
+    (back,) = restoration(text.encode(), {**START, "role": "clerk"})
+    parse_sql(back.decode())
+    assert all(name.encode() in back for name in START) and b"source" in back
+    assert b"role" not in back  # which RESET ALL does not touch
+    assert restoration(text.encode(), {"role": "clerk"}) == []
+
+
+def test_behind_discard_all_it_is_done_in_a_transaction_of_its_own() -> None:
+    """DISCARD ALL has ended the one that it ran in."""
+    begin, back, commit = restoration(b"discard all", {**START, "role": "clerk"})
+    assert (begin, commit) == (b"BEGIN", b"COMMIT")
+    assert all(name.encode() in back for name in (*START, "role"))
+
+
+def test_who_it_is_leads_back_as_whom_it_acts() -> None:
+    (back,) = restoration(b"reset session authorization", {"role": "clerk"})
+    assert back == b"SELECT pg_catalog.set_config(E'role', E'clerk', false)"

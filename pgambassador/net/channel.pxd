@@ -27,12 +27,15 @@ cdef class Channel:
     cdef readonly bint borrowed
     cdef bint more
     cdef bint ended
+    # Bytes that have come since the last that said something.
+    cdef Py_ssize_t unsaid
     cdef int patience
     cdef Store held
     cdef Store rest
 
     cdef Py_ssize_t fill(self, char *into, Py_ssize_t room) except -3
     cdef Py_ssize_t fill_tls(self, char *into, Py_ssize_t room) except -3
+    cdef Py_ssize_t sliced(self, Py_ssize_t n, char *into, Py_ssize_t room) noexcept
     cdef int stage(self, const char *data, Py_ssize_t n) except -1
     cdef int send(self, const char *data, Py_ssize_t n) except -1
     cdef int flush(self) except -1

@@ -33,6 +33,9 @@ cdef object SSLError = ssl.SSLError
 cdef enum:
     CIPHER_SIZE = 128 * 1024
     KEEP = 16 * 1024
+    SLICE = 16 * 1024
+    # Nobody who has something to say needs so many bytes for it.
+    UNSAID_MOST = 32 * 1024
 
 cdef char cipher[CIPHER_SIZE]
 
@@ -126,7 +129,10 @@ cdef class Channel:
         cdef Py_ssize_t n, total = 0
         if not self.more:
             n = c_recv(self.fd, cipher, CIPHER_SIZE, 0)
-            if n > 0 and self.borrowed:
+            if n > SLICE and self.borrowed:
+                total = self.sliced(n, into, room)
+            elif n > 0 and self.borrowed:
+                self.unsaid += n
                 openssl.put(&self.session, cipher, n)
             elif n > 0:
                 self.incoming.write(PyMemoryView_FromMemory(cipher, n, PyBUF_READ))
@@ -137,8 +143,8 @@ cdef class Channel:
                 return -1
             else:
                 return -2
-        self.more = False
-        while self.borrowed and total < room:
+        self.more = total == room
+        while self.borrowed and total < room and not self.ended:
             n = openssl.decrypt(&self.session, into + total, room - total)
             if n <= 0:
                 self.ended = n == openssl.ENDED
@@ -165,6 +171,11 @@ cdef class Channel:
                 self.more = True
             elif self.incoming.pending == 0:
                 break
+        if total:
+            self.unsaid = 0
+        elif self.unsaid > UNSAID_MOST:
+            # Records that say nothing, such as changes of keys, of which one costs more than a statement.
+            self.ended = True
         # What says farewell is left for `release`.
         if not self.ended and self.answer() and self.broken:
             return -2
@@ -174,6 +185,28 @@ cdef class Channel:
                 self.more = True
             return total
         return 0 if self.ended else -1
+
+    cdef Py_ssize_t sliced(self, Py_ssize_t n, char *into, Py_ssize_t room) noexcept:
+        """Decrypt much in slices, so that records which say nothing are noticed before all of them are read."""
+        cdef Py_ssize_t done = 0, total = 0, piece
+        cdef int got
+        while done < n:
+            piece = n - done if total == room else min(n - done, SLICE)
+            openssl.put(&self.session, cipher + done, piece)
+            done += piece
+            self.unsaid += piece
+            while total < room:
+                got = openssl.decrypt(&self.session, into + total, room - total)
+                if got <= 0:
+                    self.ended = got == openssl.ENDED
+                    break
+                total += got
+                self.unsaid = 0
+                if openssl.drained(&self.session):
+                    break
+            if self.ended or self.unsaid > UNSAID_MOST:
+                break
+        return total
 
     cdef bint answer(self) except -1:
         """Send what reading has made us write: alerts that end nothing. Whether there was any."""

@@ -13,6 +13,8 @@ import socket
 import ssl
 
 READ_SIZE = 65_536
+UNSAID_MOST = READ_SIZE
+"""So much may come of TLS without a word in it."""
 
 
 class Stream:
@@ -36,14 +38,16 @@ class Stream:
         """What the peer says next; b"" at its end."""
         if self.tls is None:
             return await self._receive_raw()
-        while True:
+        unsaid = 0
+        while unsaid <= UNSAID_MOST:
             try:
                 return self.tls.read(READ_SIZE)
             except ssl.SSLWantReadError:
                 await self._flush()
-                await self._feed()
+                unsaid += await self._feed()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
+        return b""  # records that say nothing, such as changes of keys, which are not cheap
 
     def remainder(self) -> bytes:
         """What is decrypted already; afterwards only an incomplete record may be left in `incoming`."""
@@ -82,12 +86,13 @@ class Stream:
             while sent < len(view):
                 sent += self.tls.write(view[sent:])
 
-    async def _feed(self) -> None:
+    async def _feed(self) -> int:
         assert self.incoming is not None
         if data := await self._receive_raw():
             self.incoming.write(data)
         else:
             self.incoming.write_eof()
+        return len(data)
 
     async def _flush(self) -> None:
         assert self.outgoing is not None

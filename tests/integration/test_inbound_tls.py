@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
+import ctypes
 import hashlib
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -640,6 +643,63 @@ def test_renegotiation_is_declined(proxy: Ambassador) -> None:
         rest = process.stdout.read()
         patience.cancel()
     assert b"no renegotiation" in rest
+
+
+class _SslObject(ctypes.Structure):
+    """The beginning of a PySSLSocket in _ssl.c, as far as the SSL*."""
+
+    _fields_ = (
+        ("references", ctypes.c_ssize_t),
+        ("type", ctypes.c_void_p),
+        ("socket", ctypes.c_void_p),
+        ("ssl", ctypes.c_void_p),
+    )
+
+
+def key_changes(context: ssl.SSLContext, port: int, count: int) -> tuple[socket.socket, ssl.SSLObject, bytes]:
+    """A connection with TLS 1.3, and as many records that only change its keys, not sent yet."""
+    sock = socket.create_connection((HOST, port), timeout=20)
+    sock.sendall(build.SSL_REQUEST)
+    assert sock.recv(1) == b"S"
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            sock.sendall(outgoing.read())
+            incoming.write(sock.recv(65536))
+    sock.sendall(outgoing.read())
+    assert tls.version() == "TLSv1.3"
+    tls.write(build.startup_message({"user": "app", "database": "app"}))
+    sock.sendall(outgoing.read())
+    library = ctypes.CDLL(_ssl.__file__)
+    library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
+    address = _SslObject.from_address(id(tls._sslobj)).ssl  # type: ignore[attr-defined]
+    records = bytearray()
+    for _ in range(count):
+        library.SSL_key_update(address, 1)
+        library.SSL_do_handshake(address)
+        records += outgoing.read()
+    return sock, tls, bytes(records)
+
+
+@pytest.mark.skipif(ssl.OPENSSL_VERSION_INFO < (1, 1, 1), reason="this OpenSSL knows no SSL_key_update()")
+def test_who_says_nothing_but_changes_keys_is_cut_off(proxy: Ambassador, context: ssl.SSLContext) -> None:
+    """Each change costs more than a statement; a few are anybody's right."""
+    sock, _, records = key_changes(context, proxy.port, 20)
+    with sock:
+        sock.sendall(records)
+        assert sock.recv(65536)
+    sock, _, records = key_changes(context, proxy.port, 20_000)
+    with sock, pytest.raises(ConnectionError):
+        sock.sendall(records)
+        while sock.recv(65536):
+            pass
+        raise ConnectionResetError  # or it ended in order
+    assert psql(proxy.dsn("app"), "select 1") == "1"
 
 
 # Replication.

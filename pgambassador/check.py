@@ -11,8 +11,9 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pgambassador.auth.credential import Plain, read_credential
 from pgambassador.auth.expiry import Ending, Reminder, day
-from pgambassador.config import redact, warnings
+from pgambassador.config import EVERY_OTHER, read_users, redact, warnings
 from pgambassador.credentials.registry import URL, keyring_of
 from pgambassador.errors import AmbassadorError
 from pgambassador.net import tls
@@ -70,20 +71,29 @@ def _gate(config: Config) -> bool:
 async def _cluster(config: Config, name: str, cluster: Cluster) -> bool:
     """Every host with one database, then the other databases with whichever host lets us in."""
     upstream = cluster.upstream()
-    keyring = _keyring(name, cluster, upstream)
+    keyring = _keyring(config, name, cluster, upstream)
     first, *others = _databases(config, name, upstream)
     good = True
     for endpoint in upstream.endpoints:
         single = dataclasses.replace(upstream, endpoints=(endpoint,), target_session_attrs="any")
-        good &= await _login(f"cluster {name}, {endpoint}", single, keyring, first)
-    for database in others if good else ():
-        good &= await _login(f"cluster {name}, database {database}", upstream, keyring, database)
+        good &= await _login(f"cluster {name}, {endpoint}", single, keyring, *first)
+    for database, user in others if good else ():
+        good &= await _login(f"cluster {name}, database {database}", upstream, keyring, database, user)
     return good
 
 
-def _keyring(name: str, cluster: Cluster, upstream: Upstream) -> Keyring:
+def _keyring(config: Config, name: str, cluster: Cluster, upstream: Upstream) -> Keyring:
     password = None if upstream.password is None else upstream.password.encode()
-    return keyring_of(name, cluster.credentials, lambda user: password, spawn)
+
+    def password_of(user: str) -> bytes | None:
+        """That of the URL for its user; of a database's own user the one that the lists have."""
+        if user == upstream.user or (upstream.user is None and password is not None):
+            return password
+        secret = read_users(config.auth).get(user)
+        credential = None if secret is None else read_credential(secret.reveal())
+        return credential.password if isinstance(credential, Plain) else None
+
+    return keyring_of(name, cluster.credentials, password_of, spawn)
 
 
 class _Told:
@@ -139,22 +149,26 @@ def _what(secret: Secret) -> str:
     return f"{what} valid until {end}"
 
 
-def _databases(config: Config, name: str, upstream: Upstream) -> list[str]:
-    targets = [target for database in config.databases if (target := config.target(database)) is not None]
-    found = [target.database for target in targets if target.cluster == name]
-    return list(dict.fromkeys(found)) or [upstream.database or upstream.user or "postgres"]
+def _databases(config: Config, name: str, upstream: Upstream) -> list[tuple[str, str | None]]:
+    """Their names on the server, each with its own user; where "*" leads cannot be told."""
+    found: dict[tuple[str, str | None], None] = {}
+    for database, entry in config.databases.items():
+        target = config.target(database)
+        if target is not None and target.cluster == name and (database != EVERY_OTHER or entry.database):
+            found[target.database, target.user] = None
+    return list(found) or [(upstream.database or upstream.user or "postgres", None)]
 
 
-async def _login(step: str, upstream: Upstream, keyring: Keyring, database: str) -> bool:
-    user = upstream.user or _NO_USER
+async def _login(step: str, upstream: Upstream, keyring: Keyring, database: str, own: str | None) -> bool:
+    user = own or upstream.user or _NO_USER
     told = _Told(keyring, step)
-    origin = Origin(upstream, told, database=database, user=user)
+    origin = Origin(upstream, told, database=database, user=user, only=own not in (None, upstream.user))
     began = time.monotonic()
     try:
         link = await origin.open()
     except AmbassadorError as error:
         # Reached, and its identity verified: 28 is the class of "Invalid Authorization Specification".
-        if upstream.user is None and error.sqlstate.startswith("28"):
+        if user == _NO_USER and error.sqlstate.startswith("28"):
             _well(step, "the server answers; the URL names no user, so that logging in was not tested")
             return True
         if not told.failed:

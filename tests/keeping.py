@@ -16,6 +16,7 @@ from pgambassador.net.greeting import BASE
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements
+from pgambassador.pool.commons import Cap, Commons
 from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.suspects import QUERY
 from tests.loop import Loop
@@ -58,8 +59,16 @@ def says_what_hides(sock: socket.socket, *found: bytes) -> None:
 class Keeping(Playbook):
     """`opens` and `fails` end the oldest opening; `ticks` lets the keeper look at what has become old."""
 
-    def __init__(self, *, piece: int = 0, **pool: Any) -> None:
-        loop = Loop()
+    def __init__(
+        self,
+        *,
+        piece: int = 0,
+        loop: Loop | None = None,
+        commons: Commons | None = None,
+        caps: Sequence[Cap] = (),
+        **pool: Any,
+    ) -> None:
+        loop = loop or Loop()
         self.upstream = Upstream(loop)
         self.vacated: list[bytes] = []
         self.departed: list[tuple[Session, str]] = []
@@ -75,6 +84,8 @@ class Keeping(Playbook):
             vacate=self.vacated.append,
             buffer=65536,
             sockets=cast(Any, loop),
+            commons=commons,
+            caps=caps,
         )
         super().__init__(piece=piece, policy=self.keeper, lane=self.keeper.lane, loop=loop)
 

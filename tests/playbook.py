@@ -48,6 +48,7 @@ class Policy:
         self.heard: list[tuple[Any, ...]] = []
         self.known: dict[bytes, Statement] = {}
         self.statements = Statements()
+        self.generous = False
 
     def count(self, event: str) -> int:
         return sum(each[0] == event for each in self.heard)
@@ -61,6 +62,10 @@ class Policy:
 
     def wanted(self) -> None:
         self.heard.append(("wanted",))
+
+    def yields(self) -> bool:
+        self.heard.append(("yields",))
+        return self.generous
 
     def switch(self, backend: Backend, session: Session) -> tuple[bytes, int]:
         return switched(session.state), 1

@@ -14,6 +14,7 @@ from pgambassador.config.providers import (
 )
 from pgambassador.config.secret import Secret, redact
 from pgambassador.config.structs import (
+    EVERY_OTHER,
     Clients,
     Cluster,
     Config,
@@ -24,10 +25,12 @@ from pgambassador.config.structs import (
     QueryLog,
     Target,
     Tls,
+    User,
 )
 from pgambassador.config.users import read_users
 
 __all__ = [
+    "EVERY_OTHER",
     "Address",
     "Auth",
     "AuthQuery",
@@ -48,6 +51,7 @@ __all__ = [
     "StaticCredentials",
     "Target",
     "Tls",
+    "User",
     "load",
     "read_users",
     "redact",

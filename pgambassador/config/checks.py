@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from pgambassador.auth.rules import shadowed
+from pgambassador.config.structs import EVERY_OTHER
 from pgambassador.config.users import read_users
 from pgambassador.errors import ConfigError
 
@@ -60,6 +61,19 @@ def _databases(config: Config) -> None:
             )
             raise ConfigError(
                 f"databases.{name}.cluster names {database.cluster!r}, which is not a cluster.", hint=hint
+            )
+    first: dict[tuple[str, str], str] = {}
+    for name, database in config.databases.items():
+        target = config.target(name)
+        assert target is not None
+        if name == EVERY_OTHER and database.database is None:
+            continue  # what it leads to is not known yet, and what is listed counts
+        other = first.setdefault((target.cluster, target.database), name)
+        if config.databases[other].max_connections != database.max_connections:
+            raise ConfigError(
+                f"databases.{other} and databases.{name} lead to the same database of cluster"
+                f" {target.cluster}, but their max_connections differ.",
+                hint="Write the same limit in both; they share it.",
             )
 
 

@@ -80,6 +80,11 @@ class PoolOverrides(Struct, frozen=True, omit_defaults=True):
 _INHERITED = PoolOverrides()
 
 
+Connections = Annotated[int, Meta(ge=1, le=1_000_000)]
+EVERY_OTHER = "*"
+"""The entry for each name that is not listed."""
+
+
 class Cluster(Struct, frozen=True):
     """One PostgreSQL: its servers and how to log in to them."""
 
@@ -89,6 +94,9 @@ class Cluster(Struct, frozen=True):
     pool: Annotated[PoolOverrides, Meta(description="Keys of `pool` that differ for this cluster.")] = (
         PoolOverrides()
     )
+    max_connections: Annotated[
+        Connections | None, Meta(description="Server connections at most, of all its pools.")
+    ] = None
     credentials: Annotated[
         Credentials | None, Meta(description="Where the password comes from, if not from the URL.")
     ] = None
@@ -106,15 +114,34 @@ class Database(Struct, frozen=True):
         str | None, Meta(description="Which cluster; may be left out if there is only one.")
     ] = None
     database: Annotated[str | None, Meta(description="Its name on the server, if it differs.")] = None
+    user: Annotated[str | None, Meta(description="As whom all clients work on the server.")] = None
+    max_connections: Annotated[
+        Connections | None, Meta(description="Server connections at most, of all its users.")
+    ] = None
+    max_clients: Annotated[Connections | None, Meta(description="Client connections at most.")] = None
     pool: Annotated[PoolOverrides, Meta(description="Keys of `pool` that differ for this database.")] = (
         PoolOverrides()
     )
+
+
+class User(Struct, frozen=True):
+    """How much one user may have."""
+
+    max_connections: Annotated[
+        Connections | None,
+        Meta(description="Server connections at most to one cluster, over all databases."),
+    ] = None
+    max_clients: Annotated[Connections | None, Meta(description="Client connections at most.")] = None
 
 
 class Clients(Struct, frozen=True):
     """Limits for client connections."""
 
     max: Annotated[int, Meta(ge=1, le=1_000_000, description="Client connections at most.")] = 10_000
+    max_per_address: Annotated[
+        Connections | None,
+        Meta(description="Client connections from one address at most; this machine's do not count."),
+    ] = None
     login_timeout: Annotated[Duration, Meta(description="A client must have logged in after this.")] = 60.0
     buffer: Annotated[Size, Meta(description="Bytes held for a client that reads slowly.")] = 262_144
 
@@ -174,6 +201,8 @@ class Target(msgspec.Struct, frozen=True):
     cluster: str
     database: str
     pool: Pool
+    user: str | None = None
+    """As whom all clients work on the server, whoever they are."""
 
 
 class Config(Struct, frozen=True):
@@ -190,7 +219,13 @@ class Config(Struct, frozen=True):
     clusters: Annotated[dict[str, Cluster], Meta(description="The PostgreSQL clusters by name.")] = {}
     databases: Annotated[
         dict[str, Database],
-        Meta(description="The databases by name; left out: every name goes to the only cluster."),
+        Meta(
+            description='The databases by name, "*" for all others; left out: every name goes to the only'
+            " cluster."
+        ),
+    ] = {}
+    users: Annotated[
+        dict[str, User], Meta(description='Limits of users by name; "*": of each who is not listed.')
     ] = {}
     clients: Annotated[Clients, Meta(description="Limits for client connections.")] = Clients()
     tls: Annotated[Tls, Meta(description="TLS towards clients.")] = Tls()
@@ -209,11 +244,23 @@ class Config(Struct, frozen=True):
 
     def target(self, database: str) -> Target | None:
         """None for a name that the configuration does not serve."""
-        entry = self.databases.get(database)
+        entry = self.databases.get(database) or self.databases.get(EVERY_OTHER)
         if entry is None:
             if self.databases or len(self.clusters) != 1:
                 return None
             entry = Database()
         name = entry.cluster or next(iter(self.clusters))
         pool = entry.pool.over(self.clusters[name].pool.over(self.pool))
-        return Target(cluster=name, database=entry.database or database, pool=pool)
+        return Target(name, entry.database or database, pool, entry.user)
+
+    def server_user(self, target: Target, user: str) -> str:
+        """Who a client is on the server; `user` is who it is by itself, or by `auth.map`."""
+        return target.user or self.clusters[target.cluster].upstream().user or user
+
+    def forces(self, cluster: str, user: str) -> bool:
+        """Whether a database has this user of the server, and the cluster's URL has not."""
+        forced = any(
+            database.user == user and (database.cluster or next(iter(self.clusters))) == cluster
+            for database in self.databases.values()
+        )
+        return forced and user != self.clusters[cluster].upstream().user

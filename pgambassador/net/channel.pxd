@@ -1,10 +1,5 @@
 from pgambassador.net cimport openssl
-
-cdef struct Store:
-    char *base
-    Py_ssize_t start
-    Py_ssize_t used
-    Py_ssize_t room
+from pgambassador.net.store cimport Store
 
 cdef class Channel:
     cdef readonly int fd

@@ -14,10 +14,10 @@ from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memmove
+from libc.stdlib cimport free
 
 from pgambassador.net cimport openssl
+from pgambassador.net.store cimport store_add, store_clear
 
 import ssl
 
@@ -32,7 +32,6 @@ cdef object SSLError = ssl.SSLError
 
 cdef enum:
     CIPHER_SIZE = 128 * 1024
-    KEEP = 16 * 1024
     SLICE = 16 * 1024
     # Nobody who has something to say needs so many bytes for it.
     UNSAID_MOST = 32 * 1024
@@ -51,36 +50,6 @@ def sweep():
         channel.patience -= 1
         if channel.patience <= 0:
             channel.release()
-
-
-cdef int store_add(Store *store, const char *data, Py_ssize_t n) except -1:
-    cdef Py_ssize_t room
-    cdef char *base
-    if store.start and store.start + store.used + n > store.room:
-        memmove(store.base, store.base + store.start, store.used)
-        store.start = 0
-    if store.used + n > store.room:
-        room = store.room * 2
-        if room < store.used + n:
-            room = store.used + n
-        if room < 512:
-            room = 512
-        base = <char *>realloc(store.base, room)
-        if base == NULL:
-            raise MemoryError
-        store.base = base
-        store.room = room
-    memcpy(store.base + store.start + store.used, data, n)
-    store.used += n
-    return 0
-
-
-cdef void store_clear(Store *store) noexcept:
-    store.start = store.used = 0
-    if store.room > KEEP:
-        free(store.base)
-        store.base = NULL
-        store.room = 0
 
 
 cdef class Channel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pgambassador.pool.census import Stay
 from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.survey import NOTHING, Names
 
@@ -18,6 +19,8 @@ class Facts:
     connected_at: float
     start: Settings
     """What its start packet has set: what RESET leads back to."""
+    stay: Stay = field(default_factory=Stay)
+    """What it takes of the limits for clients."""
     told: dict[str, str] = field(default_factory=dict)
     """The parameters as the client knows them. Never changed in place: logins share it."""
     told_of_waiting: bool = False

@@ -9,9 +9,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
+from pgambassador.net import patience
 from pgambassador.net.lane import Borrower
 from pgambassador.protocol.settings import Settings, switch
 from pgambassador.wire import parse
@@ -39,6 +41,8 @@ class Greeting:
     def __init__(self, keeper: Keeper) -> None:
         self.parameters: dict[str, str] | None = None
         self._keeper = keeper
+        self.since = 0.0
+        """When the one who has waited longest for the first connection began to."""
         self._first: list[asyncio.Future[None]] = []
         self._tried: dict[Settings, dict[str, str]] = {}
         self._spoken: dict[Settings, tuple[Settings, dict[str, str]]] = {}
@@ -100,10 +104,13 @@ class Greeting:
         if self.parameters is None:
             keeper = self._keeper
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if not self._first:
+                self.since = time.monotonic()
             self._first.append(future)
             keeper.wanted()
             error = keeper.last_error
-            if keeper.opening == 0 and error is not None and not starting_up(error):
+            failed = keeper.opening == 0 and error is not None and not patience.shares(keeper)
+            if failed and error is not None and not starting_up(error):
                 # It has just failed: the reason is known, and asking again at once would only be a storm.
                 self._first.remove(future)
                 raise error.with_traceback(None)
@@ -178,9 +185,10 @@ class Greeting:
                 late.ask(b"", 0)
             raise
         if backend is None:
+            option = patience.limit(self._keeper)
             raise self._keeper.last_error or Refused(
                 "no server connection became free to try out the session's settings",
                 sqlstate="53300",
-                hint="Raise pool.size or pool.wait_timeout, or look for transactions that stay open.",
+                hint=f"Raise {option} or pool.wait_timeout, or look for transactions that stay open.",
             )
         return backend

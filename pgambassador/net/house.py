@@ -5,6 +5,7 @@
 2. Clients are counted from their login to their end, however either goes.
 3. A replication connection belongs to no pool: it has a server connection of its own.
 4. All connections to a cluster take their secrets from its one keyring.
+5. Clusters fail apart: while one of them can be used, clients are welcome.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from pgambassador.config import Cluster, Config, Target
 from pgambassador.credentials.keyring import Keyring
 from pgambassador.credentials.registry import keyring_of
 from pgambassador.errors import ConfigError, Refused, Unreachable
-from pgambassador.net import tls
+from pgambassador.net import patience, tls
 from pgambassador.net.directory import Directory, Users
 from pgambassador.net.enquiry import enquiry
 from pgambassador.net.facts import Facts
 from pgambassador.net.gate import Gate
 from pgambassador.net.keeper import Keeper
-from pgambassador.net.numbers import Numbers
+from pgambassador.net.limits import Limits
+from pgambassador.net.numbers import Labels, Numbers, Register
 from pgambassador.net.origin import Origin
 from pgambassador.net.porter import Porter
 from pgambassador.net.reactor import reactor
@@ -42,6 +44,7 @@ from pgambassador.net.statements import Statements, statement_text
 from pgambassador.net.tasks import spawn
 from pgambassador.net.tunnel import Tunnel
 from pgambassador.observe.querylog import QueryLog
+from pgambassador.pool.census import Stay
 from pgambassador.protocol.cancel import CancelKeys
 
 Given = tuple[tuple[str, str], ...]
@@ -57,6 +60,8 @@ class House:
         self.directory = Directory(config.auth, users, asking)
         self.porter = Porter(config, self.directory, self._probe)
         self.doorway = Doorway(config.clients.max)
+        self.limits = Limits(config)
+        self.register = Register(config)
         self.query_log = query_log
         self.gate = Gate(config.tls)
         self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
@@ -81,7 +86,7 @@ class House:
     def keeper(self, database: str, user: str, given: Given = ()) -> Keeper:
         """The pool for a database and a user as the client named them; `given`: see `Settings.divided`."""
         target = self._target(database)
-        server_user = self.config.clusters[target.cluster].upstream().user or user
+        server_user = self.config.server_user(target, user)
         key = (target.cluster, target.database, server_user, given)
         keeper = self.keepers.get(key)
         if keeper is None:
@@ -96,6 +101,8 @@ class House:
                 vacate=partial(self._vacate, target.cluster),
                 buffer=self.config.clients.buffer,
                 sockets=self.servers,
+                commons=self.limits.commons[target.cluster],
+                caps=self.limits.caps(target, server_user),
             )
             keeper.lane.slow, keeper.lane.sample = self._thresholds()
             if self.query_log is not None:
@@ -122,18 +129,22 @@ class House:
     def _origin(self, target: Target, user: str, params: Mapping[str, str]) -> Origin:
         cluster = self.config.clusters[target.cluster]
         upstream = cluster.upstream()
+        server_user = self.config.server_user(target, user)
         return Origin(
             upstream,
             self.keyrings[target.cluster],
             database=target.database,
-            user=upstream.user or user,
+            user=server_user,
             params=params,
+            only=self.config.forces(target.cluster, server_user),
         )
 
     def _keyring(self, name: str, cluster: Cluster) -> Keyring:
         upstream = cluster.upstream()
 
         def password_of(user: str) -> Secret | None:
+            if upstream.user is not None and user != upstream.user:
+                return self._listed_password(user)  # a database's own user
             if upstream.password is not None:
                 return upstream.password.encode()
             return self._brought(name, user) if upstream.user is None else None
@@ -167,16 +178,24 @@ class House:
         for key, keeper in list(self.keepers.items()):
             if not keeper.essential and keeper.unused:
                 del self.keepers[key]
+                if keeper.lease is not None:
+                    keeper.lease.end()
+                self.register.retire(Numbers(keeper, self._labels(key)))
+        self.limits.forget()
 
-    def trouble(self) -> str | None:
-        """Why clients should not be sent here: a configured pool, or any server, cannot be reached."""
+    def trouble(self) -> dict[str, str]:
+        """By cluster, why clients have no use for it: a configured pool, or any server, cannot be reached."""
+        found: dict[str, str] = {}
+        serving = {keeper.cluster for keeper in self.keepers.values() if keeper.lane.total}
         for keeper in self.keepers.values():
             error = keeper.last_error
             if error is None or keeper.lane.total:
                 continue
+            if keeper.cluster in serving and patience.shares(keeper):
+                continue  # it cannot find out whether its server is back, but others know
             if keeper.essential or isinstance(error, Unreachable):
-                return f"cluster {keeper.cluster}: {error.message}"
-        return None
+                found.setdefault(keeper.cluster, f"cluster {keeper.cluster}: {error.message}")
+        return found
 
     def drain(self) -> None:
         """Accept nobody, and let go of clients as soon as nothing of theirs is under way."""
@@ -190,7 +209,11 @@ class House:
         return list(self.keyrings.values())
 
     def pools(self) -> list[Numbers]:
-        return [Numbers(keeper) for keeper in self.keepers.values()]
+        return self.register.sums(Numbers(keeper, self._labels(key)) for key, keeper in self.keepers.items())
+
+    def _labels(self, key: tuple[str, str, str, Given]) -> Labels:
+        cluster, database, user, _ = key
+        return self.register.labels(cluster, database, user, user in self.users)
 
     def arrive(self, peer: Peer) -> bool:
         """Count somebody who stands at the door; False if there are too many, in all or from there."""
@@ -213,8 +236,8 @@ class House:
                 found += [Ending(name, option, at) for option, at in tls.ends(cluster.upstream())]
         return [ending for ending in found if math.isfinite(ending.at)]
 
-    def admit(self) -> None:
-        """Count a client in, or refuse it."""
+    def admit(self, peer: Peer | None = None) -> Stay:
+        """Count a client in, or refuse it; `dismiss` it at its end."""
         if self.draining:
             self.rejected["shutting down"] += 1
             raise Refused(
@@ -227,10 +250,25 @@ class House:
                 sqlstate="53300",
                 hint=f"At most {self.config.clients.max} are allowed (clients.max).",
             )
+        try:
+            stay = self.limits.arrive(peer)
+        except Refused:
+            self.rejected["too many from an address"] += 1
+            raise
         self.clients += 1
+        return stay
 
-    def dismiss(self) -> None:
+    def lodge(self, stay: Stay, database: str, user: str) -> None:
+        """A client has shown who it is; refuse it if there are too many of its kind."""
+        try:
+            self.limits.lodge(stay, database, user)
+        except Refused:
+            self.rejected["too many of a database or user"] += 1
+            raise
+
+    def dismiss(self, stay: Stay) -> None:
         """A client that was counted in is gone."""
+        stay.leave()
         self.clients -= 1
         if self.clients == 0 and self.draining and self.on_empty is not None:
             self.on_empty()
@@ -239,11 +277,11 @@ class House:
         """A replication connection is over."""
         self.tunnels.discard(tunnel)
         self.keys.release(tunnel.pid)
-        self.dismiss()
+        self.dismiss(tunnel.stay)
 
     def _departed(self, session: Session, reason: str) -> None:
         self.keys.release(session.facts.pid)
-        self.dismiss()
+        self.dismiss(session.facts.stay)
 
     def _thresholds(self) -> tuple[float, float]:
         slow = self.config.query_log.slow

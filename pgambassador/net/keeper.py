@@ -7,6 +7,7 @@
 3. A server that is starting up (57P03) is asked again while clients wait, until their own time is up.
 4. The session's settings are tried out at login, once for each distinct set, so that bringing a connection
    into that state needs no waiting for its outcome later.
+5. Under limits that several pools share nothing is opened without a place from its lease.
 """
 
 from __future__ import annotations
@@ -15,23 +16,27 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pgambassador.config import Pool
-from pgambassador.errors import AmbassadorError, Refused, ServerRefused
+from pgambassador.errors import AmbassadorError, Refused
+from pgambassador.net import patience
 from pgambassador.net.backend import Backend
 from pgambassador.net.channel import Channel
 from pgambassador.net.connector import Link
 from pgambassador.net.greeting import BASE, Greeting, starting_up
 from pgambassador.net.lane import Borrower, Lane
+from pgambassador.net.lease import Lease
 from pgambassador.net.lookout import Lookout
+from pgambassador.net.patience import as_error
 from pgambassador.net.session import Session
 from pgambassador.net.sockets import Sockets
 from pgambassador.net.statements import Statements
 from pgambassador.net.states import States
 from pgambassador.net.tasks import spawn
 from pgambassador.observe.metrics import BUCKETS
+from pgambassador.pool.commons import Cap, Commons
 from pgambassador.pool.plan import Plan
 from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
@@ -65,6 +70,8 @@ class Keeper(States):
         vacate: Callable[[bytes], None],
         buffer: int,
         sockets: Sockets,
+        commons: Commons | None = None,
+        caps: Sequence[Cap] = (),
     ) -> None:
         self.cluster, self.database, self.user = cluster, database, user
         self.config = config
@@ -89,6 +96,7 @@ class Keeper(States):
         self.lookout = Lookout(self.lane)
         self._parting: dict[Backend, asyncio.Task[object]] = {}
         self._retry: asyncio.TimerHandle | None = None
+        self.lease = Lease(commons, caps, self) if commons is not None and caps else None
 
     # Opening.
 
@@ -96,53 +104,80 @@ class Keeper(States):
         """Somebody waits although the pool is not full."""
         if self.stopping:
             return
-        loop = asyncio.get_running_loop()
         now = time.monotonic()
-        coming = self.opening + self.lookout.asking
-        waiting = self.lane.waiting + min(self.greeting.waiting, 1) or int(self.out_of_reach)
-        for _ in range(self.plan.openings(waiting=waiting, total=self.lane.total, opening=coming, now=now)):
-            self.opening += 1
-            spawn(self._open(), f"open {self.cluster}/{self.database}")
-        if waiting and now < self.plan.retry_at and self._retry is None:
+        lacks = self.lacks(now)
+        if lacks and self.lease is not None:
+            self.lease.claim()
+        else:
+            for _ in range(lacks):
+                self.begin()
+        if self.asked_for and now < self.plan.retry_at and self._retry is None:
+            loop = asyncio.get_running_loop()
             self._retry = loop.call_later(self.plan.retry_at - now, self._again)
+
+    @property
+    def asked_for(self) -> int:
+        """How many wait for a connection."""
+        return self.lane.waiting + min(self.greeting.waiting, 1) or int(self.out_of_reach)
+
+    def lacks(self, now: float) -> int:
+        """How many connections should begin to be opened now."""
+        if self.stopping:
+            return 0
+        coming = self.opening + self.lookout.asking
+        return self.plan.openings(waiting=self.asked_for, total=self.lane.total, opening=coming, now=now)
+
+    def begin(self) -> None:
+        self.opening += 1
+        spawn(self._open(), f"open {self.cluster}/{self.database}")
+
+    def yields(self) -> bool:
+        """Whether a connection that comes free is closed for another pool's sake."""
+        return self.lease is not None and self.lease.yields()
 
     def _again(self) -> None:
         self._retry = None
         self.wanted()
 
     async def _open(self) -> None:
+        adopted = False
         try:
             try:
                 link = await self.upstream.open()
             finally:
                 self.opening -= 1
+            self.connects += 1
+            self.plan.succeeded()
+            self.last_error = None
+            adopted = self._adopt(link)
         except AmbassadorError as error:
             self._failed(error)
-            return
-        self.connects += 1
-        self.plan.succeeded()
-        self.last_error = None
-        self._adopt(link)
+        finally:
+            if self.lease is not None and not adopted:
+                self.lease.returned()
 
-    def _adopt(self, link: Link) -> None:
+    def _adopt(self, link: Link) -> bool:
         channel = Channel(self.sockets, link.sock, link.tls, link.incoming, link.outgoing)
         if self.stopping:
             channel.close()
-            return
+            return False
         backend = Backend(self.sockets, channel, self.lane, link, dict(link.parameters), BASE, link.leftover)
         backend.defaults = Settings.of(link.parameters)
         backend.expires = self.plan.expiry(backend.opened)
         if link.retire_at is not None:
             backend.expires = min(backend.expires, backend.opened + link.retire_at - time.time())
         if backend.closed:
-            return
+            return False
         self.backends.add(backend)
+        if self.lease is not None:
+            self.lease.opened(backend, link.sock)
         self.greeting.learn(dict(link.parameters))
         if self.lookout.knows:
             self.lane.add(backend)
         else:
             self.lane.add(backend, free=False)
             self.lookout.greet(backend)
+        return True
 
     def _failed(self, error: AmbassadorError) -> None:
         self.connect_failures += 1
@@ -155,12 +190,12 @@ class Keeper(States):
         )
         if self.lane.total == 0 and self.opening == 0 and not starting_up(error):
             self.greeting.despair(error)
-            message = _as_error(error)
+            message = as_error(error)
             while (waiter := self.lane.first_waiting()) is not None:
-                self._turn_away(waiter, message)
+                self.turn_away(waiter, message)
         self.wanted()
 
-    def _turn_away(self, waiter: object, message: bytes) -> None:
+    def turn_away(self, waiter: object, message: bytes) -> None:
         if isinstance(waiter, Session):
             waiter.refuse(message)
         elif isinstance(waiter, Borrower):
@@ -229,6 +264,8 @@ class Keeper(States):
     def lost(self, backend: Backend, reason: str) -> None:
         self.closed[reason] += 1
         self.backends.discard(backend)
+        if self.lease is not None:
+            self.lease.closed(backend)
         log.debug("server connection closed: %s", reason)
         if self.lane.waiting or self.lane.total < self.plan.min_size:
             self.wanted()
@@ -274,7 +311,9 @@ class Keeper(States):
 
     def tick(self, now: float) -> None:
         """A few times a second: what has waited, idled or lived too long."""
-        self._waited(now)
+        if self.lease is not None:
+            self.lease.tick(now)
+        patience.look(self, now)
         for backend in [b for b in self.lane.idle if b.expires <= now]:
             backend.close("lifetime")
         for backend in self.backends:
@@ -289,39 +328,6 @@ class Keeper(States):
         if self.out_of_reach or (short and self.greeting.parameters is not None):
             self.wanted()
 
-    def _waited(self, now: float) -> None:
-        timeout, notice = self.config.wait_timeout, self.config.wait_notice
-        while timeout is not None and (waiter := self.lane.first_waiting()) is not None:
-            if now - waiter.waiting_since < timeout:
-                break
-            self.wait_timeouts += 1
-            self._turn_away(waiter, self._timed_out(timeout))
-        if notice is None:
-            return
-        for waiter in self.lane.waiters:
-            if waiter.waiting and now - waiter.waiting_since < notice:
-                break
-            if waiter.waiting and isinstance(waiter, Session) and not waiter.facts.told_of_waiting:
-                waiter.facts.told_of_waiting = True
-                waiter.tell(
-                    build.notice_response(
-                        "NOTICE",
-                        "00000",
-                        "all server connections of the pool are in use; waiting for one",
-                        hint=f"The pool has {self.config.size} (pool.size).",
-                    )
-                )
-
-    def _timed_out(self, timeout: float) -> bytes:
-        error = Refused(
-            f"no server connection became free within {timeout:g} s",
-            sqlstate="53300",
-            detail=f"{self.lane.total} of {self.config.size} are open and in use, "
-            f"{self.lane.waiting} clients wait.",
-            hint="Raise pool.size or pool.wait_timeout, or look for transactions that stay open.",
-        )
-        return _as_error(self.last_error or error)
-
     @property
     def out_of_reach(self) -> bool:
         """Whether it must find out by itself when the server is back: nobody is sent here meanwhile."""
@@ -332,7 +338,7 @@ class Keeper(States):
         """No clients, no connections, none under way."""
         return not (
             self.clients or self.lane.total or self.opening or self.lane.waiting or self.greeting.waiting
-        )
+        ) and (self.lease is None or self.lease.unused)
 
     def retire_idle(self, reason: str) -> None:
         """Close every connection that nobody uses."""
@@ -358,13 +364,8 @@ class Keeper(States):
         """Wait until queries that nobody wants any more have been cancelled."""
         if self._parting:
             await asyncio.wait(list(self._parting.values()), timeout=patience)
+        if self.lease is not None:
+            self.lease.stop()
 
     def __repr__(self) -> str:
         return f"<Keeper {self.cluster}/{self.database}/{self.user} {self.lane!r} opening={self.opening}>"
-
-
-def _as_error(error: AmbassadorError) -> bytes:
-    """An ErrorResponse that ends a statement, not the session."""
-    if isinstance(error, ServerRefused):
-        return build.error_response_from({**error.fields, "S": "ERROR", "V": "ERROR"})
-    return build.error_response("ERROR", error.sqlstate, error.message, error.detail, error.hint)

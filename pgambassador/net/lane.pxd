@@ -20,6 +20,8 @@ cdef class Lane(Home):
     cdef public double sample
     # Every statement is shown to the policy.
     cdef public bint wary
+    # Another pool waits for what this one has: the policy is asked at each release.
+    cdef public bint contested
     cdef public object sink
     cdef readonly unsigned long long queries
     cdef readonly unsigned long long errors

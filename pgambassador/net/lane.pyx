@@ -5,7 +5,8 @@
 2. Clients are served in the order in which they began to wait; one that gave up is skipped.
 3. Nobody waits while a connection is idle, and `policy.wanted()` is told whenever somebody must wait although
    the limit allows one more connection.
-4. The connection used last is used next, so that those above the need grow old and are closed. One that has
+4. A lane that is `contested` has its policy say of each connection that comes free whether it `yields()` it.
+5. The connection used last is used next, so that those above the need grow old and are closed. One that has
    been idle for more than a moment is looked at before it is handed out: its server may have hung up.
 """
 from collections import deque
@@ -117,6 +118,9 @@ cdef class Lane(Home):
             return 0
         if backend.retiring:
             backend.close("retired")
+            return 0
+        if self.contested and self.policy.yields():
+            backend.close("another pool's turn")
             return 0
         while self.waiters:
             waiter = <Waiter>self.waiters.popleft()

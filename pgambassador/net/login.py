@@ -18,6 +18,7 @@ from functools import lru_cache
 
 from pgambassador.auth.peer import Peer
 from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
+from pgambassador.net import patience
 from pgambassador.net.arrival import peer_of
 from pgambassador.net.facts import Facts
 from pgambassador.net.gate import explain
@@ -26,6 +27,7 @@ from pgambassador.net.house import House
 from pgambassador.net.session import Session
 from pgambassador.net.tunnel import Tunnel
 from pgambassador.net.visitor import Gone, Visitor
+from pgambassador.pool.census import Stay
 from pgambassador.protocol.negotiate import Cancel, Opening, Send, Start, Tls
 from pgambassador.protocol.options import read_options
 from pgambassador.protocol.settings import Settings
@@ -80,6 +82,10 @@ def _too_late(house: House, visitor: Visitor) -> None:
     limit = house.config.clients.login_timeout
     if visitor.handshaking:
         _unshaken(house, visitor, f"it was not finished within {limit:g} s")
+    keeper = visitor.waits_in
+    if keeper is not None and patience.shares(keeper):
+        refuse(visitor, patience.crowded(keeper, limit))
+        return
     error = Refused(
         f"the login was not finished within {limit:g} s",
         sqlstate="57014",
@@ -130,31 +136,39 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
 
 async def _login(house: House, visitor: Visitor, start: Start, peer: Peer) -> bool:
     packet = start.packet
-    house.admit()
+    stay = house.admit(peer)
     try:
         reader = _Frames(visitor, start.tail)
         success, user = await house.porter.admit(_shown(peer, visitor), packet.user, packet.database, reader)
         try:
-            return await _admitted(house, visitor, packet, success, user, reader)
+            return await _admitted(house, visitor, packet, success, user, stay, reader)
         except AmbassadorError as error:
             if _sqlstate(error) != CANNOT_CONNECT_NOW:
                 # As a server does it: whom it knows is told so, and then what else is wrong.
                 await reader.send(success)
             raise
     except BaseException:
-        house.dismiss()
+        house.dismiss(stay)
         raise
 
 
 async def _admitted(
-    house: House, visitor: Visitor, packet: StartupPacket, success: bytes, user: str, reader: _Frames
+    house: House,
+    visitor: Visitor,
+    packet: StartupPacket,
+    success: bytes,
+    user: str,
+    stay: Stay,
+    reader: _Frames,
 ) -> bool:
     """The client is who it says it is; find its session a place. `user` is who it is on the server."""
+    house.lodge(stay, packet.database, packet.user)
     if _replicates(packet.params.get("replication", "off")):
-        await _replicate(house, visitor, packet, success, user, reader)
+        await _replicate(house, visitor, packet, success, user, stay, reader)
         return True
     settings, given = settings_of(packet).divided()
     keeper = house.keeper(packet.database, user, given)
+    visitor.waits_in = keeper
     settings, told = await keeper.greeting.words(settings)
     facts = Facts(
         address=visitor.address,
@@ -164,6 +178,7 @@ async def _admitted(
         pid=0,
         connected_at=time.time(),
         start=settings,
+        stay=stay,
         told=told,
     )
     session = Session(house.sockets, visitor.channel(), keeper.lane, settings, facts)
@@ -191,7 +206,13 @@ def _replicates(value: str) -> bool:
 
 
 async def _replicate(
-    house: House, visitor: Visitor, packet: StartupPacket, success: bytes, user: str, reader: _Frames
+    house: House,
+    visitor: Visitor,
+    packet: StartupPacket,
+    success: bytes,
+    user: str,
+    stay: Stay,
+    reader: _Frames,
 ) -> None:
     """A connection of its own, with what the client's start packet says."""
     settings = settings_of(packet).values
@@ -209,7 +230,7 @@ async def _replicate(
     early = reader.rest()
     client = visitor.channel()
     tunnel = Tunnel(
-        house.servers, client, link, origin, buffer=house.config.clients.buffer, ended=house.ended
+        house.servers, client, link, origin, buffer=house.config.clients.buffer, stay=stay, ended=house.ended
     )
     tunnel.pid, key = house.keys.issue(tunnel, long=packet.version >= PROTOCOL_3_2)
     house.tunnels.add(tunnel)

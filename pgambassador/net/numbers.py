@@ -1,39 +1,136 @@
-"""One pool's numbers, as the metrics read them: those that grow with each statement are the lane's."""
+"""Pools' numbers, as the metrics read them: those that grow with each statement are the lane's.
+
+1. Only names of the configuration are labels. What else clients name goes by `OTHER`, all together, so that
+   nobody can make the number of series grow.
+2. What pools have counted that are forgotten stays in the sums, so that no counter goes back.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from pgambassador.config import EVERY_OTHER as OTHER
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pgambassador.config import Config
     from pgambassador.net.keeper import Keeper
+
+Labels = tuple[str, str, str]
+_SUMS = (
+    "size",
+    "idle",
+    "active",
+    "opening",
+    "waiting",
+    "sessions",
+    "queries",
+    "transactions",
+    "errors",
+    "bytes_received",
+    "bytes_sent",
+    "connects",
+    "connect_failures",
+    "wait_timeouts",
+    "cancels",
+    "query_seconds",
+    "wait_seconds",
+)
 
 
 class Numbers:
     """A picture of a keeper at this moment."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    size: int
+    idle: int
+    active: int
+    opening: int
+    waiting: int
+    sessions: int
+    queries: int
+    transactions: int
+    errors: int
+    bytes_received: int
+    bytes_sent: int
+    connects: int
+    connect_failures: int
+    wait_timeouts: int
+    cancels: int
+    query_seconds: float
+    wait_seconds: float
+
+    def __init__(self, keeper: Keeper, labels: Labels | None = None) -> None:
         lane = keeper.lane
-        self.cluster, self.database, self.user = keeper.cluster, keeper.database, keeper.user
+        self.cluster, self.database, self.user = labels or (keeper.cluster, keeper.database, keeper.user)
         self.size = keeper.config.size
         self.idle = len(lane.idle)
-        self.active = lane.active
-        self.opening = keeper.opening
-        self.waiting = lane.waiting
         self.sessions = len(keeper.clients)
-        self.queries = lane.queries
-        self.transactions = lane.transactions
-        self.errors = lane.errors
-        self.bytes_received = lane.bytes_received
-        self.bytes_sent = lane.bytes_sent
-        self.connects = keeper.connects
-        self.connect_failures = keeper.connect_failures
-        self.wait_timeouts = keeper.wait_timeouts
-        self.cancels = keeper.cancels
-        self.query_seconds = lane.query_seconds
-        self.wait_seconds = lane.wait_seconds
+        for name in ("active", "waiting", "queries", "transactions", "errors", "bytes_received"):
+            setattr(self, name, getattr(lane, name))
+        for name in ("bytes_sent", "query_seconds", "wait_seconds"):
+            setattr(self, name, getattr(lane, name))
+        for name in ("opening", "connects", "connect_failures", "wait_timeouts", "cancels"):
+            setattr(self, name, getattr(keeper, name))
         self.query_histogram = lane.query_histogram
         self.wait_histogram = lane.wait_histogram
-        self.closed: Mapping[str, int] = keeper.closed
-        self.pins: Mapping[str, int] = keeper.pins
+        self.closed = Counter(keeper.closed)
+        self.pins = Counter(keeper.pins)
+
+    def add(self, other: Numbers) -> None:
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("query_histogram", "wait_histogram"):
+            pairs = zip(getattr(self, name), getattr(other, name), strict=True)
+            setattr(self, name, tuple(a + b for a, b in pairs))
+        self.closed.update(other.closed)
+        self.pins.update(other.pins)
+
+
+class Register:
+    """What pools are called in the metrics, and what those have counted that are gone."""
+
+    def __init__(self, config: Config) -> None:
+        self._past: dict[Labels, Numbers] = {}
+        self._databases: set[tuple[str, str]] = set()
+        self._users = {*config.users, *config.auth.map.values()} - {OTHER}
+        for name, cluster in config.clusters.items():
+            upstream = cluster.upstream()
+            self._databases.add((name, upstream.database or OTHER))
+            self._users.add(upstream.user or OTHER)
+        for name, database in config.databases.items():
+            target = config.target(name)
+            assert target is not None
+            self._databases.add((target.cluster, target.database))
+            self._users.add(database.user or OTHER)
+
+    def labels(self, cluster: str, database: str, user: str, listed: bool) -> Labels:
+        """`listed`: the lists of users have this one."""
+        known = (cluster, database) in self._databases
+        return cluster, database if known else OTHER, user if listed or user in self._users else OTHER
+
+    def retire(self, numbers: Numbers) -> None:
+        """A pool without clients and connections is forgotten."""
+        numbers.size = 0
+        labels = numbers.cluster, numbers.database, numbers.user
+        if labels in self._past:
+            self._past[labels].add(numbers)
+        else:
+            self._past[labels] = numbers
+
+    def sums(self, pools: Iterable[Numbers]) -> list[Numbers]:
+        """One for each set of labels."""
+        found: dict[Labels, Numbers] = {}
+        for each in pools:
+            labels = each.cluster, each.database, each.user
+            if labels in found:
+                found[labels].add(each)
+            else:
+                found[labels] = each
+        for labels, past in self._past.items():
+            if labels in found:
+                found[labels].add(past)
+            else:
+                found[labels] = past
+        return list(found.values())

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Protocol
 
 from pgambassador.cluster.upstream import Upstream
-from pgambassador.errors import ServerRefused
+from pgambassador.credentials.keyring import Issued
+from pgambassador.errors import ConfigError, ServerRefused
 from pgambassador.net import connector
 from pgambassador.net.connector import Keys, Link
 
@@ -21,7 +22,8 @@ class Ring(Protocol):
 
 
 class Origin:
-    """`params` are for the start packet, beside those of the URL."""
+    """`params` are for the start packet, beside those of the URL. `only`: a secret of another user is not
+    used, although the provider gives it."""
 
     def __init__(
         self,
@@ -31,11 +33,13 @@ class Origin:
         database: str,
         user: str,
         params: Mapping[str, str] = MappingProxyType({}),
+        only: bool = False,
     ) -> None:
         self.upstream = upstream
         self.keyring = keyring
         self.database = database
         self.user = user
+        self.only = only
         self.params = {**upstream.params, **params}
 
     async def open(self) -> Link:
@@ -43,7 +47,7 @@ class Origin:
         try:
             return await connector.connect(
                 self.upstream,
-                self.keyring.attempt(self.user, self.database),
+                self._attempt(),
                 database=self.database,
                 user=self.user,
                 params=self.params,
@@ -55,6 +59,10 @@ class Origin:
                 refusal.remedy = self.keyring.remedy
             raise
 
+    def _attempt(self) -> Keys:
+        keys = self.keyring.attempt(self.user, self.database)
+        return _Own(keys, self.user) if self.only else keys
+
     async def cancel(self, link: Link) -> None:
         """Send the cancel request for a connection; returns when the server has taken it."""
         road = None
@@ -62,3 +70,24 @@ class Origin:
             issued = await self.keyring.attempt(self.user, self.database).issued(instance.host, instance.port)
             road = issued.secret.way
         await connector.send_cancel(self.upstream, link, road=road)
+
+
+class _Own:
+    """Keys of one user and nobody else."""
+
+    def __init__(self, keys: Keys, user: str) -> None:
+        self._keys = keys
+        self._user = user
+
+    async def issued(self, host: str, port: int) -> Issued:
+        issued = await self._keys.issued(host, port)
+        if issued.secret.user not in (None, self._user):
+            raise ConfigError(
+                f"databases.….user is {self._user!r}, but the credentials of its cluster are those of"
+                f" {issued.secret.user!r}",
+                hint="Give that user a cluster of its own, with credentials of its own.",
+            )
+        return issued
+
+    async def refused(self, host: str, port: int) -> bool:
+        return await self._keys.refused(host, port)

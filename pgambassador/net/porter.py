@@ -236,7 +236,7 @@ class Porter:
         if secret is None or not self._poor:
             return
         target = self.config.target(database)
-        if target is not None and target.cluster in self._poor:
+        if target is not None and target.user is None and target.cluster in self._poor:
             self.wallet.put(target.cluster, user, secret)
 
 

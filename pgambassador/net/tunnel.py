@@ -14,6 +14,7 @@ from pgambassador.net.channel import Channel
 from pgambassador.net.connector import Link
 from pgambassador.net.origin import Origin
 from pgambassador.net.sockets import Sockets
+from pgambassador.pool.census import Stay
 
 _ROUNDS = 4
 
@@ -29,9 +30,11 @@ class Tunnel:
         origin: Origin,
         *,
         buffer: int,
+        stay: Stay,
         ended: Callable[[Tunnel], None],
     ) -> None:
         self.link = link
+        self.stay = stay
         self.pid = 0
         self.closed = False
         self._sockets = sockets

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
 from pgambassador.auth import certificate
 from pgambassador.auth.certificate import Certificate
@@ -20,6 +21,9 @@ from pgambassador.net.channel import Channel
 from pgambassador.net.gate import Gate
 from pgambassador.net.sockets import Sockets
 from pgambassador.net.stream import Stream
+
+if TYPE_CHECKING:
+    from pgambassador.net.keeper import Keeper
 
 READ_SIZE = 16_384
 
@@ -40,6 +44,7 @@ class Visitor(Stream):
         self.certificate: Certificate | None = None
         self.binding: bytes | None = None
         self.handshaking = False
+        self.waits_in: Keeper | None = None  # the pool whose first connection its login waits for
 
     @property
     def is_unix(self) -> bool:

@@ -3,7 +3,8 @@
 1. Nothing is served before every address is bound; one that cannot be bound ends the start.
 2. TERM: accept nobody, let open work finish for `drain_timeout`, then close. INT: the same, but only for
    `FAST_DRAIN`. A second signal ends at once.
-3. /readyz says no as soon as draining begins, and while no server can be reached.
+3. /readyz says no as soon as draining begins, and while no cluster can be used; while some can, it says which
+   ones cannot.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pgambassador.net.channel import lingering, sweep
 from pgambassador.net.directory import listed
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
+from pgambassador.net.keeper import Keeper
 from pgambassador.net.listener import Listener, bind
 from pgambassador.net.login import refuse, welcome
 from pgambassador.net.tasks import spawn
@@ -76,7 +78,7 @@ class Service:
             where = ", ".join(str(listener.address) for listener in self.listeners)
             log.info("pgambassador %s listens on %s", __version__, where)
             ticking = spawn(self._tick(), "tick")
-            spawn(self._try_upstreams(), "first connection")
+            self._try_upstreams()
             await self._stop.wait()
             ticking.cancel()
             return 0
@@ -136,7 +138,7 @@ class Service:
             return
         spawn(welcome(self.house, sock, peer), "login")
 
-    async def _try_upstreams(self) -> None:
+    def _try_upstreams(self) -> None:
         """One connection to each cluster whose URL says as whom and to what, so that trouble shows early."""
         for name, cluster in self.config.clusters.items():
             upstream = cluster.upstream()
@@ -149,14 +151,16 @@ class Service:
                 and target.cluster == name
                 and target.database == upstream.database
             ]
-            if not served:
-                continue
-            keeper = self.house.keeper(served[0], upstream.user)
-            keeper.essential = True
-            try:
-                await keeper.greeting.words(BASE)
-            except AmbassadorError as error:
-                log.error("cluster %s cannot be used yet: %s", name, error.sentence())
+            if served:
+                keeper = self.house.keeper(served[0], upstream.user)
+                keeper.essential = True
+                spawn(self._try(keeper), "first connection")
+
+    async def _try(self, keeper: Keeper) -> None:
+        try:
+            await keeper.greeting.words(BASE)
+        except AmbassadorError as error:
+            log.error("cluster %s cannot be used yet: %s", keeper.cluster, error.sentence())
 
     def ready(self) -> tuple[bool, str]:
         """Whether clients should be sent here, and why (not)."""
@@ -165,7 +169,10 @@ class Service:
         if self.house.draining:
             return False, "shutting down"
         trouble = self.house.trouble()
-        return (True, "ready") if trouble is None else (False, trouble)
+        if not trouble:
+            return True, "ready"
+        why = "; ".join(trouble.values())
+        return (False, why) if len(trouble) == len(self.config.clusters) else (True, f"ready, except {why}")
 
     async def _tick(self) -> None:
         looked = -LOOK
@@ -179,6 +186,7 @@ class Service:
                 keeper.tick(now)
             for keyring in self.house.keyrings.values():
                 keyring.tick()
+            self.house.limits.tick(now)
             self.house.prune()
             await self.house.porter.tick(asyncio.get_running_loop().time())
             sweep()

@@ -23,7 +23,7 @@ def servers(monkeypatch):
     world = SimpleNamespace(answers={}, tried=[])
 
     class Origin:
-        def __init__(self, upstream, keyring, *, database, user) -> None:
+        def __init__(self, upstream, keyring, *, database, user, only=False) -> None:
             self.hosts = ",".join(endpoint.host for endpoint in upstream.endpoints)
             self.database, self.user, self.keyring = database, user, keyring
 

@@ -570,8 +570,44 @@ def test_the_minimal_file_loads():
     assert load(url="postgresql://x/").pool == config.pool
 
 
+def test_names_that_are_not_listed(read):
+    config = read(
+        """
+        clusters: {a: {url: "postgresql://a.example"}, b: {url: "postgresql://app@b.example/x"}}
+        databases:
+          shop: {cluster: b, user: reader}
+          "*": {cluster: a, pool: {size: 3}}
+        """
+    )
+    target = config.target("anything")
+    assert (target.cluster, target.database, target.pool.size, target.user) == ("a", "anything", 3, None)
+    assert config.target("shop").cluster == "b"
+    assert config.server_user(config.target("shop"), "me") == "reader"
+    assert config.server_user(config.target("anything"), "me") == "me"
+    assert config.forces("b", "reader")
+    assert not config.forces("a", "reader")
+    assert not config.forces("b", "app")
+
+
+def test_names_for_the_same_database_share_one_limit(read):
+    text = """
+        clusters: {a: {url: "postgresql://a.example"}}
+        databases: {shop: {max_connections: 3}, store: {database: shop, max_connections: %s}, "*": {}}
+        """
+    assert read(text % 3).databases["store"].max_connections == 3
+    with pytest.raises(ConfigError, match=r"shop and databases\.store lead to the same database of"):
+        read(text % 4)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
+def test_limits_are_whole_numbers(read, value):
+    with pytest.raises(ConfigError, match=r"users\.\*\.max_clients must be a whole number from 1"):
+        read(f'clusters: {{a: {{url: "postgresql://a.example"}}}}\nusers: {{"*": {{max_clients: {value}}}}}')
+
+
 WITHOUT_DEFAULT = {
     *("auth.method", "auth.rules", "auth.users_file", "tls.mode", "tls.certificate", "tls.key", "tls.ca"),
+    "clients.max_per_address",
     *(f"auth.query.{each}" for each in ("cluster", "database", "user", "statement")),
 }
 
@@ -596,7 +632,9 @@ def test_every_option_is_documented():
 
 def test_the_examples_in_the_reference_are_valid(read):
     text = (CONFIG / "reference.yaml").read_text("utf-8")
-    text = re.sub(r"pool: \{\}|databases: \{\}", lambda found: found[0].removesuffix(" {}"), text)
+    text = re.sub(
+        r"pool: \{\}|databases: \{\}|(?m:^users: \{\})", lambda found: found[0].removesuffix(" {}"), text
+    )
     seen, shown = [], set()
     for number in range(len(_alternatives(text))):
         each = re.sub(r"(?m)^(\s*)#: ", r"\1", _only(text, number))
@@ -609,6 +647,7 @@ def test_the_examples_in_the_reference_are_valid(read):
     assert seen == list(OURS.values())
     for path in paths(mi.type_info(Config)):
         wanted = path.replace("clusters.*", "clusters.main").replace("databases.*", "databases.shop")
+        wanted = re.sub(r"^users\.\*", "users.app", wanted)
         assert wanted in shown or path in ("auth.users.*", "auth.map.*"), (
             f"{path} is missing from config/reference.yaml"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pgambassador.auth.credential import Credential, Plain
 from pgambassador.auth.peer import Peer
@@ -17,12 +18,14 @@ from pgambassador.config import (
     Database,
     InstalledCredentials,
     Pool,
+    PoolOverrides,
     QueryLog,
     Secret,
     StaticCredentials,
+    User,
 )
 from pgambassador.credentials.static import Static
-from pgambassador.errors import Refused
+from pgambassador.errors import Refused, Unreachable
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
 from tests.loop import Loop
@@ -65,9 +68,12 @@ class Homes:
         *,
         users: Mapping[str, Credential | None] | None = None,
         records: Records | None = None,
+        users_limits: Mapping[str, User] | None = None,
         **config: Any,
     ) -> House:
-        settings = Config(**{"clusters": {"main": CLUSTERS["main"]}, **config})
+        settings = Config(
+            **{"clusters": {"main": CLUSTERS["main"]}, "users": dict(users_limits or {}), **config}
+        )
         log: Any = records
         self.made.append(self.loop.within(lambda: House(settings, users or {}, log)))
         return self.made[-1]
@@ -99,12 +105,132 @@ def test_one_pool_for_each_cluster_database_and_user(homes: Homes) -> None:
     assert house.keeper("stock", "a") is not shop
     # It does not: each client logs in as itself.
     assert house.keeper("any", "a") is not house.keeper("any", "b")
-    assert {(each.cluster, each.database, each.user) for each in house.pools()} == {
-        ("main", "shop", "app"),
-        ("main", "stock", "app"),
-        ("open", "any", "a"),
-        ("open", "any", "b"),
+    assert set(house.keepers) == {
+        ("main", "shop", "app", ()),
+        ("main", "stock", "app", ()),
+        ("open", "any", "a", ()),
+        ("open", "any", "b", ()),
     }
+    # Whom the configuration does not know is no label.
+    assert {(each.cluster, each.database, each.user): each.size for each in house.pools()} == {
+        ("main", "shop", "app"): 20,
+        ("main", "stock", "app"): 20,
+        ("open", "any", "*"): 40,
+    }
+
+
+WILD = {"listed": Database(user="reader"), "*": Database(max_connections=3, pool=PoolOverrides(size=2))}
+
+
+def test_what_is_not_listed(homes: Homes) -> None:
+    house = homes.build(clusters={"open": CLUSTERS["open"]}, databases=WILD)
+    keeper = house.keeper("tenant", "a")
+    assert (keeper.database, keeper.user, keeper.lane.limit) == ("tenant", "a", 2)
+    assert house.keeper("tenant2", "a") is not keeper
+    assert house.keeper("listed", "a") is house.keeper("listed", "b")
+    assert house.keeper("listed", "a").user == "reader"
+    assert house.replication("listed", "a", {"replication": "database"}).user == "reader"
+
+
+def test_the_databases_user_wins_over_that_of_the_url(homes: Homes) -> None:
+    users = {"reader": Plain(b"theirs"), "verifier": None}
+    house = homes.build(databases={"shop": Database(user="reader"), "*": Database()}, users=users)
+    assert (house.keeper("shop", "a").user, house.keeper("any", "a").user) == ("reader", "app")
+    # And the URL's password is nobody else's.
+    keyring = house.keyrings["main"]
+    assert read(homes, keyring.attempt("reader", "shop")) == b"theirs"
+    assert read(homes, keyring.attempt("verifier", "shop")) is None
+    house.porter.wallet.put("main", "other", b"brought")
+    assert read(homes, keyring.attempt("other", "shop")) is None
+
+
+def test_a_databases_user_gets_no_secret_of_another(homes: Homes) -> None:
+    house = homes.build(databases={"shop": Database(user="reader"), "*": Database()})
+    only = {name: house.keeper(name, "a").upstream for name in ("shop", "any")}
+    assert [getattr(each, "only", None) for each in only.values()] == [True, False]
+
+
+def test_pools_that_share_limits(homes: Homes) -> None:
+    house = homes.build(
+        clusters={"open": replace(CLUSTERS["open"], max_connections=9)},
+        databases={**WILD, "alias": Database(database="listed")},
+        users_limits={"reader": User(max_connections=5), "*": User(max_connections=4)},
+    )
+
+    def caps(database: str, user: str) -> list[tuple[str, int]]:
+        lease = house.keeper(database, user).lease
+        assert lease is not None
+        return [(cap.option, cap.most) for cap in lease.caps]
+
+    every = ("clusters.open.max_connections", 9)
+    wild = ('databases."*".max_connections', 3)
+    assert caps("t1", "a") == [every, wild, ('users."*".max_connections', 4)]
+    assert caps("listed", "a") == [every, ("users.reader.max_connections", 5)]
+    one, two, three, four = (
+        house.keeper(*each).lease for each in (("t1", "a"), ("t1", "b"), ("t2", "a"), ("t2", "b"))
+    )
+    assert one and two and three and four
+    assert one.caps[1] is two.caps[1] is not three.caps[1]
+    assert one.caps[2] is three.caps[2] is not two.caps[2]
+    assert len({id(each.caps[0]) for each in (one, two, three, four)}) == 1
+
+
+def test_names_that_come_from_clients_leave_nothing_behind(homes: Homes) -> None:
+    house = homes.build(
+        clusters={"open": replace(CLUSTERS["open"], max_connections=9)},
+        databases=WILD,
+        users_limits={"*": User(max_connections=4)},
+    )
+    for number in range(1000):
+        keeper = house.keeper(f"tenant{number}", f"user{number}")
+        keeper.connects += 1
+    assert len(house.keepers) == 1000
+    assert [(each.database, each.user, each.connects, each.size) for each in house.pools()] == [
+        ("*", "*", 1000, 2000)
+    ]
+    house.prune()
+    assert house.keepers == {}
+    assert [(each.connects, each.size) for each in house.pools()] == [(1000, 0)], "no counter goes back"
+    assert len(house.limits._caps) == 0
+    assert "0 pools" in repr(house.limits.commons["open"])
+
+
+def test_clients_of_a_kind_are_limited(homes: Homes) -> None:
+    house = homes.build(
+        databases={"shop": Database(max_clients=1), "*": Database(max_clients=2)},
+        users_limits={"*": User(max_clients=2)},
+        clients=Clients(max_per_address=2),
+    )
+    remote, here = Peer.at("10.0.0.1:1"), Peer.at("127.0.0.1:1")
+    first = house.admit(remote)
+    house.admit(remote)
+    with pytest.raises(Refused, match=r"too many connections from 10\.0\.0\.1") as refused:
+        house.admit(remote)
+    assert (refused.value.sqlstate, refused.value.hint) == (
+        "53300",
+        "At most 2 are allowed (clients.max_per_address).",
+    )
+    stays = [house.admit(here) for _ in range(5)]
+    house.lodge(stays[0], "shop", "a")
+    with pytest.raises(Refused, match='too many connections for database "shop"'):
+        house.lodge(stays[1], "shop", "b")
+    house.lodge(stays[2], "other", "a")
+    with pytest.raises(Refused, match='too many connections for role "a"'):
+        house.lodge(stays[3], "third", "a")
+    assert house.clients == 7
+    for stay in (first, *stays):
+        house.dismiss(stay)
+    assert house.limits.census.counts == {("address", "10.0.0.1"): 1}
+    assert house.rejected == {"too many from an address": 1, "too many of a database or user": 2}
+
+
+def test_clusters_fail_apart(homes: Homes) -> None:
+    house = homes.build(
+        clusters=CLUSTERS, databases={"shop": Database(cluster="main"), "any": Database(cluster="open")}
+    )
+    house.keeper("shop", "a").last_error = Unreachable("it is down")
+    house.keeper("any", "a")
+    assert house.trouble() == {"main": "cluster main: it is down"}
 
 
 def test_no_certificates_no_endings(homes: Homes) -> None:
@@ -223,13 +349,13 @@ def test_what_a_client_brought_opens_a_server(homes: Homes) -> None:
 
 def test_clients_are_counted_and_limited(homes: Homes) -> None:
     house = homes.build(clients=Clients(max=2))
-    house.admit()
+    first = house.admit()
     house.admit()
     with pytest.raises(Refused) as refused:
         house.admit()
     assert (refused.value.sqlstate, house.clients) == ("53300", 2)
     assert "2" in (refused.value.hint or "")
-    house.dismiss()
+    house.dismiss(first)
     house.admit()
     assert house.rejected == {"too many clients": 1}
 
@@ -238,13 +364,13 @@ def test_nobody_comes_in_while_it_drains(homes: Homes) -> None:
     house = homes.build()
     emptied: list[bool] = []
     house.on_empty = lambda: emptied.append(True)
-    house.admit()
+    stay = house.admit()
     house.draining = True
     with pytest.raises(Refused) as refused:
         house.admit()
     assert refused.value.sqlstate == "57P03"
     assert emptied == []
-    house.dismiss()
+    house.dismiss(stay)
     assert emptied == [True]
 
 

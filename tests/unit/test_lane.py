@@ -175,6 +175,24 @@ def test_a_retiring_connection_does_not_come_back(play: Playbook) -> None:
     assert play.lane.total == 0
 
 
+def test_of_a_contested_lane_the_policy_says_what_becomes_of_each_connection(play: Playbook) -> None:
+    client, other, server = play.client(), play.client(), play.server()
+    client.sends(QUERY)
+    serve(server, client)
+    assert play.policy.count("yields") == 0
+    play.lane.contested = True
+    client.sends(QUERY)
+    serve(server, client)
+    assert (play.policy.count("yields"), server.is_idle) == (1, True)
+    play.policy.generous = True
+    client.sends(QUERY)
+    other.sends(QUERY)
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    server.gets_end(TERMINATE)
+    assert (play.policy.count("yields"), play.lane.total, play.lane.waiting) == (2, 0, 1)
+
+
 def test_clients_are_counted(play: Playbook) -> None:
     clients = [play.client() for _ in range(3)]
     assert play.lane.sessions == 3

@@ -44,6 +44,7 @@ TESTED_BY = {
     "der": "test_certificate",
     "numbers": "test_keeper",
     "parties": "test_backend",
+    "patience": "test_lease",
     "preparing": "test_session",
     "requests": "test_session",
     "sockets": "test_reactor",

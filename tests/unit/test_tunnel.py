@@ -11,6 +11,7 @@ import pytest
 
 from pgambassador.net.channel import Channel
 from pgambassador.net.tunnel import Tunnel
+from pgambassador.pool.census import Stay
 from tests.loop import Loop
 
 BUFFER = 100_000
@@ -32,7 +33,13 @@ class Subject:
         )
         client = Channel(cast(Any, self.loop), ours)
         self.tunnel = Tunnel(
-            cast(Any, self.loop), client, link, cast(Any, None), buffer=BUFFER, ended=self.ended.append
+            cast(Any, self.loop),
+            client,
+            link,
+            cast(Any, None),
+            buffer=BUFFER,
+            stay=Stay(),
+            ended=self.ended.append,
         )
         self.tunnel.start(b"welcome ", early)
         self.loop.run()

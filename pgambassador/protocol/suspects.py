@@ -7,7 +7,7 @@
 3. A function that is used where no name shows it (an operator, a cast, an event trigger) makes every
    statement suspect.
 4. A body is read with its comments and once more without them.
-5. Not read: functions in C, and statements that a function puts together from pieces.
+5. A function that executes statements it puts together may do anything. Not read: functions in C.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from pgambassador.wire import build, parse
 
 # In PostgreSQL's regular expressions, where \m and \M are the bounds of a word. A SET within UPDATE is none.
 _BEGINNING: Final = r"(^|[;''$(]|\m(begin|then|else|loop)\M)(\s|\\[nrt])*"
+# What is put together from pieces may be anything.
+_DYNAMIC: Final = r"\m(execute|spi_exec|spi_query|spi_exec_query)\M"
 _SETS: Final = (
-    r"set_config|pg_settings|u&|"
+    _DYNAMIC + r"|set_config|pg_settings|u&|"
     + _BEGINNING
     + r"(set\s+(?!local\M|transaction\M|constraints\M)|(reset|discard)\s)"
 )
-_TIES: Final = r"\m(temp|temporary)\M|pg_temp|advisory_lock|" + _BEGINNING + r"(listen|load)\s"
+_TIES: Final = _DYNAMIC + r"|\m(temp|temporary)\M|pg_temp|advisory_lock|" + _BEGINNING + r"(listen|load)\s"
 _BLOCK: Final = r"'/\*([^*/]|\*(?!/)|/(?!\*))*\*/', ' ', 'g'"
 
 
@@ -118,6 +120,7 @@ QUERY: Final = build.query(
 _WORD: Final = re.compile(rb"[\w$]+")
 _SHORT: Final = 2048
 _NAME_MOST: Final = 63
+_PIECES: Final = re.compile(rb"(?i)\b(?:execute|spi_exec|spi_query|spi_exec_query)\b")
 _CALL: Final = re.compile(rb"(?i)set_config|pg_settings|u&")
 _OTHER: Final = re.compile(
     rb"(?i)(?:^|[;'$(]|\b(?:begin|then|else|loop)\b)(?:\s|\\[nrt])*"
@@ -187,6 +190,8 @@ def read(rows: Iterable[bytes]) -> Suspects:
 
 def settings_in(body: bytes) -> survey.Names:
     """Which parameters a function's body sets; all, where it does not say."""
+    if _PIECES.search(body):
+        return survey.ALL | survey.names_in(body)
     found = survey.names_called(body) if _CALL.search(body) else survey.NOTHING
     for name in _OTHER.findall(body):
         found |= frozenset({name.decode().lower()}) if name else survey.ALL

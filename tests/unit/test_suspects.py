@@ -21,7 +21,7 @@ TENANT = frozenset({"app.tenant"})
         (b"begin set session app.tenant to 'x'; SET Geqo = off; end", TENANT | {"geqo"}),
         (b"begin if x then set role clerk; end if; end", ALL),
         (b"begin execute 'set ' || name || ' = 1'; end", ALL),
-        (b"begin execute 'set app.tenant = 1'; end", TENANT),
+        (b"begin execute 'set app.tenant = 1'; end", ALL | TENANT),
         (b"begin reset all; end", ALL),
         (b"begin discard plans; end", ALL),
         (b"begin set local work_mem = '5MB'; set transaction read only; end", NOTHING),

@@ -49,10 +49,17 @@ def md5(
     doubt: str | None = None,
     binding: bytes | None = None,
     learn: Learn | None = None,
+    process_key: bytes = PROCESS_KEY,
+    seems_scram: bool = False,
 ) -> Dialogue[bytes]:
-    """AuthenticationMD5Password; like PostgreSQL, SCRAM where the user has a SCRAM verifier."""
-    if isinstance(credential, Verifier):
-        return (yield from scram(user, credential, doubt=doubt, binding=binding, learn=learn))
+    """AuthenticationMD5Password; like PostgreSQL, SCRAM where the user has a SCRAM verifier, or is unknown
+    and `seems_scram`."""
+    if isinstance(credential, Verifier) or (credential is None and seems_scram):
+        return (
+            yield from scram(
+                user, credential, doubt=doubt, binding=binding, learn=learn, process_key=process_key
+            )
+        )
     salt = salt or secrets.token_bytes(4)
     response = parse.password((yield from _response(build.authentication_md5(salt))))
     match credential:

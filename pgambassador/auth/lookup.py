@@ -2,6 +2,7 @@
 
 1. The name is a parameter, never part of the statement's text.
 2. A row about somebody else counts as none: names are cut off and compared in ways that are the server's.
+3. After an error that leaves the connection as it is, the answer is read to its end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pgambassador.auth.credential import Credential, read_credential
 from pgambassador.errors import ConfigError, ProtocolViolation, ServerRefused
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Backend, Dialogue, Frontend
+from pgambassador.wire.parse import MAX_NAME
 
 _MOST_FRAMES: Final = 100
 _MOST_ROWS: Final = 2
@@ -32,6 +34,7 @@ NOBODY: Final = Entry()
 def look_up(statement: str, user: str) -> Dialogue[Entry]:
     """The statement gives name, secret, and perhaps whether the user may log in (a boolean)."""
     rows: list[list[bytes | None]] = []
+    refusal: ServerRefused | None = None
     data = _question(statement, user)
     for _ in range(_MOST_FRAMES):
         kind, payload = yield data
@@ -40,12 +43,29 @@ def look_up(statement: str, user: str) -> Dialogue[Entry]:
             case Backend.DATA_ROW:
                 rows.append(parse.columns(b"D\0\0\0\0" + payload))
             case Backend.ERROR_RESPONSE:
-                raise ServerRefused(parse.fields(payload))
+                refusal = ServerRefused(parse.fields(payload))
+                if ends(refusal):
+                    raise refusal
             case Backend.READY_FOR_QUERY:
+                if refusal is not None:
+                    raise refusal
                 return _entry(rows, user)
             case _:
                 pass
     raise ProtocolViolation("the server does not come to an end of its answer")
+
+
+def ends(refusal: ServerRefused) -> bool:
+    """Whether the connection is over with it; the severity may be written in the server's language."""
+    return refusal.fields.get("V", refusal.fields.get("S")) in ("FATAL", "PANIC")
+
+
+def askable(user: str) -> bool:
+    """Whether a server can know such a name: it is UTF-8, and no longer than a name can be."""
+    try:
+        return len(user.encode()) <= MAX_NAME
+    except UnicodeEncodeError:  # bytes that were none
+        return False
 
 
 def _question(statement: str, user: str) -> bytes:

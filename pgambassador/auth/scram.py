@@ -72,16 +72,9 @@ def client(
     client_first = b"n=" + user + b",r=" + nonce
     server_first = yield header + client_first
 
-    attributes = _attributes(server_first, "server-first-message")
-    full_nonce = _nonce(_value(attributes, 0, b"r"))
+    full_nonce, salt, iterations = challenge(server_first)
     if len(full_nonce) <= len(nonce) or not full_nonce.startswith(nonce):
         raise _malformed("the server's nonce does not extend ours")
-    salt = _base64(_value(attributes, 1, b"s"), "salt")
-    if not 1 <= len(salt) <= MAX_SALT:
-        raise _malformed(f"a salt of {len(salt)} bytes; 1 to {MAX_SALT} are allowed")
-    iterations = _iterations(_value(attributes, 2, b"i"))
-    if len(attributes) > 3:
-        raise _malformed("the server-first-message has more attributes than r, s and i")
 
     keys = derive(password, salt, iterations)
     without_proof = b"c=" + base64.b64encode(header + (binding or b"")) + b",r=" + full_nonce
@@ -98,6 +91,19 @@ def client(
             "the server's SCRAM signature is wrong",
             detail="It does not know the password's verifier: it may not be the server that it claims to be.",
         )
+
+
+def challenge(server_first: bytes) -> tuple[bytes, bytes, int]:
+    """Nonce, salt and iterations: what keys are to be derived with."""
+    attributes = _attributes(server_first, "server-first-message")
+    nonce = _nonce(_value(attributes, 0, b"r"))
+    salt = _base64(_value(attributes, 1, b"s"), "salt")
+    if not 1 <= len(salt) <= MAX_SALT:
+        raise _malformed(f"a salt of {len(salt)} bytes; 1 to {MAX_SALT} are allowed")
+    iterations = _iterations(_value(attributes, 2, b"i"))
+    if len(attributes) > 3:
+        raise _malformed("the server-first-message has more attributes than r, s and i")
+    return nonce, salt, iterations
 
 
 # --- the side that checks -----------------------------------------------------------------------------------
@@ -222,9 +228,13 @@ def _iterations(value: bytes) -> int:
 
 def _base64(value: bytes, what: str) -> bytes:
     try:
-        return base64.b64decode(value, validate=True)
+        decoded = base64.b64decode(value, validate=True)
     except binascii.Error:
-        raise _malformed(f"the {what} is not valid base64") from None
+        decoded = b""
+    # Another way to write the same bytes (RFC 4648, section 3.5) is nobody's.
+    if base64.b64encode(decoded) != value:
+        raise _malformed(f"the {what} is not valid base64")
+    return decoded
 
 
 def _malformed(why: str) -> ProtocolViolation:

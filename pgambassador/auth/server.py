@@ -12,12 +12,10 @@ from typing import Final, TypeAlias
 
 from pgambassador.auth import scram
 from pgambassador.auth.credential import md5_digest, md5_response
-from pgambassador.auth.verifier import Borrowed, Derive, KeyCache
+from pgambassador.auth.verifier import Borrowed, Derive, derive
 from pgambassador.errors import ConfigError, ProtocolViolation, Refused
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Authentication, Dialogue
-
-_KEYS: Final = KeyCache()
 
 _UNSUPPORTED: Final = {2: "Kerberos V5", 6: "SCM credential", 7: "GSSAPI", 9: "SSPI"}
 
@@ -45,7 +43,13 @@ Ask: TypeAlias = Callable[[bytes], Dialogue[bytes]]
 
 
 def answer(
-    challenge: bytes, secret: Secret | None, *, user: str, channel: Channel, ask: Ask, derive: Derive = _KEYS
+    challenge: bytes,
+    secret: Secret | None,
+    *,
+    user: str,
+    channel: Channel,
+    ask: Ask,
+    derive: Derive = derive,
 ) -> Dialogue[bool]:
     """From the first AuthenticationXXX to AuthenticationOk; whether the server asked for anything."""
     kind, data = parse.authentication(challenge)

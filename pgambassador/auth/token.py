@@ -1,6 +1,6 @@
 """How long a password that a server has accepted may be taken for good without asking again.
 
-1. It is remembered as a keyed hash only.
+1. It is remembered as a keyed hash only, and dropped when a server refuses it.
 2. Whose end can be read (a signed URL of AWS, a JSON Web Token) is good until then, and never for longer than
    `LONGEST`; any other password for `SHORT`.
 3. Reading decides nothing: a server has accepted the password before anybody looks for its end.
@@ -23,29 +23,35 @@ SIZE: Final = 10_000
 
 
 class Accepted:
-    """Passwords by what they open; `now` is wall-clock time in seconds since 1970."""
+    """Passwords by what they open: a name stands for a password and whose it is, and with it are databases.
+    `now` is wall-clock time in seconds since 1970."""
 
     def __init__(self, size: int = SIZE) -> None:
         self._size = size
         self._pepper = secrets.token_bytes(32)
-        self._ends: dict[bytes, float] = {}
+        self._ends: dict[tuple[bytes, str], float] = {}
 
     def name(self, password: bytes, *where: str) -> bytes:
-        """What stands for a password and what it opens; tells nothing of either."""
+        """What stands for a password and whose it is; tells nothing of either."""
         parts = [*(each.encode("utf-8", "surrogateescape") for each in where), password]
         return hmac_sha256(self._pepper, b"".join(b"%d:" % len(part) + part for part in parts))
 
-    def holds(self, name: bytes, now: float) -> bool:
-        end = self._ends.get(name)
+    def holds(self, name: bytes, database: str, now: float) -> bool:
+        end = self._ends.get((name, database))
         # A clock that was set back must not make it good for longer.
         return end is not None and end - LONGEST <= now < end
 
-    def add(self, name: bytes, password: bytes, now: float) -> None:
+    def add(self, name: bytes, database: str, password: bytes, now: float) -> None:
         end = token_end(password)
-        self._ends.pop(name, None)
-        self._ends[name] = now + SHORT if end is None else min(end, now + LONGEST)
+        self._ends.pop((name, database), None)
+        self._ends[name, database] = now + SHORT if end is None else min(end, now + LONGEST)
         if len(self._ends) > self._size:
             del self._ends[next(iter(self._ends))]
+
+    def drop(self, name: bytes) -> None:
+        """It is good for no database any more."""
+        for key in [key for key in self._ends if key[0] == name]:
+            del self._ends[key]
 
     def __len__(self) -> int:
         return len(self._ends)

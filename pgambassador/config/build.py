@@ -247,22 +247,27 @@ def _join(path: str, name: object) -> str:
 
 def paths(kind: mi.Type, path: str = "") -> Iterator[str]:
     """Every option's path, `*` standing for a name that the user chooses."""
+    yield from (each for each, _ in leaves(kind, path))
+
+
+def leaves(kind: mi.Type, path: str = "") -> Iterator[tuple[str, mi.Type]]:
+    """Every option's path and kind."""
     kind, _, _ = _unwrap(kind)
     match kind:
         case mi.StructType():
             for field in kind.fields:
-                yield from paths(field.type, _join(path, field.name))
+                yield from leaves(field.type, _join(path, field.name))
         case mi.UnionType():
             for variant in kind.types:
                 assert isinstance(variant, mi.StructType)
                 if variant.tag == INSTALLED:
                     continue
-                yield _join(path, variant.tag_field)
-                yield from paths(variant, path)
+                yield _join(path, variant.tag_field), mi.StrType()
+                yield from leaves(variant, path)
         case mi.DictType():
-            yield from paths(kind.value_type, f"{path}.*")
+            yield from leaves(kind.value_type, f"{path}.*")
         case _:
-            yield path
+            yield path, kind
 
 
 def _suggestion(name: str, siblings: list[str], path: str) -> str:

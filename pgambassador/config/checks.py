@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from pgambassador.auth.rules import shadowed
+from pgambassador.config.providers import name_of
 from pgambassador.config.structs import EVERY_OTHER
 from pgambassador.config.users import read_users
 from pgambassador.errors import ConfigError
@@ -13,6 +14,9 @@ from pgambassador.errors import ConfigError
 if TYPE_CHECKING:
     from pgambassador.auth.rules import Rule
     from pgambassador.config.structs import Config, Tls
+
+# Providers whose secrets name a user by themselves.
+_NAMES_USER = frozenset(("aws-secretsmanager",))
 
 
 def check(config: Config) -> None:
@@ -197,6 +201,37 @@ def _query(config: Config) -> None:
 
 def warnings(config: Config) -> list[str]:
     """What may be meant, and most often is not."""
+    return [*_rules_warnings(config), *_clear_warnings(config), *_user_warnings(config)]
+
+
+def _clear_warnings(config: Config) -> list[str]:
+    """What can be read on the way, and used: md5 challenges are as good as nothing."""
+    if all(address.is_local for address in config.addresses()):
+        return []
+    if config.tls.effective_mode in ("require", "verify-ca"):
+        return []
+    return [
+        f"{f'auth.rules[{index}].method' if config.auth.rules else 'auth.method'} is md5, for clients of"
+        " other machines and without TLS: who listens on the way can find out their passwords; use"
+        " scram-sha-256, or tls.mode: require"
+        for index, rule in enumerate(config.auth.table())
+        if rule.method == "md5" and rule.places.remote and not rule.tls
+    ]
+
+
+def _user_warnings(config: Config) -> list[str]:
+    return [
+        f"clusters.{name}: the URL names no user, so that each client has a pool of its own, but the user of"
+        f" {name_of(cluster.credentials)} credentials is whom all of them log in as; write that user into the"
+        " URL"
+        for name, cluster in config.clusters.items()
+        if cluster.credentials is not None
+        and cluster.upstream().user is None
+        and (getattr(cluster.credentials, "user", None) or name_of(cluster.credentials) in _NAMES_USER)
+    ]
+
+
+def _rules_warnings(config: Config) -> list[str]:
     if not config.auth.rules:
         return []
     rules = config.auth.table()

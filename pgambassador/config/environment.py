@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec.inspect as mi
 
-from pgambassador.config.build import Given, paths
+from pgambassador.config.build import Given, leaves, paths
+from pgambassador.config.secret import Secret
 from pgambassador.config.structs import Config
 from pgambassador.errors import ConfigError
 
@@ -34,6 +35,23 @@ def overlay(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
             )
         tree = _put(tree, levels, Given(environ[variable], variable))
     return tree
+
+
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """What another program may be given: all but the variables that stand for options that are secret."""
+    secret = [
+        tuple(path.split("."))
+        for path, kind in leaves(mi.type_info(Config))
+        if isinstance(kind, mi.CustomType) and kind.cls is Secret
+    ]
+    return {
+        variable: value
+        for variable, value in environ.items()
+        if not (
+            variable.startswith(PREFIX)
+            and any(_fits(variable.removeprefix(PREFIX).lower().split("__"), path) for path in secret)
+        )
+    }
 
 
 def _fits(levels: list[str], path: tuple[str, ...]) -> bool:

@@ -46,9 +46,20 @@ def load(
             section[level] = dict(inner) if isinstance(inner, dict) else {}
             section = section[level]
         section[name] = value
+    _rules(tree)
     config: Config = build(mi.type_info(Config), tree, "")
     check(config)
     return config
+
+
+def _rules(tree: dict[str, Any]) -> None:
+    """A list of nothing, or whose lines are all commented out, must not be taken for no list."""
+    auth = tree.get("auth")
+    if isinstance(auth, dict) and "rules" in auth and not auth["rules"]:
+        raise ConfigError(
+            "auth.rules is empty, so that nobody could log in.",
+            hint="Write a rule, or leave out auth.rules.",
+        )
 
 
 def _with_url(tree: dict[str, Any], url: str) -> dict[str, Any]:

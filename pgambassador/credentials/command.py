@@ -1,7 +1,8 @@
 """A password that a command prints.
 
 1. What the command printed appears in no message, whatever went wrong.
-2. A command that takes too long or prints too much is ended, with all that it has started.
+2. It inherits the environment, without the variables that hold our own secrets.
+3. A command that takes too long or prints too much is ended, with all that it has started.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 from datetime import datetime
 
+from pgambassador.config.environment import without_secrets
 from pgambassador.config.providers import ExecCredentials
 from pgambassador.credentials.provider import Login, Secret
 from pgambassador.errors import Unreachable
@@ -38,6 +40,7 @@ class Command:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
+                env=without_secrets(os.environ),
             )
         except OSError as error:
             raise Unreachable(

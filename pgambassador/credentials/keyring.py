@@ -95,6 +95,12 @@ class Keyring:
         """What to look at when a server refuses the secret; None if the provider has nothing to say."""
         return getattr(self._source, "remedy", None)
 
+    def refused(self, login: Login, secret: Secret) -> None:
+        """Tell the provider, if it wants to know, that a server took this one for wrong."""
+        tell = getattr(self._source, "refused", None)
+        if tell is not None:
+            tell(login, secret)
+
     def scope(self, login: Login) -> Scope:
         return scope(self._source, login)
 
@@ -260,6 +266,7 @@ class Attempt:
         login = self._login(host, port)
         held = self._held[self._ring.scope(login)]
         found = await self._another(login, held)
+        self._ring.refused(login, held.secret)
         if found is None:
             return False
         self._tries += 1

@@ -27,7 +27,7 @@ def find(content: bytes, login: Login) -> bytes | None:
                 break
             rest = _behind(rest, value)
         if rest is not None:
-            return _field(rest)[0]
+            return _field(rest)
     return None
 
 
@@ -35,12 +35,18 @@ def _behind(line: bytes, value: bytes) -> bytes | None:
     """What comes after the line's first field, None if that does not fit."""
     if line.startswith(b"*:"):
         return line[2:]
-    field, length = _field(line)
-    return line[length + 1 :] if field == value and length < len(line) else None
+    position = 0
+    for byte in value:  # in which a colon fits one without a backslash, too
+        if line[position : position + 1] == b"\\":
+            position += 1
+        if line[position : position + 1] != bytes((byte,)):
+            return None
+        position += 1
+    return line[position + 1 :] if line[position : position + 1] == b":" else None
 
 
-def _field(line: bytes) -> tuple[bytes, int]:
-    """What the first field says, and how long it is as written."""
+def _field(line: bytes) -> bytes:
+    """What the first field says."""
     found = bytearray()
     position = 0
     while position < len(line) and line[position] != _COLON:
@@ -48,4 +54,4 @@ def _field(line: bytes) -> tuple[bytes, int]:
             position += 1
         found.append(line[position])
         position += 1
-    return bytes(found), position
+    return bytes(found)

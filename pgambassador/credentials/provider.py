@@ -86,7 +86,8 @@ class Provider(Protocol):
         the server first; 0 where a new one is either good or not."""
 
     async def fetch(self, login: Login) -> Secret:
-        """The secret as it is now. Raises Unreachable or ConfigError."""
+        """The secret as it is now. Raises Unreachable or ConfigError. A provider that has a method
+        `refused(login, secret)` is told of each secret that a server took for wrong."""
 
 
 def scope(provider: Provider, login: Login) -> Scope:

@@ -27,11 +27,12 @@ def keyring_of(
     credentials: Credentials | None,
     password_of: Callable[[str], bytes | Borrowed | None],
     spawn: Spawn,
+    refused: Callable[[str, bytes | Borrowed], None] | None = None,
 ) -> Keyring:
-    """`password_of` finds a user's password where there are no credentials. ConfigError, if the provider
-    cannot be had or refuses its options."""
+    """`password_of` finds a user's password where there are no credentials, and `refused` is told of one that
+    a server took for wrong. ConfigError, if the provider cannot be had or refuses its options."""
     if credentials is None:
-        return Keyring(cluster, URL, Written(password_of), spawn=spawn, timeout=1.0)
+        return Keyring(cluster, URL, Written(password_of, refused), spawn=spawn, timeout=1.0)
     return Keyring(
         cluster,
         name_of(credentials),

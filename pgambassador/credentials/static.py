@@ -23,13 +23,23 @@ class Static:
 
 
 class Written:
-    """What holds without `credentials`: `password_of` finds the one for a user, None if there is none."""
+    """What holds without `credentials`: `password_of` finds the one for a user, None if there is none.
+    `refused` is told, with the user, which one a server took for wrong."""
 
     per_host = False
     window = 0.0
 
-    def __init__(self, password_of: Callable[[str], bytes | Borrowed | None]) -> None:
+    def __init__(
+        self,
+        password_of: Callable[[str], bytes | Borrowed | None],
+        refused: Callable[[str, bytes | Borrowed], None] | None = None,
+    ) -> None:
         self._password_of = password_of
+        self._refused = refused
 
     async def fetch(self, login: Login) -> Secret:
         return Secret(None, self._password_of(login.user))
+
+    def refused(self, login: Login, secret: Secret) -> None:
+        if self._refused is not None and secret.password is not None:
+            self._refused(login.user, secret.password)

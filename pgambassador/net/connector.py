@@ -8,7 +8,7 @@
 4. The password is asked for host by host, and the time that takes is not the host's. One that takes it for
    wrong is asked again for as long as the keyring has another to try.
 5. Poolers and proxies exist that refuse a start packet of protocol 3.2 instead of negotiating, or hang up.
-   Such an endpoint is asked again with 3.0, and from then on with 3.0 alone.
+   Such an endpoint is asked again with 3.0, and for `_OLD_FOR` seconds with 3.0 alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pgambassador.credentials.provider import Way
 from pgambassador.errors import AmbassadorError, ProtocolViolation, ServerRefused, Unreachable
 from pgambassador.net import tls, way
 from pgambassador.net.conversation import Conversation, HungUp
+from pgambassador.net.derivation import Deriver, Prepared
 from pgambassador.net.transport import Address, Transport, open_transport, resolve
 from pgambassador.protocol.startup import Channel, upstream_login
 from pgambassador.wire import build
@@ -42,9 +43,9 @@ _NO_ENTRY = "28000"
 _WRONG_SECRET = frozenset(("28P01", "28000"))
 # What those that do not know protocol 3.2 answer to it, if anything.
 _NO_SUCH_PROTOCOL = frozenset(("0A000", "08P01"))
-_old_protocol: set[Endpoint] = set()
-# Seconds for asking a server whose certificate has the wrong names which names it has.
-_NAMES_TIMEOUT = 2.0
+_OLD_FOR = 600.0
+_old_protocol: dict[Endpoint, float] = {}  # until when
+_NAMES_TIMEOUT = 2.0  # seconds for asking a server with the wrong certificate which names that has
 
 
 @dataclass(slots=True)
@@ -100,10 +101,12 @@ async def connect(
     user: str,
     params: Mapping[str, str] | None = None,
     timeout: float | None = None,  # noqa: ASYNC109  the search divides it
+    deriver: Deriver | None = None,
 ) -> Link:
     """A new connection, or Unreachable, or the server's own refusal. `user` logs in, unless the secret is
     somebody else's; `params` win over those of the URL."""
-    search = _Search(upstream, keys, user, {**upstream.params, **(params or {}), "database": database})
+    params = {**upstream.params, **(params or {}), "database": database}
+    search = _Search(upstream, keys, user, params, deriver or Deriver())
     return await search.run(timeout if timeout is not None else upstream.connect_timeout)
 
 
@@ -151,8 +154,11 @@ class _NoTls(Unreachable):
 class _Search:
     """One walk through the hosts of an upstream."""
 
-    def __init__(self, upstream: Upstream, keys: Keys, user: str, params: dict[str, str]) -> None:
+    def __init__(
+        self, upstream: Upstream, keys: Keys, user: str, params: dict[str, str], deriver: Deriver
+    ) -> None:
         self._upstream = upstream
+        self._deriver = deriver
         self._keys = keys
         self._user = self._default_user = user
         self._secret: Secret | None = None
@@ -270,7 +276,8 @@ class _Search:
         )
 
     async def _open(self, address: Address, *, encrypted: bool) -> Link:
-        newest = self._upstream.max_protocol_version != "3.0" and address.endpoint not in _old_protocol
+        old = asyncio.get_running_loop().time() < _old_protocol.get(address.endpoint, 0.0)
+        newest = self._upstream.max_protocol_version != "3.0" and not old
         if newest:
             try:
                 return await self._open_with(address, encrypted=encrypted, version=build.PROTOCOL_3_2)
@@ -281,7 +288,7 @@ class _Search:
                     raise
         link = await self._open_with(address, encrypted=encrypted, version=build.PROTOCOL_3_0)
         if newest:
-            _old_protocol.add(address.endpoint)
+            _old_protocol[address.endpoint] = asyncio.get_running_loop().time() + _OLD_FOR
         return link
 
     async def _open_with(self, address: Address, *, encrypted: bool, version: int) -> Link:
@@ -308,16 +315,14 @@ class _Search:
 
     async def _log_in(self, transport: Transport, version: int) -> Link:
         conversation = Conversation(transport)
+        prepared = Prepared(self._deriver, self._secret)
+        to = self._channel(transport)
         dialogue = upstream_login(
-            self._params,
-            self._secret,
-            user=self._user,
-            channel=self._channel(transport),
-            version=version,
+            self._params, self._secret, user=self._user, channel=to, version=version, derive=prepared.derive
         )
         if self._upstream.channel_binding == "require" and transport.address.family != socket.AF_UNIX:
             dialogue = binding.insist(dialogue)
-        login = await conversation.hold(dialogue)
+        login = await conversation.hold(dialogue, prepared.ahead)
         wanted = self._upstream.target_session_attrs
         objection = await conversation.hold(mismatch(wanted, login.parameters))
         link = Link(

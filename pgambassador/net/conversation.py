@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from pgambassador.errors import Unreachable
@@ -23,13 +24,17 @@ class Conversation:
         self._transport = transport
         self._received = bytearray()
 
-    async def hold(self, dialogue: Dialogue[T]) -> T:
+    async def hold(self, dialogue: Dialogue[T], ahead: Callable[[Frame], Awaitable[None]] | None = None) -> T:
+        """`ahead` is given each frame first, to do what must not hold up the event loop."""
         try:
             data = next(dialogue)
             while True:
                 if data:
                     await self._transport.send(data)
-                data = dialogue.send(await self._frame())
+                frame = await self._frame()
+                if ahead is not None:
+                    await ahead(frame)
+                data = dialogue.send(frame)
         except StopIteration as end:
             result: T = end.value
             return result

@@ -1,7 +1,8 @@
 """Who is known: the users of the configuration, those of its file, and those that a server is asked about.
 
 1. The lists come first. A server is asked about the others only, for each once at a time.
-2. What it said is believed for `MEMORY`, also that it does not know one; at most `SIZE` answers are kept.
+2. What it said is believed for `MEMORY`, also that it does not know one, and then forgotten; at most `SIZE`
+   answers are kept. It is not asked about what cannot be the name of a user.
 3. A file that has become useless leaves the users as they were, and is complained about once.
 """
 
@@ -14,7 +15,8 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from pgambassador.auth.credential import Credential, Plain, read_credential
-from pgambassador.auth.lookup import NOBODY, Entry
+from pgambassador.auth.lookup import NOBODY, Entry, askable
+from pgambassador.auth.verifier import Verifier, hmac_sha256
 from pgambassador.config import Auth, read_users
 from pgambassador.errors import ConfigError
 from pgambassador.net.enquiry import Enquiry
@@ -48,7 +50,7 @@ class Directory:
         """Unreachable if a server would have to be asked and does not answer."""
         if user in self.users:
             return Entry(self.users[user])
-        if self.enquiry is None:
+        if self.enquiry is None or not askable(user):
             return NOBODY
         now = asyncio.get_running_loop().time()
         entry, until = self._answers.get(user, (NOBODY, now))
@@ -59,6 +61,17 @@ class Directory:
     def _take(self, users: Users) -> None:
         self.users = users
         self.has_plain = any(isinstance(each, Plain) for each in users.values())
+        known = [each for each in users.values() if each is not None]
+        self._scram_share = sum(isinstance(each, Verifier) for each in known) / len(known) if known else 1.0
+
+    def seems_scram(self, user: str, key: bytes) -> bool:
+        """What a name that nobody has is asked for where the method is md5: SCRAM, as PostgreSQL by default
+        (`password_encryption`). Where all who are known are listed here, so often as they would be, and
+        always the same for a name under one `key`."""
+        if self.enquiry is not None:
+            return True
+        lot = hmac_sha256(key, b"method " + user.encode("utf-8", "surrogateescape"))
+        return int.from_bytes(lot[:8], "big") < self._scram_share * 2.0**64
 
     def forget(self, user: str) -> None:
         """Somebody could not log in: perhaps because the answer is of yesterday."""
@@ -74,8 +87,17 @@ class Directory:
             del self._answers[next(iter(self._answers))]
         return entry
 
+    def _expire(self, now: float) -> None:
+        """The oldest answers stand first."""
+        while self._answers:
+            user = next(iter(self._answers))
+            if self._answers[user][1] > now:
+                return
+            del self._answers[user]
+
     async def refresh(self, now: float) -> None:
-        """Read the file again if it has changed; `now` is the event loop's time."""
+        """Forget old answers, and read the file again if it has changed; `now` is the event loop's time."""
+        self._expire(now)
         if self._auth.users_file is None or self._reading or now < self._next_look:
             return
         self._next_look = now + PAUSE

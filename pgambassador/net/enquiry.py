@@ -1,7 +1,7 @@
 """Asking a server about users, over a connection that is for nothing else.
 
-1. One question at a time, each within `PATIENCE`, in which waiting for its turn counts; a connection that
-   failed is closed, whatever the failure.
+1. One question at a time, each within `PATIENCE`, in which waiting for its turn counts. A connection that
+   failed is closed; one over which the server has answered, if only by an error, is not.
 2. A connection that had been resting may have died: then the question is asked once more over a new one.
 3. What goes wrong is ours to repair and is logged; clients, who are strangers yet, are told only that it did.
 """
@@ -13,12 +13,12 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 
-from pgambassador.auth.lookup import Entry, look_up
+from pgambassador.auth.lookup import Entry, ends, look_up
 from pgambassador.auth.server import Secret
 from pgambassador.config import Config
 from pgambassador.credentials.keyring import Keyring
 from pgambassador.credentials.registry import keyring_of
-from pgambassador.errors import AmbassadorError, Unreachable
+from pgambassador.errors import AmbassadorError, ServerRefused, Unreachable
 from pgambassador.net.connector import Link
 from pgambassador.net.conversation import Conversation
 from pgambassador.net.origin import Origin
@@ -49,8 +49,9 @@ class Enquiry:
             async with asyncio.timeout(PATIENCE), self._lock:
                 try:
                     entry = await self._ask(user)
-                except BaseException:
-                    self.close()
+                except BaseException as error:
+                    if not (isinstance(error, ServerRefused) and not ends(error)):
+                        self.close()
                     raise
         except (AmbassadorError, TimeoutError) as error:
             late = f"no answer within {PATIENCE:g} s"
@@ -72,7 +73,9 @@ class Enquiry:
         if self._link is not None:
             try:
                 return await self._hold(self._link, user)
-            except AmbassadorError:
+            except AmbassadorError as error:
+                if isinstance(error, ServerRefused) and not ends(error):
+                    raise
                 self.close()
         self._link = await self._origin.open()
         return await self._hold(self._link, user)

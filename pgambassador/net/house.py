@@ -2,7 +2,8 @@
 
 1. There is one pool for each (cluster, database, server user), made when its first client logs in; those few
    parameters that a server takes only when a connection begins make it another pool.
-2. Clients are counted from their login to their end, however either goes.
+2. Clients are counted from when they have shown who they are to their end; before that they stand at the
+   door, and take nobody's place.
 3. A replication connection belongs to no pool: it has a server connection of its own.
 4. All connections to a cluster take their secrets from its one keyring.
 5. Clusters fail apart: while one of them can be used, clients are welcome.
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 from pgambassador.auth.credential import Plain
 from pgambassador.auth.doorway import Doorway
@@ -29,6 +31,7 @@ from pgambassador.credentials.keyring import Keyring
 from pgambassador.credentials.registry import keyring_of
 from pgambassador.errors import ConfigError, Refused, Unreachable
 from pgambassador.net import patience, tls
+from pgambassador.net.derivation import Deriver
 from pgambassador.net.directory import Directory, Users
 from pgambassador.net.enquiry import enquiry
 from pgambassador.net.facts import Facts
@@ -50,6 +53,13 @@ from pgambassador.protocol.cancel import CancelKeys
 Given = tuple[tuple[str, str], ...]
 
 
+class Guest(Protocol):
+    """Somebody at the door."""
+
+    def make_room(self) -> None: ...
+    def __hash__(self) -> int: ...
+
+
 class House:
     """`users` is the list of who may log in; it is empty where everybody local is trusted."""
 
@@ -59,7 +69,8 @@ class House:
         asking = enquiry(config, self.keyrings, self._listed_password)
         self.directory = Directory(config.auth, users, asking)
         self.porter = Porter(config, self.directory, self._probe)
-        self.doorway = Doorway(config.clients.max)
+        self._guesses = Deriver(0)
+        self.doorway: Doorway[Guest] = Doorway(config.clients.max)
         self.limits = Limits(config)
         self.register = Register(config)
         self.query_log = query_log
@@ -70,7 +81,6 @@ class House:
         self.statements = Statements()
         self.keys: CancelKeys[Session | Tunnel] = CancelKeys()
         self.tunnels: set[Tunnel] = set()
-        self.arriving = 0
         self.clients = 0
         self.logins = 0
         self.login_failures = 0
@@ -149,7 +159,10 @@ class House:
                 return upstream.password.encode()
             return self._brought(name, user) if upstream.user is None else None
 
-        return keyring_of(name, cluster.credentials, password_of, spawn)
+        def refused(user: str, secret: Secret) -> None:
+            self.porter.refused(name, user, secret)
+
+        return keyring_of(name, cluster.credentials, password_of, spawn, refused)
 
     def _brought(self, cluster: str, user: str) -> Secret | None:
         """What opens a server for a user, from the lists or from its own login."""
@@ -163,7 +176,7 @@ class House:
         """A way to see whether the server takes the password."""
         upstream = replace(self.config.clusters[target.cluster].upstream(), user=None, password=None)
         keyring = keyring_of(target.cluster, None, lambda user: password, spawn)
-        return Origin(upstream, keyring, database=target.database, user=user)
+        return Origin(upstream, keyring, database=target.database, user=user, deriver=self._guesses)
 
     def _vacate(self, cluster: str, text: bytes) -> None:
         """A server drops, renames and copies only what nobody is connected to, and waits for that a while."""
@@ -215,18 +228,12 @@ class House:
         cluster, database, user, _ = key
         return self.register.labels(cluster, database, user, user in self.users)
 
-    def arrive(self, peer: Peer) -> bool:
-        """Count somebody who stands at the door; False if there are too many, in all or from there."""
-        if self.arriving >= self.doorway.most or not self.doorway.enter(peer.site, local=peer.local):
+    def arrive(self, guest: Guest, peer: Peer) -> None:
+        """Count somebody who stands at the door. If it is full, somebody else has to go."""
+        leaving = self.doorway.enter(guest, peer.site, local=peer.local)
+        if leaving is not None:
             self.rejected["too many logins"] += 1
-            return False
-        self.arriving += 1
-        return True
-
-    def arrived(self, peer: Peer) -> None:
-        """Somebody has been let in, or has gone."""
-        self.arriving -= 1
-        self.doorway.leave(peer.site)
+            leaving.make_room()
 
     def endings(self) -> list[Ending]:
         """When the certificates in the configured files end; those of no use are spoken of elsewhere."""
@@ -236,13 +243,17 @@ class House:
                 found += [Ending(name, option, at) for option, at in tls.ends(cluster.upstream())]
         return [ending for ending in found if math.isfinite(ending.at)]
 
-    def admit(self, peer: Peer | None = None) -> Stay:
-        """Count a client in, or refuse it; `dismiss` it at its end."""
+    def check_open(self) -> None:
+        """Refuse a client while nobody may come in any more."""
         if self.draining:
             self.rejected["shutting down"] += 1
             raise Refused(
                 "the database system is shutting down", sqlstate="57P03", hint="Connect to another instance."
             )
+
+    def admit(self, peer: Peer | None = None) -> Stay:
+        """Count a client in that has shown who it is, or refuse it; `dismiss` it at its end."""
+        self.check_open()
         if self.clients >= self.config.clients.max:
             self.rejected["too many clients"] += 1
             raise Refused(

@@ -2,12 +2,14 @@
 
 1. Nothing is read beyond what the next step needs to know, and all of it within `clients.login_timeout`.
 2. Whatever goes wrong is one ErrorResponse, severity FATAL, and a closed connection.
+   Who goes while an answer is held back is not waited for.
 3. The success is one write: AuthenticationOk, ParameterStatus, BackendKeyData, ReadyForQuery.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -49,35 +51,70 @@ _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 
 
 async def welcome(house: House, sock: socket.socket, address: str) -> None:
-    """Take one accepted connection, already counted as arriving, to its end: a session, or closed."""
+    """Take one accepted connection to its end: a session, or closed."""
     started = False
+    guest = _Guest()
     visitor = Visitor(sock, address, house.sockets)
     peer = peer_of(sock, address)
     try:
-        async with asyncio.timeout(house.config.clients.login_timeout):
+        async with guest.within(house.config.clients.login_timeout):
+            house.arrive(guest, peer)
             start = await _first_packets(house, visitor)
             if start is not None:
-                started = await _login(house, visitor, start, peer)
+                started = await _login(house, visitor, start, peer, guest)
     except TimeoutError:
-        _too_late(house, visitor)
+        _too_late(house, visitor, guest)
     except AmbassadorError as error:
         house.login_failures += 1
         for note in getattr(error, "__notes__", ()):
             log.info("login refused: %s", note, extra={"client": address})
-        if error.delay:
-            await asyncio.sleep(error.delay)
-        refuse(visitor, error)
+        if not error.delay or await _held_back(visitor, guest, error.delay):
+            refuse(visitor, error)
     except (Gone, OSError) as error:
         if visitor.handshaking:
             why = explain(error, house.config.tls) if isinstance(error, ssl.SSLError) else "it went away"
             _unshaken(house, visitor, why)
     finally:
-        house.arrived(peer)
+        house.doorway.leave(guest)
         if not started:
             visitor.close()
 
 
-def _too_late(house: House, visitor: Visitor) -> None:
+class _Guest:
+    """One client's time at the door, which ends at once when it has to make room for another."""
+
+    def __init__(self) -> None:
+        self.crowded = False
+        self._limit: asyncio.Timeout | None = None
+
+    def within(self, seconds: float | None) -> asyncio.Timeout:
+        self._limit = asyncio.timeout(seconds)
+        return self._limit
+
+    def make_room(self) -> None:
+        self.crowded = True
+        assert self._limit is not None
+        if not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
+
+
+async def _held_back(visitor: Visitor, guest: _Guest, seconds: float) -> bool:
+    """Let the time pass that a failure is told after; whether the client is still there."""
+    try:
+        async with guest.within(None):
+            await _Frames(visitor, b"").pause(seconds)
+    except TimeoutError:
+        pass  # others need its place
+    except (Gone, OSError):
+        return False
+    return True
+
+
+def _too_late(house: House, visitor: Visitor, guest: _Guest) -> None:
+    if guest.crowded:
+        error = Refused("too many clients are logging in just now", sqlstate="53300", hint="Try again.")
+        refuse(visitor, error)
+        return
     house.rejected["login timeout"] += 1
     limit = house.config.clients.login_timeout
     if visitor.handshaking:
@@ -134,21 +171,23 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
         await keeper.cancel(session.backend)
 
 
-async def _login(house: House, visitor: Visitor, start: Start, peer: Peer) -> bool:
+async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest: _Guest) -> bool:
     packet = start.packet
-    stay = house.admit(peer)
+    house.check_open()
+    reader = _Frames(visitor, start.tail)
+    success, user = await house.porter.admit(_shown(peer, visitor), packet.user, packet.database, reader)
+    house.doorway.leave(guest)
     try:
-        reader = _Frames(visitor, start.tail)
-        success, user = await house.porter.admit(_shown(peer, visitor), packet.user, packet.database, reader)
+        stay = house.admit(peer)
         try:
             return await _admitted(house, visitor, packet, success, user, stay, reader)
-        except AmbassadorError as error:
-            if _sqlstate(error) != CANNOT_CONNECT_NOW:
-                # As a server does it: whom it knows is told so, and then what else is wrong.
-                await reader.send(success)
+        except BaseException:
+            house.dismiss(stay)
             raise
-    except BaseException:
-        house.dismiss(stay)
+    except AmbassadorError as error:
+        if _sqlstate(error) != CANNOT_CONNECT_NOW:
+            # As a server does it: whom it knows is told so, and then what else is wrong.
+            await reader.send(success)
         raise
 
 
@@ -295,6 +334,14 @@ class _Frames:
         while (frame := take_frame(self._buffer, _MESSAGE_LIMIT)) is None:
             self._buffer += await self._visitor.read()
         return frame
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass. What the client says meanwhile is kept, up to a bound; Gone if it goes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(self._buffer) < _MESSAGE_LIMIT:
+                    self._buffer += await self._visitor.read()
+                await asyncio.sleep(seconds)
 
     def rest(self) -> bytes:
         """What was sent behind the last message, for the session."""

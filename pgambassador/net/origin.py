@@ -11,6 +11,7 @@ from pgambassador.credentials.keyring import Issued
 from pgambassador.errors import ConfigError, ServerRefused
 from pgambassador.net import connector
 from pgambassador.net.connector import Keys, Link
+from pgambassador.net.derivation import Deriver
 
 
 class Ring(Protocol):
@@ -23,7 +24,8 @@ class Ring(Protocol):
 
 class Origin:
     """`params` are for the start packet, beside those of the URL. `only`: a secret of another user is not
-    used, although the provider gives it."""
+    used, although the provider gives it. `deriver` where others share it: its memory is this pool's alone,
+    so that nobody else's logins push its keys out."""
 
     def __init__(
         self,
@@ -34,7 +36,9 @@ class Origin:
         user: str,
         params: Mapping[str, str] = MappingProxyType({}),
         only: bool = False,
+        deriver: Deriver | None = None,
     ) -> None:
+        self.deriver = deriver or Deriver()
         self.upstream = upstream
         self.keyring = keyring
         self.database = database
@@ -52,6 +56,7 @@ class Origin:
                 user=self.user,
                 params=self.params,
                 timeout=self.upstream.connect_timeout,
+                deriver=self.deriver,
             )
         except ServerRefused as refusal:
             # The class of "Invalid Authorization Specification".

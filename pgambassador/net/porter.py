@@ -5,15 +5,16 @@
 2. Whatever is expensive happens once at a time and off the event loop; its result is remembered.
 3. An answer to a failure says nothing of its reason, and costs the same whoever was named.
 4. A secret is kept only for pools that have none of their own.
+5. From an address where somebody guesses, answers are looked at in turn; see `throttle`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import pwd
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from pgambassador.auth import client as methods
@@ -22,31 +23,28 @@ from pgambassador.auth.peer import Peer
 from pgambassador.auth.rules import first_match, refusal
 from pgambassador.auth.server import Secret
 from pgambassador.auth.throttle import Throttle
-from pgambassador.auth.token import Accepted
 from pgambassador.auth.verifier import (
     DEFAULT_ITERATIONS,
     Borrowed,
-    KeyCache,
     Keys,
     Verifier,
-    derive,
+    hmac_sha256,
     own_salt,
 )
 from pgambassador.auth.wallet import Wallet
-from pgambassador.config import Config, Target
-from pgambassador.errors import Refused, ServerRefused, Unreachable
+from pgambassador.config import Config, Target, Tls
+from pgambassador.errors import Refused, ServerRefused
+from pgambassador.net.derivation import Deriver
 from pgambassador.net.directory import Directory
-from pgambassador.net.flights import Flights
 from pgambassador.net.origin import Origin
+from pgambassador.net.trials import Trials
 from pgambassador.wire import build
 from pgambassador.wire.frames import Dialogue, Frame
 
 T = TypeVar("T")
 
-CHECKS = 8
-"""So many passwords are tried at servers at once."""
-TURN = 15.0
-"""Another one waits so long for its turn."""
+REMEMBERED = 1024
+"""So many users' keys."""
 
 
 class Frames(Protocol):
@@ -54,6 +52,7 @@ class Frames(Protocol):
 
     async def send(self, data: bytes) -> None: ...
     async def next(self) -> Frame: ...
+    async def pause(self, seconds: float) -> None: ...  # Ends with an exception of its own if the client goes
 
 
 class Admitted(NamedTuple):
@@ -75,13 +74,11 @@ class Porter:
         self.throttle = Throttle()
         self._rules = config.auth.table()
         self._map = config.auth.map
-        self._probe = probe
-        self._accepted = Accepted()
-        self._checks: Flights[None] = Flights("password check")
-        self._checking = asyncio.Semaphore(CHECKS)
-        self._keys, self._decoys = KeyCache(), KeyCache()
-        self._deriving: Flights[Keys] = Flights("key derivation")
-        self._thread = ThreadPoolExecutor(1, "keys")
+        self._trials = Trials(probe, self.wallet)
+        self._keys = Deriver(REMEMBERED)
+        # Nobody's keys: they wait in the same line as everybody's, and push none out of memory.
+        self._decoys = Deriver(REMEMBERED, turn=self._keys.turn)
+        self._mock_key = _mock_key(config.tls)
         # Whose pools log in with what their clients have brought.
         self._poor = {
             name
@@ -109,7 +106,6 @@ class Porter:
         await self.directory.refresh(now)
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
         if self.directory.enquiry is not None:
             self.directory.enquiry.close()
 
@@ -149,10 +145,16 @@ class Porter:
             credential = await self._verifier(user, credential)
         learnt: list[Keys] = []
         dialogue = methods.METHODS[method](
-            user, credential, doubt=entry.doubt, binding=peer.binding, learn=learnt.append
+            user,
+            credential,
+            doubt=entry.doubt,
+            binding=peer.binding,
+            learn=learnt.append,
+            process_key=self._mock_key,
+            **({"seems_scram": self.directory.seems_scram(user, self._mock_key)} if method == "md5" else {}),
         )
         try:
-            success = await hold(dialogue, frames)
+            success = await hold(dialogue, frames, lambda: self._turn(peer, frames))
         except Refused:
             self.directory.forget(user)
             raise
@@ -172,25 +174,13 @@ class Porter:
 
     async def _verifier(self, user: str, credential: Credential | None) -> Credential | None:
         """For a plain password its verifier. Where there are such, everybody costs the same derivation."""
-        salt = own_salt(user, methods.PROCESS_KEY)
+        salt = own_salt(user, self._mock_key)
         if isinstance(credential, Plain):
-            keys = await self._derived(self._keys, credential.password, salt)
+            keys = await self._keys.keys(credential.password, salt, DEFAULT_ITERATIONS)
             return Verifier(DEFAULT_ITERATIONS, salt, keys.stored_key, keys.server_key)
         if self.directory.has_plain:
-            await self._derived(self._decoys, b"", salt)
+            await self._decoys.keys(b"", salt, DEFAULT_ITERATIONS)
         return credential
-
-    async def _derived(self, cache: KeyCache, password: bytes, salt: bytes) -> Keys:
-        keys = cache.known(password, salt, DEFAULT_ITERATIONS)
-        if keys is None:
-            loop = asyncio.get_running_loop()
-
-            async def work() -> Keys:
-                return await loop.run_in_executor(self._thread, derive, password, salt, DEFAULT_ITERATIONS)
-
-            keys = await self._deriving.join((salt, password), work)
-            cache.keep(password, salt, DEFAULT_ITERATIONS, keys)
-        return keys
 
     # Passwords that only the server knows.
 
@@ -200,37 +190,26 @@ class Porter:
                 "a password would have to come in clear text, over a connection without TLS",
                 hint="Connect with TLS: sslmode=verify-full.",
             )
-        password = await hold(methods.cleartext(user), frames)
+        password = await hold(methods.cleartext(user), frames, lambda: self._turn(peer, frames))
         target = self.config.target(database)
         if target is None:
             raise methods.failed(user, "no server serves this database")
-        name = self._accepted.name(password, target.cluster, target.database, user)
-        if not self._accepted.holds(name, time.time()):
-            try:
-                await self._checks.join(name, lambda: self._check(target, user, password))
-            except ServerRefused as error:
-                raise ServerRefused(error.fields) from None  # one for each who waits
-            self._accepted.add(name, password, time.time())
         server_user = self._map.get(user, user)
-        if server_user == user:
-            self._keep(database, user, password)
+        needed = server_user == user and target.cluster in self._poor
+        if not self._trials.passed(target, user, password, needed=needed):
+            with self.throttle.trying(peer.site):
+                await self._trials.hold(target, user, password, needed=needed)
         return Admitted(build.authentication_ok(), server_user)
 
-    async def _check(self, target: Target, user: str, password: bytes) -> None:
-        try:
-            async with asyncio.timeout(TURN):
-                await self._checking.acquire()
-        except TimeoutError:
-            raise Unreachable(
-                "too many passwords are being checked at the server just now", hint="Try again."
-            ) from None
-        try:
-            link = await self._probe(target, user, password).open()
-        finally:
-            self._checking.release()
-        link.close()
-        if not link.asked:
-            raise methods.failed(user, "the server asks this user for no password, so that it shows nothing")
+    def refused(self, cluster: str, user: str, secret: Secret) -> None:
+        """A pool that logged in with what a client has brought is told that it is wrong."""
+        self._trials.refused(cluster, user, secret)
+
+    async def _turn(self, peer: Peer, frames: Frames) -> None:
+        """Until what somebody answers may be looked at."""
+        loop = asyncio.get_running_loop()
+        while (seconds := self.throttle.wait(peer.site, loop.time())) > 0:
+            await frames.pause(seconds)
 
     def _keep(self, database: str, user: str, secret: Secret | None) -> None:
         if secret is None or not self._poor:
@@ -240,13 +219,15 @@ class Porter:
             self.wallet.put(target.cluster, user, secret)
 
 
-async def hold(dialogue: Dialogue[T], frames: Frames) -> T:
-    """Its result; raises what it raises."""
+async def hold(dialogue: Dialogue[T], frames: Frames, turn: Callable[[], Awaitable[None]]) -> T:
+    """Its result; raises what it raises. Between the turn and the look at an answer nothing is awaited."""
     try:
         data = next(dialogue)
         while True:
             await frames.send(data)
-            data = dialogue.send(await frames.next())
+            frame = await frames.next()
+            await turn()
+            data = dialogue.send(frame)
     except StopIteration as stop:
         result: T = stop.value
         return result
@@ -260,3 +241,13 @@ async def _account(uid: int | None) -> str | None:
         return (await asyncio.to_thread(pwd.getpwuid, uid)).pw_name
     except KeyError:
         return None
+
+
+def _mock_key(tls: Tls) -> bytes:
+    """What the salts of unknown users come from. The private key is the one secret that nobody could find out
+    from a salt by guessing, and is the same after a restart and in all processes that serve one name."""
+    try:
+        data = Path(tls.key or tls.certificate or "").read_bytes()
+    except OSError:
+        data = b""
+    return hmac_sha256(data, b"mock salts") if data else secrets.token_bytes(32)

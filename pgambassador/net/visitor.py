@@ -41,6 +41,7 @@ class Visitor(Stream):
         self._sockets = sockets
         self._waiter: asyncio.Future[bytes] | None = None
         self._watched = False
+        self._unread = b""
         self.certificate: Certificate | None = None
         self.binding: bytes | None = None
         self.handshaking = False
@@ -115,16 +116,24 @@ class Visitor(Stream):
     # By the relay's own watch: the event loop's would be told anew of each wait.
 
     async def _receive_raw(self, most: int = READ_SIZE) -> bytes:
+        if self._unread:
+            unread, self._unread = self._unread, b""
+            return unread
         try:
             return self.sock.recv(READ_SIZE)
         except (BlockingIOError, InterruptedError):
             pass
-        self._waiter = self._loop.create_future()
+        waiter: asyncio.Future[bytes] = self._loop.create_future()
+        self._waiter = waiter
         if not self._watched:
             self._watched = True
             self._sockets.add_reader(self.sock.fileno(), self._on_readable)
         try:
-            return await self._waiter
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._unread = waiter.result()  # it came at the very moment
+            raise
         finally:
             self._waiter = None
 

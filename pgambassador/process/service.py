@@ -18,9 +18,8 @@ import time
 
 from pgambassador import __version__
 from pgambassador.auth.expiry import Reminder, day
-from pgambassador.auth.peer import Peer
 from pgambassador.config import Config, warnings
-from pgambassador.errors import AmbassadorError, ConfigError, Refused
+from pgambassador.errors import AmbassadorError, ConfigError
 from pgambassador.net import tls
 from pgambassador.net.channel import lingering, sweep
 from pgambassador.net.directory import listed
@@ -28,9 +27,8 @@ from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.listener import Listener, bind
-from pgambassador.net.login import refuse, welcome
+from pgambassador.net.login import welcome
 from pgambassador.net.tasks import spawn
-from pgambassador.net.visitor import Visitor
 from pgambassador.observe import log as logs
 from pgambassador.observe.http import HttpServer
 from pgambassador.observe.metrics import Metrics
@@ -129,13 +127,6 @@ class Service:
             ) from None
 
     def _accepted(self, sock: socket.socket, peer: str) -> None:
-        if not self.house.arrive(Peer.at(peer)):
-            refuse(
-                Visitor(sock, peer, self.house.sockets),
-                Refused("too many clients are logging in just now", sqlstate="53300", hint="Try again."),
-            )
-            sock.close()
-            return
         spawn(welcome(self.house, sock, peer), "login")
 
     def _try_upstreams(self) -> None:

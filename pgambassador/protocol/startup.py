@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pgambassador.auth.server import Channel, Secret, answer
+from pgambassador.auth.verifier import Derive, derive
 from pgambassador.errors import ProtocolViolation, ServerRefused
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Backend, Dialogue, Frame, letter
@@ -43,6 +44,7 @@ def upstream_login(
     user: str,
     channel: Channel,
     version: int = build.PROTOCOL_3_0,
+    derive: Derive = derive,
 ) -> Dialogue[Login]:
     """`params` are those of the startup message: database, application_name, options and so on. Who logs in
     is `user`, whatever they say."""
@@ -50,7 +52,9 @@ def upstream_login(
     others = {name: value for name, value in params.items() if name != "user"}
     hello = build.startup_message({"user": user, **others}, version)
     challenge = yield from server.challenge(hello)
-    asked = yield from answer(challenge, secret, user=user, channel=channel, ask=server.challenge)
+    asked = yield from answer(
+        challenge, secret, user=user, channel=channel, ask=server.challenge, derive=derive
+    )
 
     pid, key = 0, b""
     parameters: dict[str, str] = {}

@@ -25,7 +25,8 @@ _BEGINNING: Final = r"(^|[;''$(]|\m(begin|then|else|loop)\M)(\s|\\[nrt])*"
 # What is put together from pieces may be anything.
 _DYNAMIC: Final = r"\m(execute|spi_exec|spi_query|spi_exec_query)\M"
 _SETS: Final = (
-    _DYNAMIC + r"|set_config|pg_settings|u&|"
+    _DYNAMIC
+    + r"|set_config|pg_settings|u&|"
     + _BEGINNING
     + r"(set\s+(?!local\M|transaction\M|constraints\M)|(reset|discard)\s)"
 )

@@ -23,10 +23,16 @@ MAX_ERROR_FIELDS: Final = 64
 MIN_CANCEL_KEY: Final = 4
 MAX_CANCEL_KEY: Final = 256
 
+# Of NAMEDATALEN (64) the last is a NUL.
+MAX_NAME: Final = 63
+
 
 @dataclass(frozen=True, slots=True)
 class StartupPacket:
-    """What a client asked for. `extensions` holds the `_pq_.` options, under their full names."""
+    """What a client asked for. `extensions` holds the `_pq_.` options, under their full names.
+
+    As a server does it, names are cut to the length of one before anything is made of them.
+    """
 
     version: int
     params: dict[str, str]
@@ -39,18 +45,29 @@ class StartupPacket:
     @property
     def user(self) -> str:
         """Empty if the client named none, which is an error."""
-        return self.params.get("user", "")
+        return _name(self.params.get("user", ""))
 
     @property
     def database(self) -> str:
         """The user's name where the client named no database."""
-        return self.params.get("database") or self.user
+        return _name(self.params.get("database", "")) or self.user
 
 
 @dataclass(frozen=True, slots=True)
 class CancelRequest:
     pid: int
     key: bytes = field(repr=False)
+
+
+def _name(text: str) -> str:
+    """No longer than MAX_NAME bytes, and no character cut apart."""
+    data = text.encode("utf-8", "surrogateescape")
+    if len(data) <= MAX_NAME:
+        return text
+    end = MAX_NAME
+    while end > MAX_NAME - 3 and data[end] & 0xC0 == 0x80:
+        end -= 1
+    return decode(data[:end])
 
 
 def decode(data: bytes) -> str:

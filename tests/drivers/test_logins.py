@@ -58,7 +58,7 @@ WAYS: dict[str, tuple[Way, str]] = {
     "cert, without TLS": (Way("robot"), SPECIFICATION),
     "upstream": (Way("app_token", TOKEN, tls=True), "app_token"),
     "upstream, wrong": (Way("app_token", "wrong", tls=True), PASSWORD),
-    "upstream, unknown": (Way("app_nobody", "wrong", tls=True), SPECIFICATION),
+    "upstream, unknown": (Way("app_nobody", "wrong", tls=True), PASSWORD),
     "upstream, without TLS": (Way("app_token", TOKEN), SPECIFICATION),
     "peer": (Way(OURSELVES, local=True), IN),
     "peer, somebody else": (Way("scrammed", "scram-secret", local=True), SPECIFICATION),

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import getpass
 import socket
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncpg
 import psycopg
 import pytest
+from psycopg import Connection
 
-from pgambassador.embedded import Postgres
+from pgambassador.auth.verifier import make_verifier
+from pgambassador.embedded import Postgres, Workspace
 from pgambassador.embedded.ports import HOST, free_port
-from tests.harness import USERS, Ambassador, Wire, psql
+from pgambassador.wire import build
+from tests.harness import USERS, Ambassador, Wire, psql, wait_until
 
 
 def refusal(dsn: str) -> str:
@@ -149,6 +153,101 @@ def test_the_pool_is_the_users_own(asking: Ambassador) -> None:
 
 def login(proxy: Ambassador, user: str) -> str:
     return psql(proxy.dsn(user, password=USERS[user].password), "select current_user")
+
+
+@pytest.fixture(scope="module")
+def strict(workspace: Workspace) -> Iterator[Postgres]:
+    """It lets everybody in, with a password."""
+    server = workspace.primary(
+        "strict", hba=("local all all scram-sha-256", "hostssl all all all scram-sha-256")
+    )
+    yield server
+    server.stop()
+
+
+def connections(server: Postgres, user: str) -> str:
+    return server.sql(f"select count(*) from pg_stat_activity where usename = '{user}'")
+
+
+def test_a_revoked_password_does_not_take_the_place_of_the_new_one(
+    strict: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """It is still believed for a moment, but no pool logs in with it; and what a pool has been refused with
+    is believed no longer."""
+    strict.sql("create role revoked login password 'one'")
+    url = strict.url("app", "unused", "postgres").replace("app:unused@", "")
+    proxy = ambassador(url, auth={"rules": [{"address": "loopback", "method": "upstream"}]})
+
+    def open_to(password: str) -> Connection:
+        dsn = proxy.dsn("revoked", "postgres", password=password)
+        return psycopg.connect(dsn, autocommit=True)
+
+    def end_all() -> None:
+        strict.sql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'revoked'")
+        wait_until(lambda: connections(strict, "revoked") == "0")
+        wait_until(lambda: proxy.metrics().total("pgambassador_server_connections") == 0)
+
+    open_to("one").close()
+    strict.sql("alter role revoked password 'two'")
+    with open_to("two") as new:
+        open_to("one").close()
+        end_all()
+        assert new.execute("select current_user").fetchone() == ("revoked",)
+    strict.sql("alter role revoked password 'three'")
+    with open_to("two") as new:
+        end_all()
+        with pytest.raises(psycopg.Error, match="password authentication failed"):
+            new.execute("select 1")
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        open_to("two")
+    open_to("three").close()
+
+
+def test_a_server_that_makes_it_expensive_holds_up_nobody(
+    strict: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """A verifier of a million iterations: while keys are derived for guesses, the loop goes on."""
+    keys = make_verifier(b"dear-secret", b"0123456789abcdef", 1_000_000)
+    salt, stored, key = (b64encode(each).decode() for each in (keys.salt, keys.stored_key, keys.server_key))
+    strict.sql(f"create role dear login password 'SCRAM-SHA-256$1000000:{salt}${stored}:{key}'")
+    proxy = ambassador(
+        strict.url("app", "unused", "postgres").replace("app:unused@", ""),
+        auth={
+            "users": {"postgres": strict.password},
+            "rules": [
+                {"address": "loopback", "user": "postgres", "method": "trust"},
+                {"address": "loopback", "method": "upstream"},
+            ],
+        },
+    )
+    with (
+        psycopg.connect(proxy.dsn("postgres", "postgres"), autocommit=True) as other,
+        Wire(proxy.port) as guess,
+    ):
+        guess.start(user="dear", database="postgres")
+        assert guess.receive().kind == "R"
+        guess.send(build.password_message(b"guess"))
+        answered = 0
+        while guess.quiet:
+            other.execute("select 1")
+            answered += 1
+        # Derived on the loop, all that time would be one statement's.
+        assert answered > 20
+        assert guess.receive().fields["M"] == 'password authentication failed for user "dear"'
+    dsn = proxy.dsn("dear", "postgres", password="dear-secret")
+    assert psql(dsn, "select current_user") == "dear"
+
+
+def test_strangers_hear_nothing_of_what_lies_behind(ambassador: Callable[..., Ambassador]) -> None:
+    port = free_port()
+    proxy = ambassador(
+        f"postgresql://127.0.0.1:{port}/?sslmode=disable",
+        auth={"rules": [{"address": "loopback", "method": "upstream"}]},
+    )
+    said = refusal(proxy.dsn("anybody", password="guess"))
+    assert "it cannot be checked just now whether the password is right" in said
+    assert str(port) not in said.replace(f"port {proxy.port} ", "")
+    proxy.wait_for_log(lambda line: f"127.0.0.1:{port}" in line["message"] and line["level"] == "error")
 
 
 # --- users of the server by another name

@@ -9,7 +9,7 @@ import pytest
 from psycopg import Connection
 
 from pgambassador.embedded import Postgres, Workspace
-from tests.harness import USERS, Ambassador, psql, wait_until
+from tests.harness import USERS, Ambassador, Wire, psql, wait_until
 from tests.harness.activity import terminate
 
 LOOKUP = """
@@ -72,7 +72,7 @@ def test_a_user_of_the_server(proxy: Ambassador, user: str) -> None:
 def test_who_may_not_hears_the_same(proxy: Ambassador, user: str) -> None:
     password = "wrong" if user == "asked" else "asked-secret"
     said = login(proxy, user, password)
-    assert said == f'password authentication failed for user "{user[:64]}"'
+    assert said == f'password authentication failed for user "{user[:63]}"'
     assert "asked-secret" not in proxy.output()
 
 
@@ -105,6 +105,37 @@ def test_one_connection_asks_and_another_takes_its_place(
         "it cannot be checked just now who may log in\nHINT:  Why is in the log of pgambassador."
     )
     proxy.wait_for_log(lambda line: "auth.query failed" in line["message"] and "find_user" in line["message"])
+
+
+def test_names_that_nobody_can_have_are_not_asked_for(
+    server: Postgres, ambassador: Callable[..., Ambassador], observer: Connection
+) -> None:
+    """They would be errors of the server, each of which once ended the connection that asks."""
+    proxy = ambassador(
+        server.url("app", USERS["app"].password, "app"),
+        auth={
+            "users": {"app_plain": USERS["app_plain"].password},
+            "query": {"user": "app_plain", "database": "app", "statement": "select * from find_user($1)"},
+        },
+    )
+    server.sql(LOOKUP, database="app")
+    asking = "select pid, xact_start, query_start from pg_stat_activity where usename = 'app_plain'"
+    try:
+        assert login(proxy, "asked") == "app"
+        (before,) = observer.execute(asking).fetchall()
+        for number in range(20):
+            with Wire(proxy.port) as wire:
+                wire.start(user=f"\udcff{number}", database="app")
+                assert wire.receive().kind == "R"
+        assert observer.execute(asking).fetchall() == [before]
+        # What the statement itself does wrong is no reason for another connection either.
+        server.sql("drop function public.find_user(name)", database="app")
+        for user in ("one", "two"):
+            assert login(proxy, user).startswith("it cannot be checked just now")
+        ((pid, *_),) = observer.execute(asking).fetchall()
+        assert pid == before[0]
+    finally:
+        server.sql("drop function if exists public.find_user(name)", database="app")
 
 
 def test_the_clients_key_opens_the_server(server: Postgres, ambassador: Callable[..., Ambassador]) -> None:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import Connection
 
+from pgambassador.auth.doorway import FEW as DOOR
 from pgambassador.embedded import Postgres
 from pgambassador.wire import build
 from tests.harness import USERS, Ambassador, Link, Wire, wait_until
@@ -30,9 +31,9 @@ def enter(proxy: Ambassador, **more: str) -> Connection:
 
 
 def full(proxy: Ambassador) -> str:
-    with Wire(proxy.port) as wire:
-        wire.start(user="app", database="app")
-        return wire.rest().error.sqlstate
+    with pytest.raises(psycopg.OperationalError) as caught:
+        enter(proxy)
+    return "53300" if "sorry, too many clients already" in str(caught.value) else str(caught.value)
 
 
 def test_when_one_client_leaves_the_next_one_gets_in(proxy: Ambassador) -> None:
@@ -68,6 +69,31 @@ def test_failed_logins_and_vanished_clients_are_not_counted_on(proxy: Ambassador
     assert full(proxy) == "53300"
     for client in clients:
         client.close()
+
+
+@pytest.mark.parametrize("method", ["scram-sha-256", "md5"])
+def test_who_has_shown_nothing_takes_nobodys_place(
+    primary: Postgres, ambassador: Callable[..., Ambassador], method: str
+) -> None:
+    """Neither with start packets, nor with wrong answers whose refusal nobody waits for."""
+    proxy = ambassador(
+        primary.url("app", USERS["app"].password, "app"),
+        clients={"max": MOST},
+        auth={"method": method, "users": {"app": "client-secret"}},
+    )
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(proxy.port)) for _ in range(DOOR)]
+        for wire in wires:
+            wire.start(user="stranger", database="app")
+            assert wire.receive().kind == "R"
+        enter(proxy).close()
+        assert wires[0].rest().error.sqlstate == "53300"
+    for _ in range(DOOR if method == "md5" else 0):
+        with Wire(proxy.port) as wire:
+            wire.start(user="app", database="app")
+            assert wire.receive().kind == "R"
+            wire.send(build.password_message(b"md5wrong"))
+    enter(proxy).close()
 
 
 def test_a_cancel_request_needs_no_place(proxy: Ambassador) -> None:

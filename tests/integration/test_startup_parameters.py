@@ -148,8 +148,8 @@ def test_what_a_server_takes_only_from_a_start_packet_is_applied(
             assert settings(other, "ignore_system_indexes", "work_mem") == ["off", "4MB"]
             assert settings(wire, "ignore_system_indexes") == ["on"]
             assert settings(wire, "work_mem") == ["7MB" if "options" in parameters else "4MB"]
-        labels = {"database": "app ignore_system_indexes=on", "user": "app"}
-        assert proxy.metrics().total("pgambassador_server_connections", **labels) == 1
+        pid = "select pg_backend_pid()"
+        assert other.ask(pid).value != wire.ask(pid).value
 
 
 def test_and_refused_as_the_server_does_it(proxy: Ambassador) -> None:

@@ -69,6 +69,23 @@ def test_a_command_is_run_without_a_shell():
     assert run("/bin/echo", "$HOME", "&&") == Secret(None, b"$HOME &&", None)
 
 
+def test_what_a_command_inherits(monkeypatch):
+    """Not what is secret among our own options; everything else."""
+    for name, value in {
+        "PGAMBASSADOR_CLUSTERS__MAIN__URL": "hunter2",
+        "PGAMBASSADOR_CLUSTERS__MAIN__CREDENTIALS__PASSWORD": "hunter2",
+        "PGAMBASSADOR_AUTH__USERS__ALICE": "hunter2",
+        "PGAMBASSADOR_POOL__SIZE": "7",
+        "VAULT_TOKEN": "its own",
+    }.items():
+        monkeypatch.setenv(name, value)
+    printed = run("/usr/bin/env").password
+    assert isinstance(printed, bytes)
+    inherited = printed.decode().splitlines()
+    assert not any("hunter2" in line for line in inherited)
+    assert {"PGAMBASSADOR_POOL__SIZE=7", "VAULT_TOKEN=its own"} <= set(inherited)
+
+
 def test_a_command_that_is_not_there():
     with pytest.raises(Unreachable, match="/nonexistent/token cannot be run: No such file") as caught:
         run("/nonexistent/token", "hunter2")

@@ -410,7 +410,8 @@ RULES = "auth: {users: {a: b}, rules: [{address: local, method: trust}, "
     ("auth", "said"),
     [
         ("auth: {rules: {address: all}}", "auth.rules must be a list, not a mapping"),
-        ("auth: {rules: []}", "auth.rules must not be empty"),
+        ("auth: {rules: []}", "auth.rules is empty, so that nobody could log in"),
+        ("auth:\n  rules:\n  # - {method: reject}\n", "auth.rules is empty, so that nobody could log in"),
         ("auth: {rules: [trust]}", "auth.rules[0] must be a mapping (name: value), not text"),
         (RULES + "{address: all}]}", "auth.rules[1].method is missing"),
         (
@@ -470,6 +471,46 @@ def test_rules_may_open_an_address_to_all_and_are_warned_about(read):
         "auth.rules[1] never matches: auth.rules[0] before it matches all that it would",
         "auth.rules[0] trusts clients of other machines: they are whoever they say they are",
     ]
+
+
+ELSEWHERE = MAIN + "listen: ['10.0.0.1:5432']\n"
+USERS = "users: {alice: secret}"
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (ELSEWHERE + "auth: {method: md5, " + USERS + "}", "auth.method"),
+        (ELSEWHERE + "auth: {rules: [{method: md5}], " + USERS + "}", "auth.rules[0].method"),
+        (TLS + ELSEWHERE + "auth: {rules: [{method: md5}], " + USERS + "}", "auth.rules[0].method"),
+        (TLS + ELSEWHERE + "auth: {rules: [{tls: true, method: md5}], " + USERS + "}", None),
+        (ELSEWHERE + "auth: {rules: [{address: loopback, method: md5}], " + USERS + "}", None),
+        (ELSEWHERE + "auth: {method: scram-sha-256, " + USERS + "}", None),
+        (MAIN + "auth: {method: md5, " + USERS + "}", None),
+        (TLS.replace("{", "{mode: require, ", 1) + ELSEWHERE + "auth: {method: md5, " + USERS + "}", None),
+    ],
+)
+def test_md5_on_a_network_in_clear_text_is_warned_about(read, text, warned):
+    found = [each for each in warnings(read(text)) if "is md5" in each]
+    assert [each.partition(" is md5")[0] for each in found] == ([] if warned is None else [warned])
+
+
+@pytest.mark.parametrize(
+    ("url", "credentials", "warned"),
+    [
+        ("postgresql://db.example/", "{provider: azure-entra, user: app}", True),
+        ("postgresql://db.example/", "{provider: azure-entra}", False),
+        ("postgresql://db.example/", "{provider: aws-secretsmanager, secret: app}", True),
+        ("postgresql://app@db.example/", "{provider: aws-secretsmanager, secret: app}", False),
+        ("postgresql://db.example/", "{password: x}", False),
+    ],
+)
+def test_credentials_of_one_user_for_all_are_warned_about(read, url, credentials, warned):
+    config = read(f"clusters: {{main: {{url: '{url}', credentials: {credentials}}}}}")
+    found = [each for each in warnings(config) if "names no user" in each]
+    assert len(found) == warned
+    name = credentials.partition(",")[0].removeprefix("{provider: ")
+    assert all(each.startswith("clusters.main: ") and f"the user of {name} cred" in each for each in found)
 
 
 def test_secrets_are_never_shown(read):

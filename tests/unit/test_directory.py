@@ -65,6 +65,26 @@ def test_an_answer_is_believed_for_a_while(loop: Loop, enquiry: Any, user: str, 
     assert enquiry.asked == [user] * 3
 
 
+@pytest.mark.parametrize("user", ["x" * 64, "\udcff"])
+def test_what_is_no_name_is_not_asked_for(loop: Loop, enquiry: Any, user: str) -> None:
+    subject = Directory(Auth(), {}, enquiry)
+    assert loop.complete(subject.find(user)) == NOBODY
+    assert enquiry.asked == []
+    assert not subject._answers
+
+
+def test_answers_are_forgotten(loop: Loop, enquiry: Any) -> None:
+    subject = Directory(Auth(), {}, enquiry)
+    loop.complete(subject.find("eve"))
+    loop.pass_time(MEMORY / 2)
+    loop.complete(subject.find("bob"))
+    loop.complete(subject.refresh(loop.time()))
+    assert list(subject._answers) == ["eve", "bob"]
+    loop.pass_time(MEMORY / 2)
+    loop.complete(subject.refresh(loop.time()))
+    assert list(subject._answers) == ["bob"]
+
+
 def test_what_cannot_be_asked_is_not_an_answer(loop: Loop, enquiry: Any) -> None:
     subject = Directory(Auth(), {}, enquiry)
     enquiry.broken = True

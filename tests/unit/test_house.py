@@ -324,17 +324,34 @@ def test_one_keyring_for_each_cluster(homes: Homes) -> None:
     assert house.credentials() == [house.keyrings["main"], house.keyrings["open"]]
 
 
+class Guest:
+    left = False
+
+    def make_room(self) -> None:
+        self.left = True
+
+
 def test_who_stands_at_the_door_is_counted(homes: Homes) -> None:
     house = homes.build(clients=Clients(max=3000))
-    remote, other, here = Peer.at("10.0.0.1:1"), Peer.at("10.0.0.2:1"), Peer.at("127.0.0.1:1")
-    assert [house.arrive(remote) for _ in range(301)].count(True) == 300
-    assert house.arrive(other)
-    assert house.rejected["too many logins"] == 1
-    house.arrived(remote)
-    assert house.arrive(remote)
-    assert [house.arrive(here) for _ in range(3000)].count(True) == 3000 - 301
-    assert not house.arrive(other)
-    assert house.arriving == 3000
+
+    def come(address: str, number: int) -> list[Guest]:
+        guests = [Guest() for _ in range(number)]
+        for guest in guests:
+            house.arrive(guest, Peer.at(address))
+        return guests
+
+    remote = come("10.0.0.1:1", 301)
+    assert [guest.left for guest in remote] == [True] + [False] * 300
+    (other,) = come("10.0.0.2:1", 1)
+    assert house.rejected == {"too many logins": 1}
+    here = come("127.0.0.1:1", 2699)
+    assert len(house.doorway) == 3000 == house.doorway.most
+    assert not any(guest.left for guest in here)
+    come("10.0.0.3:1", 1)
+    assert here[0].left and not here[1].left and not other.left  # of the place that has most
+    house.doorway.leave(other)
+    come("10.0.0.3:1", 1)
+    assert not here[1].left
 
 
 def test_what_a_client_brought_opens_a_server(homes: Homes) -> None:

@@ -510,3 +510,22 @@ def test_no_repr_shows_it() -> None:
     issued = place.begin(attempt).result()
     for each in (place.ring, attempt, issued, list(place.ring._kept.values())):
         assert HIDDEN not in repr(each)
+
+
+# What was refused.
+
+
+@pytest.mark.parametrize("another", [True, False])
+def test_the_provider_is_told_what_was_refused(another: bool) -> None:
+    place = Place()
+    told: list[tuple[Login, Secret]] = []
+    place.source.refused = lambda login, secret: told.append((login, secret))  # type: ignore[attr-defined]
+    _, secret = place.get()
+    place.wall += 60
+    attempt = place.ring.attempt("app", "shop")
+    assert place.begin(attempt).result().secret is secret
+    task = place.start(attempt.refused("a", 5432))
+    assert told == []
+    place.answer(LIFE - 60, "another" if another else f"{HIDDEN}-1")
+    assert task.result() is another
+    assert told == [(Login("a", 5432, "app", "shop"), secret)]

@@ -50,6 +50,7 @@ TESTED_BY = {
     "sockets": "test_reactor",
     "stream": "test_visitor",
     "transport": "test_connector",
+    "trials": "test_porter",
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

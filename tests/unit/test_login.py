@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from pgambassador.auth.credential import Plain
+from pgambassador.auth.credential import Plain, md5_digest, md5_response
+from pgambassador.auth.doorway import FEW
+from pgambassador.auth.throttle import LONGEST, TURNS
 from pgambassador.config import Auth, Clients, Cluster, Config, Database, Secret
 from pgambassador.errors import AmbassadorError, ServerRefused
 from pgambassador.net.greeting import BASE
@@ -35,7 +37,6 @@ class Caller:
         ours, self.sock = socket.socketpair()
         for sock in (ours, self.sock):
             sock.setblocking(False)
-        door.house.arriving += 1
         self.task = door.loop.create_task(welcome(door.house, ours, "10.0.0.1:40000"))
         door.callers.append(self)
         self.sends(data, piece=piece)
@@ -382,15 +383,83 @@ def test_a_failure_is_answered_later_each_time(doors: MakeDoor) -> None:
     assert fails().is_refused()["C"] == "28P01"
     second = fails()
     assert second.reads() == b"(nothing)"
-    assert (door.house.clients, door.house.arriving) == (0, 1)  # at the door, and nobody's place is taken
+    assert (door.house.clients, len(door.house.doorway)) == (0, 1)  # at the door, and nobody's place is taken
     talks(door, b"right")
     assert second.reads() == b"(nothing)"
     door.loop.pass_time(0.2)
     assert second.is_refused()["C"] == "28P01"
     gone = fails()
     gone.sock.close()
-    door.loop.pass_time(5)
-    assert door.house.arriving == 0
+    door.loop.run()
+    assert len(door.house.doorway) == 0  # nobody waits for the time at which it would have been told
+
+
+def begins(door: Door, user: str = "app") -> Caller:
+    """Has sent its start packet, was asked for a password, and says nothing."""
+    caller = Caller(door, build.startup_message({"user": user, "database": "shop"}))
+    assert caller.reads()[:1] == b"R"
+    return caller
+
+
+def test_who_has_shown_nothing_takes_nobodys_place(doors: MakeDoor) -> None:
+    door = doors(USERS, auth=Auth(method="md5"), clients=Clients(max=1))
+    silent = [begins(door, f"stranger {number}") for number in range(FEW)]
+    assert (door.house.clients, len(door.house.doorway)) == (0, FEW)
+    talks(door, b"right")
+    assert door.house.clients == 1
+    # The one that stood longest has made room.
+    assert silent[0].is_refused() | {"M": ""} == {
+        "S": "FATAL",
+        "V": "FATAL",
+        "C": "53300",
+        "M": "",
+        "H": "Try again.",
+    }
+    assert door.house.rejected == {"too many logins": 1}
+    assert silent[1].reads() == b"(nothing)"
+    with pytest.raises(ServerRefused, match="too many clients") as refused:
+        talks(door, b"right")
+    assert refused.value.sqlstate == "53300"
+    with pytest.raises(ServerRefused) as refused:
+        talks(door, b"wrong")  # who is wrong hears that first
+    assert refused.value.sqlstate == "28P01"
+
+
+def test_who_is_told_later_makes_room_at_once(doors: MakeDoor) -> None:
+    door = doors(USERS, auth=Auth(method="md5"), clients=Clients(max=1))
+    failing = []
+    for _ in range(3):
+        failing.append(begins(door))
+        failing[-1].sends(build.password_message(b"md5wrong"))
+    assert failing[0].is_refused()["C"] == "28P01"
+    for _ in range(FEW - 1):
+        begins(door)
+    assert failing[1].is_refused()["C"] == "28P01"
+    assert failing[2].reads() == b"(nothing)"
+
+
+def test_what_is_said_while_others_have_their_turn_is_kept(doors: MakeDoor) -> None:
+    door = doors(USERS, auth=Auth(method="md5"))
+    for _ in range(2 * TURNS):
+        begins(door).sends(build.password_message(b"md5wrong"))
+        door.loop.pass_time(1)
+    for _ in range(TURNS):
+        begins(door).sends(build.password_message(b"md5wrong"))
+    caller = Caller(door, START)
+    salt = caller.reads()[-4:]
+    answer = build.password_message(md5_response(md5_digest(b"right", "app"), salt))
+    caller.sends(answer + QUERY[:3])
+    caller.sends(QUERY[3:])
+    assert caller.reads() == b"(nothing)"
+    gone = begins(door)
+    gone.sends(build.password_message(b"md5wrong"))
+    gone.sock.close()
+    door.loop.run()
+    assert gone.task.done()
+    door.loop.pass_time(LONGEST)
+    server = door.opens()
+    caller.logs_in()
+    assert server.recv(100) == QUERY
 
 
 # Cancelling.

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgambassador.auth.credential import Md5Hash, Plain
-from pgambassador.auth.lookup import NOBODY, Entry, look_up
+from pgambassador.auth.lookup import NOBODY, Entry, askable, look_up
 from pgambassador.errors import AmbassadorError, ConfigError, ProtocolViolation, ServerRefused
 from pgambassador.wire.frames import Frame
 from tests.messages import error, row
@@ -53,6 +53,14 @@ def test_the_name_is_a_parameter() -> None:
     assert tail.startswith(b"\0\0E") and tail.endswith(b"S\0\0\0\4")
 
 
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [("alice", True), ("x" * 63, True), ("x" * 64, False), ("ü" * 32, False), ("\udcff", False)],
+)
+def test_what_can_be_a_name(user: str, expected: bool) -> None:
+    assert askable(user) is expected
+
+
 def test_a_name_that_is_not_utf8_comes_back_as_it_was() -> None:
     assert told(rows((b"\xff", b"secret")), b"\xff".decode("utf-8", "surrogateescape")).credential
 
@@ -63,7 +71,9 @@ def test_a_name_that_is_not_utf8_comes_back_as_it_was() -> None:
         (rows((b"alice", b"a"), (b"alice", b"b")), ConfigError, "more than one row"),
         (rows((b"alice",)), ConfigError, "1 columns"),
         (rows((b"alice", b"a", b"t", b"x")), ConfigError, "4 columns"),
-        ([(ord("E"), error("42501", "permission denied")[5:])], ServerRefused, "permission denied"),
+        ([(ord("E"), error("42501", "permission denied")[5:]), DONE[1]], ServerRefused, "permission denied"),
+        ([(ord("E"), b"SFATAL\0VFATAL\0C57P01\0Mshutting down\0\0")], ServerRefused, "shutting down"),
+        ([(ord("E"), b"SPANIK\0VPANIC\0Mover\0\0")], ServerRefused, "over"),
         ([(ord("N"), b"\0")] * 200, ProtocolViolation, "does not come to an end"),
     ],
 )

@@ -192,3 +192,21 @@ def test_garbage_is_read_or_refused(reader, data: bytes) -> None:
         reader(data)
     except ProtocolViolation as error:
         assert error.sqlstate == "08P01"
+
+
+@pytest.mark.parametrize(
+    ("given", "cut"),
+    [
+        ("x" * 63, "x" * 63),
+        ("x" * 64, "x" * 63),
+        ("x" * 62 + "ü", "x" * 62),
+        ("ü" * 32, "ü" * 31),
+        ("x" * 60 + "\U0001f418", "x" * 60),
+        ("x" * 59 + "\U0001f418", "x" * 59 + "\U0001f418"),
+        ("\udcbf" * 70, "\udcbf" * 60),
+    ],
+)
+def test_names_are_cut_off_as_a_server_does_it(given: str, cut: str) -> None:
+    packet = StartupPacket(3 << 16, {"user": given, "database": given})
+    assert (packet.user, packet.database) == (cut, cut)
+    assert StartupPacket(3 << 16, {"user": given}).database == cut

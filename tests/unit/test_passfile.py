@@ -55,6 +55,7 @@ NAME = st.sampled_from(["a", "b", "ab", "a:b", "\\", "*", "a\\", "ü", "a b"])
 
 
 @given(lines=st.lists(LINE, max_size=4), database=NAME, user=NAME)
+@example(lines=["/h:1:*:a:b:*"], database="a", user="a:b")
 @example(lines=["*:*:a:\\a:b:c"], database="a", user="a")
 @example(lines=["*:*:\\\\:a\\::x"], database="\\", user="a:")
 def test_libpq_finds_the_same(lines: list[str], database: str, user: str) -> None:

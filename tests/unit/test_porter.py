@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from ipaddress import ip_address
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,12 +15,20 @@ from pgambassador.auth import scram
 from pgambassador.auth.credential import Credential, Md5Hash, Plain, md5_digest, md5_response
 from pgambassador.auth.lookup import NOBODY, Entry
 from pgambassador.auth.peer import Peer
-from pgambassador.auth.throttle import LONGEST
+from pgambassador.auth.throttle import LONGEST, TURNS
 from pgambassador.auth.verifier import Borrowed, Keys, derive, make_verifier
-from pgambassador.config import Auth, Cluster, Config, Database, Secret
+from pgambassador.config import Auth, Cluster, Config, Database, Secret, Tls
 from pgambassador.config.auth import AuthRule
-from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
+from pgambassador.errors import (
+    AmbassadorError,
+    ConfigError,
+    ProtocolViolation,
+    Refused,
+    ServerRefused,
+    Unreachable,
+)
 from pgambassador.net import porter as module
+from pgambassador.net import trials
 from pgambassador.net.directory import Directory
 from pgambassador.net.porter import Admitted, Porter
 from pgambassador.wire import build, parse
@@ -31,6 +40,7 @@ LOCAL = Peer.at("unix", 1000)
 LOOPBACK = Peer.at("127.0.0.1:1")
 REMOTE = Peer.at("10.0.0.1:1")
 VERIFIER = make_verifier(b"secret", b"0123456789abcdef", 4096)
+PLAIN = Tls()
 OPEN = Cluster(url=Secret("postgresql://db.example"))
 CLOSED = Cluster(url=Secret("postgresql://app:its-own@db.example"))
 
@@ -60,6 +70,9 @@ class Client:
 
     async def next(self) -> Frame:
         return ord("p"), self._next
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
 
 class Server:
@@ -94,6 +107,7 @@ class Place:
         users: Mapping[str, Credential | None] | None = None,
         found: Mapping[str, Entry] | None = None,
         cluster: Cluster = OPEN,
+        tls: Tls = PLAIN,
         **auth: Any,
     ) -> None:
         self.loop = Loop()
@@ -101,6 +115,7 @@ class Place:
         config = Config(
             clusters={"main": cluster},
             databases={"shop": Database(), "stock": Database()},
+            tls=tls,
             auth=Auth(rules=tuple(AuthRule(**{"address": ("all",), **rule}) for rule in rules), **auth),
         )
         self.queries: list[str] = []
@@ -228,7 +243,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         derivations.append(password)
         return derive(password, salt, iterations)
 
-    monkeypatch.setattr("pgambassador.net.porter.derive", watched)
+    monkeypatch.setattr("pgambassador.net.derivation.derive", watched)
     return derivations
 
 
@@ -236,17 +251,21 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def test_nobody_can_tell_why(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong password, unknown, expired, without a password: the same messages, derivations, and wait."""
     derivations = counted(monkeypatch)
-    place = Place(
-        method=method,
-        users={"alice": Plain(b"secret"), "locked": None},
-        found={
+    names = ["alice", "locked", "expired", "other", "hashed", "nobody"]
+    users: dict[str, Credential | None] = {"alice": Plain(b"secret"), "locked": None}
+    found = None
+    if method == "md5":
+        users |= {"other": Plain(b"other"), "hashed": Md5Hash(b"0a" * 16)}
+        names.remove("expired")
+    else:
+        found = {
             "expired": Entry(Plain(b"secret"), "the account has expired"),
             "other": Entry(Plain(b"other")),
             "hashed": Entry(Md5Hash(b"0a" * 16)),
-        },
-    )
+        }
+    place = Place(method=method, users=users, found=found)
     seen = []
-    for number, user in enumerate(("alice", "locked", "expired", "other", "hashed", "nobody")):
+    for number, user in enumerate(names):
         for attempt in range(2):
             client = Client(b"wrong" if user == "alice" else b"secret", user)
             peer = Peer.at(f"10.0.{attempt}.{number}:1")
@@ -270,6 +289,51 @@ def test_nobody_can_tell_why(method: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert seen[0][5] == (1 if method == "scram-sha-256" else 0)
 
 
+def kinds(place: Place, names: list[str]) -> dict[str, int]:
+    """What each is asked for first: 5 is md5, 10 is SCRAM. From an address of its own."""
+    asked = {}
+    for number, name in enumerate(names):
+        client = Client(b"wrong", name)
+        with pytest.raises(Refused):
+            place.loop.complete(place.porter.admit(Peer.at(f"10.1.1.{number}:1"), name, "shop", client))
+        asked[name] = client.asked[0][0]
+    return asked
+
+
+def test_where_the_method_is_md5_strangers_are_asked_as_the_known_are() -> None:
+    strangers = [f"stranger{number}" for number in range(60)]
+    verified = Place(method="md5", users={"alice": VERIFIER})
+    assert set(kinds(verified, ["alice", *strangers]).values()) == {10}
+    hashed = Place(method="md5", users={"alice": Plain(b"x"), "bob": Md5Hash(b"0a" * 16)})
+    assert set(kinds(hashed, ["alice", "bob", *strangers]).values()) == {5}
+    mixed = Place(method="md5", users={"alice": Plain(b"x"), "bob": VERIFIER, "locked": None})
+    asked = kinds(mixed, strangers)
+    assert set(asked.values()) == {5, 10}
+    assert kinds(mixed, strangers) == asked
+    # A server is asked about all others, and has verifiers, unless told otherwise.
+    served = Place(method="md5", users={"alice": Plain(b"x")}, found={"bob": Entry(VERIFIER)})
+    assert set(kinds(served, ["bob", *strangers]).values()) == {10}
+
+
+def test_salts_are_the_same_wherever_the_private_key_is(tmp_path: Path) -> None:
+    def salt(key: bytes | None, user: str) -> bytes:
+        files: dict[str, Any] = {}
+        if key is not None:
+            for name in ("certificate", "key"):
+                (tmp_path / name).write_bytes(key)
+                files[name] = str(tmp_path / name)
+        client = Client(b"wrong")
+        place = Place(method="scram-sha-256", users={"bob": Plain(b"secret")}, tls=Tls(**files))
+        with pytest.raises(Refused):
+            place.loop.complete(place.porter.admit(REMOTE, user, "shop", client))
+        return client.heard[1].split(b",")[1]
+
+    for user in ("bob", "nobody"):
+        assert salt(b"one", user) == salt(b"one", user)
+        assert salt(b"one", user) != salt(b"two", user)
+        assert salt(None, user) != salt(None, user)
+
+
 def test_the_salt_of_an_expired_user_is_that_of_before() -> None:
     def salt(entry: Entry, password: bytes) -> bytes:
         client = Client(password)
@@ -284,10 +348,62 @@ def test_the_salt_of_an_expired_user_is_that_of_before() -> None:
 
 def test_failures_wait_and_successes_do_not() -> None:
     place = Place(method="md5", users={"alice": Plain(b"secret")})
-    delays = [place.refuses(REMOTE, password=b"wrong").delay for _ in range(12)]
+    delays = []
+    for _ in range(12):
+        delays.append(place.refuses(REMOTE, password=b"wrong").delay)
+        place.loop.pass_time(delays[-1])
     assert delays[0] == 0 and delays[-1] == LONGEST and delays == sorted(delays)
     place.lets_in(REMOTE)
     assert place.refuses(Peer.at("10.0.0.2:1"), password=b"wrong").delay == 0
+
+
+def test_who_hangs_up_does_not_guess_faster() -> None:
+    """Only so many guesses of one address are looked at until the first of them has been told."""
+    place = Place(method="md5", users={"alice": Plain(b"secret")})
+    for _ in range(10):
+        place.loop.pass_time(place.refuses(REMOTE, password=b"wrong").delay)
+
+    def guess(peer: Peer, password: bytes) -> asyncio.Task[Admitted]:
+        return place.loop.create_task(place.porter.admit(peer, "alice", "shop", Client(password)))
+
+    guesses = [guess(REMOTE, b"wrong") for _ in range(50)]
+    place.loop.run()
+    assert sum(task.done() for task in guesses) == TURNS
+    right = guess(REMOTE, b"secret")
+    elsewhere = guess(Peer.at("10.0.0.2:1"), b"secret")
+    place.loop.run()
+    assert elsewhere.result().user == "alice"
+    assert not right.done()
+    place.loop.pass_time(LONGEST)
+    assert sum(task.done() for task in guesses) == 2 * TURNS
+    for task in guesses:
+        if task.done():
+            assert isinstance(task.exception(), Refused)
+        task.cancel()
+    place.loop.pass_time(LONGEST)
+    assert right.result().user == "alice"
+
+
+def test_what_is_tried_at_the_server_takes_a_turn() -> None:
+    place = Place({"method": "upstream"})
+    for _ in range(3):
+        place.refuses(LOOPBACK, password=b"wrong")
+    place.loop.pass_time(LONGEST)
+    place.server.hold = place.loop.create_future()
+    place.server.tried.clear()
+    tasks = [
+        place.loop.create_task(place.porter.admit(LOOPBACK, "alice", "shop", Client(b"guess%d" % number)))
+        for number in range(20)
+    ]
+    place.loop.run()
+    assert len(place.server.tried) == TURNS
+    for task in tasks:
+        task.cancel()
+    place.loop.run()
+    place.server.hold.set_result(None)
+    place.server.hold = None
+    place.loop.run()
+    assert place.lets_in(LOOPBACK).user == "alice"
 
 
 def test_many_first_logins_of_one_user_derive_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,28 +492,79 @@ def test_no_more_than_a_few_questions_at_once() -> None:
     place.server.hold = place.loop.create_future()
     tasks = [place.begins(LOOPBACK, f"user{number}") for number in range(50)]
     place.loop.run()
-    assert len(place.server.tried) == module.CHECKS
-    place.loop.pass_time(module.TURN)
+    assert len(place.server.tried) == trials.CHECKS
+    place.loop.pass_time(trials.TURN)
     late = [task for task in tasks if task.done()]
-    assert len(late) == 50 - module.CHECKS
+    assert len(late) == 50 - trials.CHECKS
     for task in late:
         with pytest.raises(Unreachable, match="too many passwords"):
             task.result()
     place.server.hold.set_result(None)
     place.loop.run()
-    assert sum(task.exception() is None for task in tasks) == module.CHECKS
+    assert sum(task.exception() is None for task in tasks) == trials.CHECKS
     assert place.lets_in(LOOPBACK).user == "alice"
 
 
 def test_the_servers_refusal_in_its_words_and_slowed() -> None:
     place = Place({"method": "upstream"})
-    errors = [place.refuses(LOOPBACK, password=b"wrong") for _ in range(10)]
+    errors = []
+    for _ in range(10):
+        errors.append(place.refuses(LOOPBACK, password=b"wrong"))
+        place.loop.pass_time(errors[-1].delay)
     assert {(error.sqlstate, error.message) for error in errors} == {("28P01", "the server's own words")}
     assert errors[0].delay == 0 and errors[-1].delay == LONGEST
     assert len(place.server.tried) == 10
     assert len(place.porter.wallet) == 0
     place.refuses(LOOPBACK, password=b"")
     assert len(place.server.tried) == 10
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("/etc/ca.pem cannot be read"),
+        ProtocolViolation("at 10.9.9.9: nonsense"),
+        Refused("the server asks by GSSAPI"),
+        ServerRefused({"C": "28000", "M": 'no pg_hba.conf entry for host "10.9.9.9"'}),
+    ],
+)
+def test_strangers_hear_nothing_of_what_lies_behind(
+    error: AmbassadorError, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Place({"method": "upstream"})
+    place.server.error = error
+    with pytest.raises(AmbassadorError) as caught:
+        place.lets_in(LOOPBACK)
+    assert error.message not in caught.value.sentence()
+    assert error.message in caplog.text + "".join(getattr(caught.value, "__notes__", ()))
+
+
+def test_a_remembered_password_does_not_take_the_place_of_a_newer_one() -> None:
+    place = Place({"method": "upstream"})
+    place.lets_in(LOOPBACK, password=b"secret")
+    place.server.password = b"new"
+    place.lets_in(LOOPBACK, password=b"new")
+    place.lets_in(LOOPBACK, password=b"secret")  # still believed, as the documentation says
+    assert place.porter.wallet.get("main", "alice") == b"new"
+    # A pool has tried it: it is believed no longer, in no database.
+    place.lets_in(LOOPBACK, password=b"new", database="stock")
+    place.porter.refused("main", "alice", b"secret")
+    assert place.porter.wallet.get("main", "alice") == b"new"
+    place.refuses(LOOPBACK, password=b"secret")
+    tried = len(place.server.tried)
+    place.porter.refused("main", "alice", b"new")
+    assert len(place.porter.wallet) == 0
+    place.lets_in(LOOPBACK, password=b"new", database="stock")
+    assert len(place.server.tried) == tried + 1
+
+
+def test_what_pools_need_is_asked_for_again_if_it_was_lost() -> None:
+    place = Place({"method": "upstream"})
+    place.lets_in(LOOPBACK)
+    place.porter.wallet.drop("main", "alice", b"secret")
+    place.lets_in(LOOPBACK)
+    assert len(place.server.tried) == 2
+    assert place.porter.wallet.get("main", "alice") == b"secret"
 
 
 def test_a_server_that_asks_for_nothing_proves_nothing() -> None:
@@ -408,13 +575,15 @@ def test_a_server_that_asks_for_nothing_proves_nothing() -> None:
     assert len(place.porter.wallet) == 0
 
 
-def test_an_unreachable_server_is_nobodys_failure() -> None:
+def test_an_unreachable_server_is_nobodys_failure(caplog: pytest.LogCaptureFixture) -> None:
     place = Place({"method": "upstream"})
     place.server.error = Unreachable("no way there")
     for _ in range(5):
         with pytest.raises(Unreachable) as caught:
             place.lets_in(LOOPBACK)
         assert caught.value.delay == 0
+        assert caught.value.message == "it cannot be checked just now whether the password is right"
+    assert caplog.text.count("a password cannot be checked at cluster main: no way there") == 1
     place.server.error = None
     place.lets_in(LOOPBACK)
 

@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgambassador.auth.throttle import LONGEST, MEMORY, Throttle
+from pgambassador.auth.throttle import FIRST, LONGEST, MEMORY, TURNS, Throttle
 
 
 def test_the_wait_grows_up_to_a_bound() -> None:
@@ -51,3 +52,32 @@ def test_never_more_than_the_bound_nor_longer(failures: list[tuple[str, float]])
         counts.setdefault(site, []).append(now)
         if len(counts[site]) == 1:
             assert wait == 0
+
+
+def test_turns_are_taken_by_failures_until_they_are_told() -> None:
+    throttle = Throttle()
+    for _ in range(20):
+        throttle.failed("a", 1000.0)
+    assert throttle.wait("a", 1000.0) == LONGEST
+    assert throttle.wait("b", 1000.0) == 0
+    assert throttle.wait("a", 1000.0 + LONGEST - 1) == 1
+    assert throttle.wait("a", 1000.0 + LONGEST) == 0
+    for told in range(TURNS):
+        assert throttle.wait("a", 1010.0 + told / 10) == 0
+        throttle.failed("a", 1010.0 + told / 10)
+    assert throttle.wait("a", 1011.0) == 1010 + LONGEST - 1011
+    throttle.forget(1011 + MEMORY)
+    assert throttle.wait("a", 1011 + MEMORY) == 0
+
+
+def test_who_has_hardly_failed_has_no_turns() -> None:
+    throttle = Throttle()
+    with throttle.trying("a"), throttle.trying("a"), throttle.trying("a"), throttle.trying("a"):
+        with throttle.trying("a"), throttle.trying("a"):
+            throttle.failed("a", 1000.0)
+            assert throttle.wait("a", 1000.0) == 0
+            throttle.failed("a", 1000.0)
+            assert throttle.wait("a", 1000.0) == pytest.approx(FIRST)
+        assert throttle.wait("a", 1000.0) == pytest.approx(FIRST)  # one is told later, four are being tried
+        assert throttle.wait("a", 1001.0) == 0
+    assert not throttle._trying

@@ -61,8 +61,8 @@ def test_garbage_has_no_end(password: bytes) -> None:
     assert found is None or isinstance(found, float)
     accepted = Accepted()
     name = accepted.name(password, "x")
-    accepted.add(name, password, NOW)
-    assert not accepted.holds(name, NOW + LONGEST)
+    accepted.add(name, "shop", password, NOW)
+    assert not accepted.holds(name, "shop", NOW + LONGEST)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_garbage_has_no_end(password: bytes) -> None:
 def test_how_long_a_password_is_believed(password: bytes, seconds: float) -> None:
     accepted = Accepted()
     name = accepted.name(password, "main", "shop", "app")
-    assert not accepted.holds(name, NOW)
-    accepted.add(name, password, NOW)
-    assert accepted.holds(name, NOW)
-    assert accepted.holds(name, NOW + seconds - 0.1)
-    assert not accepted.holds(name, NOW + seconds)
-    assert not accepted.holds(name, NOW - LONGEST - 1)  # the clock was set back
+    assert not accepted.holds(name, "shop", NOW)
+    accepted.add(name, "shop", password, NOW)
+    assert accepted.holds(name, "shop", NOW)
+    assert accepted.holds(name, "shop", NOW + seconds - 0.1)
+    assert not accepted.holds(name, "shop", NOW + seconds)
+    assert not accepted.holds(name, "shop", NOW - LONGEST - 1)  # the clock was set back
 
 
 def test_a_password_is_good_for_what_it_opened_only() -> None:
@@ -101,7 +101,19 @@ def test_it_is_bounded_and_keeps_no_password() -> None:
     accepted = Accepted(size=2)
     names = [accepted.name(b"secret", str(number)) for number in range(3)]
     for name in names:
-        accepted.add(name, b"secret", NOW)
-    assert [accepted.holds(name, NOW) for name in names] == [False, True, True]
+        accepted.add(name, "shop", b"secret", NOW)
+    assert [accepted.holds(name, "shop", NOW) for name in names] == [False, True, True]
     assert repr(accepted) == "<Accepted 2 of 2>"
     assert "secret" not in str(vars(accepted))
+
+
+def test_what_was_refused_is_good_for_nothing() -> None:
+    accepted = Accepted()
+    old, new = accepted.name(b"old", "main", "app"), accepted.name(b"new", "main", "app")
+    for name in (old, new):
+        for database in ("shop", "stock"):
+            accepted.add(name, database, b"secret", NOW)
+    accepted.drop(old)
+    assert [accepted.holds(old, each, NOW) for each in ("shop", "stock")] == [False, False]
+    assert [accepted.holds(new, each, NOW) for each in ("shop", "stock")] == [True, True]
+    assert not accepted.holds(new, "other", NOW)

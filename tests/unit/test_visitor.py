@@ -210,3 +210,23 @@ def test_who_speaks_while_nobody_listens_costs_nothing() -> None:
         far.close()
 
     asyncio.run(run())
+
+
+def test_what_comes_as_the_wait_for_it_ends_is_not_lost() -> None:
+    async def run() -> None:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        watch = Watch()
+        visitor = Visitor(near, "unix", watch)
+        waiting = spawn(visitor.read(), "a test")
+        await asyncio.sleep(0)
+        far.send(b"one")
+        visitor._on_readable()  # the loop finds it, and then the time is over
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert waiting.cancelled()
+        assert await visitor.read() == b"one"
+        visitor.close()
+        far.close()
+
+    asyncio.run(run())

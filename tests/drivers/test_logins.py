@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -68,10 +68,10 @@ WAYS: dict[str, tuple[Way, str]] = {
 
 
 class Place:
-    """Where the ambassador listens, and the certificates of its clients."""
+    """Where the ambassador listens, and the certificates of its clients. `name`: how they come."""
 
-    def __init__(self, proxy: Ambassador, ca: Authority, sockets: Path, folder: Path) -> None:
-        self.proxy, self.sockets, self.built = proxy, sockets, folder
+    def __init__(self, name: str, proxy: Ambassador, ca: Authority, sockets: Path, folder: Path) -> None:
+        self.name, self.proxy, self.sockets, self.built = name, proxy, sockets, folder
         self._ca = ca
         self._made: dict[str, Certificate] = {}
 
@@ -112,13 +112,21 @@ class Place:
 
 
 @pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("logins")
+
+
+@pytest.fixture(scope="module")
 def place(
+    request: pytest.FixtureRequest,
     primary: Postgres,
     ca: Authority,
     ambassadors: Callable[..., Ambassador],
+    folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Place:
-    folder, sockets = tmp_path_factory.mktemp("logins"), tmp_path_factory.mktemp("s")
+) -> Iterator[Place]:
+    """One for each way to come: whoever fails again and again is answered ever later."""
+    sockets = tmp_path_factory.mktemp("s")
     ours = ca.server(folder)
     on_server = dict.fromkeys(("trusted", "scrammed", "hashed", "robot", "svc.example", OURSELVES), "app")
     proxy = ambassadors(
@@ -145,7 +153,11 @@ def place(
     )
     proxy.config["listen"].append(f"unix:{sockets}")
     proxy.start()
-    return Place(proxy, ca, sockets, folder)
+    yield Place(request.param, proxy, ca, sockets, folder)
+    output = proxy.output()
+    for secret in ("scram-secret", "md5-secret", TOKEN, USERS["app"].password):
+        assert secret not in output
+    proxy.stop()
 
 
 def by_psql(place: Place, way: Way) -> str:
@@ -212,13 +224,8 @@ LOGINS = [
 ]
 
 
-@pytest.mark.parametrize(("way", "client"), LOGINS)
-def test_a_login(place: Place, client: str, way: str) -> None:
-    how, outcome = WAYS[way]
+@pytest.mark.parametrize(("place", "client"), LOGINS, indirect=["place"])
+def test_a_login(place: Place, client: str) -> None:
+    """And no secret is told, which `place` sees at its end."""
+    how, outcome = WAYS[place.name]
     assert CLIENTS[client](place, how) == outcome
-
-
-def test_no_secret_was_told(place: Place) -> None:
-    output = place.proxy.output()
-    for secret in ("scram-secret", "md5-secret", TOKEN, USERS["app"].password):
-        assert secret not in output

@@ -23,25 +23,12 @@ _ALLOYDB = re.compile(
 _EMAIL = re.compile(r"[A-Za-z0-9._-]{1,128}@[A-Za-z0-9.-]{1,128}")
 
 
-class GcpCloudSqlIam(Common, frozen=True, kw_only=True, tag="gcp-cloudsql-iam"):
-    """IAM login to Google Cloud SQL: a token as the password, or with `instance` a client certificate."""
+class _Google(Common, frozen=True, kw_only=True):
+    """As whom Google is asked, and for how long."""
 
-    maker: ClassVar[str] = "pgambassador.credentials.gcp.cloudsql:CloudSql"
-
-    instance: Annotated[
-        str | None,
-        Meta(description="PROJECT:REGION:INSTANCE; with it the URL names no host, and no network is opened."),
-    ] = None
-    ip_type: Annotated[IpType, Meta(description="Which address of the instance: public, private or psc.")] = (
-        "public"
-    )
     user: Annotated[
         str | None,
         Meta(description="The database user; left out: the service account's, for a person the URL's."),
-    ] = None
-    password: Annotated[
-        Secret | None,
-        Meta(description="With `instance`: the password of a user that does not log in by IAM."),
     ] = None
     credentials_file: Annotated[
         str | None,
@@ -57,6 +44,24 @@ class GcpCloudSqlIam(Common, frozen=True, kw_only=True, tag="gcp-cloudsql-iam"):
     timeout: Annotated[Duration, Meta(description="All questions to Google together take this at most.")] = (
         30.0
     )
+
+
+class GcpCloudSqlIam(_Google, frozen=True, kw_only=True, tag="gcp-cloudsql-iam"):
+    """IAM login to Google Cloud SQL: a token as the password, or with `instance` a client certificate."""
+
+    maker: ClassVar[str] = "pgambassador.credentials.gcp.cloudsql:CloudSql"
+
+    instance: Annotated[
+        str | None,
+        Meta(description="PROJECT:REGION:INSTANCE; with it the URL names no host, and no network is opened."),
+    ] = None
+    ip_type: Annotated[IpType, Meta(description="Which address of the instance: public, private or psc.")] = (
+        "public"
+    )
+    password: Annotated[
+        Secret | None,
+        Meta(description="With `instance`: the password of a user that does not log in by IAM."),
+    ] = None
 
     def check(self) -> None:
         """ConfigError if this cannot be meant."""
@@ -71,7 +76,7 @@ class GcpCloudSqlIam(Common, frozen=True, kw_only=True, tag="gcp-cloudsql-iam"):
         _check_impersonation(self.impersonate_service_account, self.impersonate_delegates)
 
 
-class GcpAlloyDb(Common, frozen=True, kw_only=True, tag="gcp-alloydb"):
+class GcpAlloyDb(_Google, frozen=True, kw_only=True, tag="gcp-alloydb"):
     """Google AlloyDB by a client certificate, with IAM login unless there is a password."""
 
     maker: ClassVar[str] = "pgambassador.credentials.gcp.alloydb:AlloyDb"
@@ -86,27 +91,9 @@ class GcpAlloyDb(Common, frozen=True, kw_only=True, tag="gcp-alloydb"):
     ip_type: Annotated[IpType, Meta(description="Which address of the instance: public, private or psc.")] = (
         "private"
     )
-    user: Annotated[
-        str | None,
-        Meta(description="The database user; left out: the service account's, for a person the URL's."),
-    ] = None
     password: Annotated[
         Secret | None, Meta(description="The password of a user that does not log in by IAM.")
     ] = None
-    credentials_file: Annotated[
-        str | None,
-        Meta(description="A JSON file with Google credentials; left out: the ones that the machine has."),
-    ] = None
-    impersonate_service_account: Annotated[str | None, Meta(description="The service account to act as.")] = (
-        None
-    )
-    impersonate_delegates: Annotated[
-        tuple[str, ...],
-        Meta(description="Service accounts on the way to it; the first is the one that we may impersonate."),
-    ] = ()
-    timeout: Annotated[Duration, Meta(description="All questions to Google together take this at most.")] = (
-        30.0
-    )
 
     def check(self) -> None:
         """ConfigError if this cannot be meant."""

@@ -27,8 +27,10 @@ help:
 demo: $(VENV)/installed-demo
 	@exec $(RUN) -m pgambassador demo $(ARGS)
 
+# All of them on all processors; some of them as they are asked for, without what workers cost.
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest $(ARGS)
+	-@$(RUN) -m compileall -q pgambassador  # hundreds of ambassadors are started
+	$(RUN) -m pytest $(or $(ARGS),--numprocesses auto --durations 15)
 
 adversity: $(VENV)/installed-dev
 	$(RUN) -m pytest tests/adversity $(ARGS)

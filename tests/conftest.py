@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import settings
 from psycopg import Connection
 
-from pgambassador.embedded import Authority, Postgres, Workspace, system
+from pgambassador.embedded import Authority, Postgres, Workspace, ports, system
 from tests.harness import HBA, Ambassador, Link, populate
 
 # How long an example takes depends on what else the machine does, and says nothing.
@@ -22,9 +23,23 @@ settings.register_profile("pgambassador", deadline=None)
 settings.load_profile("pgambassador")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     # So that servers are stopped and folders removed when a test run is ended from outside.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        # A worker is told to end by an interrupt, which whatever runs in the background of a shell ignores.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Ports that the other workers never give: who was given one may not have bound it yet, or be down.
+        share = (ports.HIGHEST - ports.LOWEST) // worker["workercount"]
+        ports.LOWEST += share * int(worker["workerid"].removeprefix("gw"))
+        ports.HIGHEST = ports.LOWEST + share
+
+
+def pytest_collection_finish() -> None:
+    # What thousands of tests are made of stays for ever: no collection needs to look at it again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

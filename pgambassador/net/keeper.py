@@ -124,7 +124,7 @@ class Keeper(States):
         """How many connections should begin to be opened now."""
         if self.stopping:
             return 0
-        coming = self.opening + self.lookout.asking
+        coming = self.opening + self.lookout.engaged
         return self.plan.openings(waiting=self.asked_for, total=self.lane.total, opening=coming, now=now)
 
     def begin(self) -> None:

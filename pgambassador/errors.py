@@ -15,6 +15,8 @@ class AmbassadorError(Exception):
     severity = "FATAL"
     delay = 0.0
     """So many seconds a client waits before it is told."""
+    counted = False
+    """Whether it has been taken note of as a failed login."""
 
     def __init__(
         self,

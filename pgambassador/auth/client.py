@@ -17,15 +17,7 @@ from typing import Final, TypeAlias
 
 from pgambassador.auth import scram as mechanism
 from pgambassador.auth.credential import Credential, Md5Hash, Plain, md5_digest, md5_response
-from pgambassador.auth.verifier import (
-    Derive,
-    KeyCache,
-    Keys,
-    Verifier,
-    make_verifier,
-    mock_verifier,
-    own_salt,
-)
+from pgambassador.auth.verifier import Keys, Verifier
 from pgambassador.errors import ProtocolViolation, Refused
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Dialogue, Frontend, letter
@@ -33,32 +25,29 @@ from pgambassador.wire.frames import Dialogue, Frontend, letter
 # PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH: generous for passwords, and a bound for everybody else.
 MAX_RESPONSE: Final = 65535
 
-PROCESS_KEY: Final = secrets.token_bytes(32)
-_KEYS: Final = KeyCache()
 _UNKNOWN: Final = "the user is not known"
 _WRONG: Final = "the password is wrong"
 
 Learn: TypeAlias = Callable[[Keys], object]
+StandIn: TypeAlias = Callable[[], Verifier]
 
 
 def md5(
     user: str,
     credential: Credential | None,
     *,
+    stand_in: StandIn,
     salt: bytes | None = None,
     doubt: str | None = None,
     binding: bytes | None = None,
     learn: Learn | None = None,
-    process_key: bytes = PROCESS_KEY,
     seems_scram: bool = False,
 ) -> Dialogue[bytes]:
     """AuthenticationMD5Password; like PostgreSQL, SCRAM where the user has a SCRAM verifier, or is unknown
     and `seems_scram`."""
     if isinstance(credential, Verifier) or (credential is None and seems_scram):
         return (
-            yield from scram(
-                user, credential, doubt=doubt, binding=binding, learn=learn, process_key=process_key
-            )
+            yield from scram(user, credential, stand_in=stand_in, doubt=doubt, binding=binding, learn=learn)
         )
     salt = salt or secrets.token_bytes(4)
     response = parse.password((yield from _response(build.authentication_md5(salt))))
@@ -77,15 +66,15 @@ def md5(
 
 def scram(
     user: str,
-    credential: Credential | None,
+    credential: Verifier | Md5Hash | None,
     *,
+    stand_in: StandIn,
     doubt: str | None = None,
     binding: bytes | None = None,
     learn: Learn | None = None,
-    process_key: bytes = PROCESS_KEY,
-    derive: Derive = _KEYS,
 ) -> Dialogue[bytes]:
-    """SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where `binding` says what the client's channel is bound to."""
+    """SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where `binding` says what the client's channel is bound to.
+    `stand_in` makes the verifier that no password fits, for who has none."""
     offered = [mechanism.SCRAM_SHA_256]
     if binding is not None:
         offered.insert(0, mechanism.SCRAM_SHA_256_PLUS)
@@ -100,12 +89,10 @@ def scram(
     match credential:
         case Verifier():
             verifier = credential
-        case Plain(password):
-            verifier = make_verifier(password, own_salt(user, process_key), derive=derive)
         case Md5Hash():
-            verifier, doubt = mock_verifier(user, process_key), "only an md5 hash of the user is known"
+            verifier, doubt = stand_in(), "only an md5 hash of the user is known"
         case None:
-            verifier, doubt = mock_verifier(user, process_key), doubt or _UNKNOWN
+            verifier, doubt = stand_in(), doubt or _UNKNOWN
 
     exchange = mechanism.server(
         first, verifier, mechanism=chosen, binding=binding, learn=None if doubt is not None else learn

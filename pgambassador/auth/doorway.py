@@ -23,10 +23,14 @@ class Doorway(Generic[Guest]):
     """`most`: how many clients there may be at all."""
 
     def __init__(self, most: int) -> None:
-        self.most = max(most, FEW)
-        self.each = max(most // SHARE, FEW)
+        self.resize(most)
         self._sites: dict[Guest, str] = {}
         self._crowds: dict[str, dict[Guest, None]] = {}  # in the order in which they came
+
+    def resize(self, most: int) -> None:
+        """Nobody has to go at once where it becomes less."""
+        self.most = max(most, FEW)
+        self.each = max(most // SHARE, FEW)
 
     def enter(self, guest: Guest, site: str, *, local: bool) -> Guest | None:
         """Somebody has come; who has to go for that, if anybody. That one is not counted any more."""

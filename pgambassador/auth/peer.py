@@ -25,13 +25,15 @@ class Peer:
     tls: bool = False
     common_name: str | None = None
     binding: bytes | None = field(default=None, repr=False)
+    _site: str = field(default="", repr=False, compare=False)  # worth remembering: it is asked for often
 
     @classmethod
     def at(cls, address: str, uid: int | None = None) -> Self:
         """`address` as logs show it: 10.0.0.1:40000, [::1]:40000 or unix."""
         if address == "unix":
-            return cls(None, uid)
-        return cls(_host(address.rpartition(":")[0]), None)
+            return cls(None, uid, _site=cls(None, uid).site)
+        host, site = _known(address.rpartition(":")[0])
+        return cls(host, None, _site=site)
 
     @property
     def local(self) -> bool:
@@ -51,14 +53,17 @@ class Peer:
     @property
     def site(self) -> str:
         """Where it comes from, for counting: whoever has one IPv6 address has a whole network of them."""
+        if self._site:
+            return self._site
         if isinstance(self.host, IPv6Address):
             return str(ip_network((self.host, _SITE), strict=False))
         return self.name if self.uid is None else f"{self.name} {self.uid}"
 
 
 @lru_cache(maxsize=4096)
-def _host(text: str) -> Host:
-    return plain(ip_address(text.strip("[]").partition("%")[0]))
+def _known(text: str) -> tuple[Host, str]:
+    host = plain(ip_address(text.strip("[]").partition("%")[0]))
+    return host, Peer(host).site
 
 
 def plain(host: Host) -> Host:

@@ -2,6 +2,8 @@
 
 1. Deciding is a function of the rules, the connection, and the names that its start packet gives.
 2. What no rule matches is refused.
+3. As in pg_hba.conf `all` databases are not physical replication, which has none: only `replication` matches
+   that, and no session. Logical replication names a database, and matches by it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,13 @@ from pgambassador.errors import ConfigError, Refused
 Network: TypeAlias = IPv4Network | IPv6Network
 
 ALL: Final = "all"
+REPLICATION: Final = "replication"
+
+SESSION: Final = ""
+LOGICAL: Final = "logical"
+PHYSICAL: Final = "physical"
+"""Kinds of connections: both latter are for replication."""
+
 _LOOPBACK: Final = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 _ANYWHERE: Final = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
@@ -43,36 +52,58 @@ class Places:
         return any(not _within(each, _LOOPBACK) for each in self.networks)
 
 
+HERE: Final = Places(_LOOPBACK)
+"""On this machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`databases` and `users` None: all of them. `tls`: only connections with TLS."""
+    """`databases` and `users` None: all of them. `tls`: only connections with TLS. `physical`, `logical`:
+    whether connections for replication are matched too, the latter by their database."""
 
     method: str
     places: Places = Places()
     databases: frozenset[str] | None = None
     users: frozenset[str] | None = None
     tls: bool = False
+    physical: bool = False
+    logical: bool = True
 
-    def matches(self, peer: Peer, database: str, user: str) -> bool:
+    def matches(self, peer: Peer, database: str, user: str, kind: str = SESSION) -> bool:
         return (
             (peer.tls or not self.tls)
             and self.places.holds(peer)
-            and (self.databases is None or database in self.databases)
+            and (self._serves(database, kind) if kind else self._names(database))
             and (self.users is None or user in self.users)
         )
+
+    def _names(self, database: str) -> bool:
+        return self.databases is None or database in self.databases
+
+    def _serves(self, database: str, kind: str) -> bool:
+        return self.physical if kind == PHYSICAL else self.logical and self._names(database)
 
     def covers(self, other: Rule) -> bool:
         """Whether it matches all that the other does."""
         return (
             (other.tls or not self.tls)
             and self.places.covers(other.places)
+            and (self.physical or not other.physical)
+            and (self.logical or not other.logical)
             and _includes(self.databases, other.databases)
             and _includes(self.users, other.users)
         )
 
 
-def first_match(rules: Sequence[Rule], peer: Peer, database: str, user: str) -> Rule | None:
-    return next((rule for rule in rules if rule.matches(peer, database, user)), None)
+def for_all(method: str) -> tuple[Rule, ...]:
+    """Where no rules are written. Replication, a copy of everything, is for this machine then."""
+    return Rule(method, logical=False), Rule(method, HERE, physical=True)
+
+
+def first_match(
+    rules: Sequence[Rule], peer: Peer, database: str, user: str, kind: str = SESSION
+) -> Rule | None:
+    return next((rule for rule in rules if rule.matches(peer, database, user, kind)), None)
 
 
 def shadowed(rules: Sequence[Rule]) -> Iterator[tuple[int, int]]:
@@ -84,15 +115,23 @@ def shadowed(rules: Sequence[Rule]) -> Iterator[tuple[int, int]]:
                 break
 
 
-def refusal(rule: Rule | None, peer: Peer, database: str, user: str) -> Refused:
+def refusal(rule: Rule | None, peer: Peer, database: str, user: str, kind: str = SESSION) -> Refused:
     """PostgreSQL's sentence for a client that no rule lets in, or that one keeps out."""
-    what = "no entry in auth.rules" if rule is None else "auth.rules rejects connection"
+    what = "no entry in auth.rules for" if rule is None else "auth.rules rejects connection for"
+    whither = f', database "{database[:64]}"'
+    if kind:
+        what = (
+            f"{'no entry in auth.rules for' if rule is None else 'auth.rules rejects'} replication connection"
+        )
+        what += " from" if rule is None else " for"
+        whither = "" if kind == PHYSICAL else whither
     encryption = "SSL encryption" if peer.tls else "no encryption"
+    remedy = "Add a rule to auth.rules that lets it in."
+    if kind == PHYSICAL:
+        remedy = "Add a rule with database: replication to auth.rules that lets it in."
     return Refused(
-        f'{what} for host "{peer.name}", user "{user[:64]}", database "{database[:64]}", {encryption}',
-        hint="Ask whoever runs pgambassador."
-        if rule is not None
-        else "Add a rule to auth.rules that lets it in.",
+        f'{what} host "{peer.name}", user "{user[:64]}"{whither}, {encryption}',
+        hint=remedy if rule is None else "Ask whoever runs pgambassador.",
     )
 
 
@@ -116,6 +155,11 @@ def read_places(texts: Sequence[str], path: str) -> Places:
 
 def read_names(names: Sequence[str]) -> frozenset[str] | None:
     return None if ALL in names else frozenset(names)
+
+
+def read_databases(names: Sequence[str]) -> tuple[frozenset[str] | None, bool]:
+    """The databases, and whether physical replication is among them."""
+    return read_names([name for name in names if name != REPLICATION]), REPLICATION in names
 
 
 def _network(text: str, path: str) -> Network:

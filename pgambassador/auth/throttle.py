@@ -3,8 +3,8 @@
 1. The answer to a failure waits. The wait doubles with each failure up to a bound, and is forgotten after a
    while without one.
 2. A failure takes one of the `TURNS` of its address until that time has come, whether anybody still waits for
-   the answer or not; what is being tried at a server takes one too. From an address that has failed, the next
-   password is looked at only when there is a turn.
+   the answer or not. What is being tried at a server takes one too, whether its address has failed before or
+   not. The next password is looked at only when there is a turn.
 3. However many addresses fail, `size` are remembered at most; the one that failed longest ago goes first.
 
 Why turns: were every password looked at as it comes, then whoever hangs up on what is not a success at once
@@ -17,8 +17,6 @@ not of a user: then who guesses one name could lock it out everywhere, and who t
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -63,23 +61,20 @@ class Throttle:
     def wait(self, site: str, now: float) -> float:
         """Seconds until it is worth asking again; 0: the next password from there may be looked at."""
         found = self._failures.get(site)
-        if found is None or found.count <= FREE:
-            return 0.0
-        pending = [until for until in found.until if until > now]
+        slowed = found is not None and found.count > FREE
+        pending = [until for until in found.until if until > now] if found is not None and slowed else []
         if len(pending) + self._trying[site] < TURNS:
             return 0.0
         return min((until - now for until in pending), default=FIRST)
 
-    @contextmanager
-    def trying(self, site: str) -> Iterator[None]:
-        """While a server is asked about a password from there."""
+    def begins(self, site: str) -> None:
+        """A server is asked about a password from there; `ends` follows."""
         self._trying[site] += 1
-        try:
-            yield
-        finally:
-            self._trying[site] -= 1
-            if not self._trying[site]:
-                del self._trying[site]
+
+    def ends(self, site: str) -> None:
+        self._trying[site] -= 1
+        if not self._trying[site]:
+            del self._trying[site]
 
     def forget(self, now: float) -> None:
         """Drop those who have not failed for a while: they stand in the order of their last failures."""

@@ -2,7 +2,7 @@
 
 1. No repr shows a key.
 2. PBKDF2 is the one expensive step of a login. It is behind `Derive`, so that its result can be kept.
-3. What an unknown user is shown is what a known one with a plain password would be shown.
+3. What an unknown user is shown is what a known one would be shown.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pgambassador.errors import Refused
 DEFAULT_ITERATIONS: Final = 4096
 KEY_SIZE: Final = 32
 SALT_SIZE: Final = 16
+USUAL: Final = (DEFAULT_ITERATIONS, SALT_SIZE)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -136,15 +137,18 @@ def read_verifier(text: str) -> Verifier | None:
     return Verifier(iterations, salt, stored_key, server_key)
 
 
-def own_salt(user: str, process_key: bytes) -> bytes:
-    """A salt that looks random, and is the same each time this user name is tried in this process."""
-    return hmac_sha256(process_key, b"salt " + user.encode("utf-8", "surrogateescape"))[:SALT_SIZE]
+def own_salt(user: str, process_key: bytes, size: int = SALT_SIZE) -> bytes:
+    """A salt that looks random, and is the same each time this user name is tried in this process; 32 bytes
+    at most."""
+    return hmac_sha256(process_key, b"salt " + user.encode("utf-8", "surrogateescape"))[:size]
 
 
-def mock_verifier(user: str, process_key: bytes) -> Verifier:
-    """For a user who does not exist: the salt that a real one would have, and keys that no password gives."""
+def mock_verifier(user: str, process_key: bytes, shape: tuple[int, int] = USUAL) -> Verifier:
+    """For a user who does not exist: the salt that a real one would have, and keys that no password gives.
+    `shape`: its iterations, and the size of its salt."""
+    iterations, size = shape
     keys = secrets.token_bytes(KEY_SIZE), secrets.token_bytes(KEY_SIZE)
-    return Verifier(DEFAULT_ITERATIONS, own_salt(user, process_key), *keys)
+    return Verifier(iterations, own_salt(user, process_key, size), *keys)
 
 
 def hmac_sha256(key: bytes, data: bytes) -> bytes:

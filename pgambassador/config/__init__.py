@@ -12,6 +12,7 @@ from pgambassador.config.providers import (
     InstalledCredentials,
     StaticCredentials,
 )
+from pgambassador.config.reload import compare
 from pgambassador.config.secret import Secret, redact
 from pgambassador.config.structs import (
     EVERY_OTHER,
@@ -52,6 +53,7 @@ __all__ = [
     "Target",
     "Tls",
     "User",
+    "compare",
     "load",
     "read_users",
     "redact",

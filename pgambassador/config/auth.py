@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pgambassador.auth.rules import Rule, read_names, read_places
+from pgambassador.auth.rules import Rule, for_all, read_databases, read_names, read_places
 from pgambassador.config.secret import Secret
 from pgambassador.config.values import Names
 
@@ -28,7 +28,7 @@ class AuthRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     address: Annotated[
         Names, Meta(description="Addresses, networks, `local` (Unix sockets), `loopback` or `all`.")
     ] = ("all",)
-    database: Annotated[Names, Meta(description="Names of databases, or `all`.")] = ("all",)
+    database: Annotated[Names, Meta(description="Names of databases, `all`, or `replication`.")] = ("all",)
     user: Annotated[Names, Meta(description="Names of users, or `all`.")] = ("all",)
     tls: Annotated[bool, Meta(description="Only connections with TLS.")] = False
     method: Annotated[
@@ -37,12 +37,14 @@ class AuthRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def compiled(self, path: str) -> Rule:
         """ConfigError where the address is none."""
+        databases, physical = read_databases(self.database)
         return Rule(
             self.method,
             read_places(self.address, f"{path}.address"),
-            read_names(self.database),
+            databases,
             read_names(self.user),
             self.tls,
+            physical,
         )
 
 
@@ -97,7 +99,7 @@ class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return "scram-sha-256" if self.users or self.users_file or self.query else "trust"
 
     def table(self) -> tuple[Rule, ...]:
-        """The rules; where none are written, one for everybody."""
+        """The rules; where none are written, those that have the one method for everybody."""
         if not self.rules:
-            return (Rule(self.effective_method),)
+            return for_all(self.effective_method)
         return tuple(rule.compiled(f"auth.rules[{index}]") for index, rule in enumerate(self.rules))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pgambassador.auth.rules import shadowed
 from pgambassador.config.providers import name_of
 from pgambassador.config.structs import EVERY_OTHER
-from pgambassador.config.users import read_users
+from pgambassador.config.users import check_name, read_users
 from pgambassador.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _NAMES_USER = frozenset(("aws-secretsmanager",))
 
 
 def check(config: Config) -> None:
+    _names(config)
     _clusters(config)
     _databases(config)
     _pools(config)
@@ -30,6 +31,24 @@ def check(config: Config) -> None:
     _tls(config)
     _auth(config)
     _loops(config)
+
+
+def _names(config: Config) -> None:
+    """A longer one would never match: those of clients are cut off, and the server's are as well."""
+    auth = config.auth
+    found = [(f"databases.{name[:80]}", name) for name in config.databases]
+    found += [(f"users.{name[:80]}", name) for name in config.users]
+    found += [(f"auth.users.{name[:80]}", name) for name in auth.users]
+    found += [(f"auth.map.{name[:80]}", user) for name, user in auth.map.items()]
+    for name, database in config.databases.items():
+        found += [(f"databases.{name}.{key}", getattr(database, key) or "") for key in ("database", "user")]
+    for index, rule in enumerate(auth.rules):
+        found += [(f"auth.rules[{index}].database", name) for name in rule.database]
+        found += [(f"auth.rules[{index}].user", name) for name in rule.user]
+    if auth.query is not None:
+        found += [(f"auth.query.{key}", getattr(auth.query, key) or "") for key in ("database", "user")]
+    for path, name in found:
+        check_name(path, name)
 
 
 def _clusters(config: Config) -> None:

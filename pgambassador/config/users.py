@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pgambassador.config.secret import Secret
 from pgambassador.errors import ConfigError
+from pgambassador.wire.parse import MAX_NAME
 
 if TYPE_CHECKING:
     from pgambassador.config.auth import Auth
@@ -39,5 +40,18 @@ def _read(path: str) -> dict[str, Secret]:
         match = _LINE.fullmatch(line)
         if match is None:
             raise ConfigError(f'auth.users_file {path} line {number} is not of the form "user" "secret".')
-        users[match[1].replace('""', '"')] = Secret(match[2].replace('""', '"'))
+        name = match[1].replace('""', '"')
+        check_name(f"auth.users_file {path} line {number}", name)
+        users[name] = Secret(match[2].replace('""', '"'))
     return users
+
+
+def check_name(where: str, name: str) -> None:
+    """ConfigError for a name of a user or database that is longer than names can be."""
+    data = name.encode("utf-8", "surrogateescape")
+    if len(data) > MAX_NAME:
+        raise ConfigError(
+            f"{where} has a name of {len(data)} bytes, which would never match: PostgreSQL cuts names off"
+            f" after {MAX_NAME}.",
+            hint=f"Write what is left of it: {data[:MAX_NAME].decode('utf-8', 'ignore')!r}",
+        )

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -48,21 +49,26 @@ class Command:
                 hint="Check credentials.command.",
             ) from None
         assert process.stdout is not None
+        done = False
         try:
             async with asyncio.timeout(self._timeout):
                 output = await _all_of(process.stdout, program)
                 status = await process.wait()
+            done = True
         except TimeoutError:
             raise Unreachable(
                 f"the credentials command {program} was not done within {self._timeout:g} s",
                 hint="Make it faster, or raise credentials.timeout.",
             ) from None
         finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            if not done:
+                # It may have ended, and what it has started may not.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 # What it has printed is not read any more, and asyncio waits for the end of that too.
                 pipe = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
-                pipe.close()
+                if pipe is not None:
+                    pipe.close()
                 await process.wait()
             # Somebody else may still hold the other end of the pipe, and nothing public closes ours.
             process._transport.close()  # type: ignore[attr-defined]
@@ -98,8 +104,11 @@ def read_answer(output: bytes, program: str) -> Secret:
         password, user, expires = answer["password"], answer.get("user"), answer.get("expires_at")
         if not isinstance(password, str) or not isinstance(user, str | None):
             raise TypeError
-        not_after = None if expires is None else datetime.fromisoformat(expires).timestamp()
-    except (ValueError, KeyError, TypeError):
+        moment = None if expires is None else datetime.fromisoformat(expires)
+        if moment is not None and moment.tzinfo is None:
+            raise ValueError  # of the day where?
+        not_after = None if moment is None else moment.timestamp()
+    except (OverflowError, ValueError, KeyError, TypeError):
         raise Unreachable(
             f"the credentials command {program} printed JSON that is not understood",
             hint='It prints {"user": …, "password": …, "expires_at": "RFC 3339"}; only password is required.',

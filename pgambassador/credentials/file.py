@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
+from functools import partial
 
 from pgambassador.config.providers import FileCredentials
+from pgambassador.credentials import blocking
 from pgambassador.credentials.passfile import find
 from pgambassador.credentials.provider import Login, Secret
 from pgambassador.errors import Unreachable
@@ -26,13 +27,17 @@ class File:
 
     def __init__(self, options: FileCredentials) -> None:
         self._path = options.path
+        self._seconds = options.timeout
         # The lines of a password file are for hosts, ports, databases and users.
         self.per_host = self.per_database = options.format == "pgpass"
 
     async def fetch(self, login: Login) -> Secret:
-        if self.per_host:
-            return Secret(None, await asyncio.to_thread(_line_for, self._path, login))
-        return Secret(None, await asyncio.to_thread(_whole, self._path))
+        read = partial(_line_for, self._path, login) if self.per_host else partial(_whole, self._path)
+        whom, hint = (
+            f"the file {self._path}",
+            "Check the file system that it is on, or raise credentials.timeout.",
+        )
+        return Secret(None, await blocking.ask(read, seconds=self._seconds, whom=whom, hint=hint))
 
 
 def _whole(path: str) -> bytes:

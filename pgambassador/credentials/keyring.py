@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FORGET = 7200.0
 MOST = 1000
+AT_ONCE, APART = 8, 0.25
 # A provider's own limit speaks first, since it knows what it waits for.
 GRACE = 0.5
 
@@ -57,7 +58,8 @@ class _Kept:
 
 class Keyring:
     """`spawn` starts the questions; `clock` is the wall's. `lazy`: no renewal that nobody waits for.
-    `reconnect`: connections end with the secret that opened them."""
+    `reconnect`: connections end with the secret that opened them. `themselves`: clients are meant to log in
+    under their own names, which a provider may not know."""
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Keyring:
         timeout: float,
         lazy: bool = False,
         reconnect: bool = False,
+        themselves: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.cluster, self.provider = cluster, name
@@ -78,6 +81,7 @@ class Keyring:
         self._timeout = timeout
         self._lazy = lazy
         self._reconnect = reconnect
+        self._themselves = themselves
         self._clock = clock
         self._kept: dict[Scope, _Kept] = {}  # those that were asked for last stand last
         self._closed = False
@@ -126,6 +130,10 @@ class Keyring:
             return None
         return self._issued(kept, kept.secret, fresh=True)
 
+    def is_over(self, secret: Secret) -> bool:
+        """Whether it has ended, perhaps while a login was under way."""
+        return secret.not_after is not None and secret.not_after <= self._clock()
+
     async def ask_anew(self, login: Login) -> Issued:
         """Whatever is kept, what the provider says now."""
         return await self._fetched(self._entry(login), login)
@@ -157,6 +165,7 @@ class Keyring:
         try:
             async with asyncio.timeout(self._timeout + GRACE):
                 secret = await self._source.fetch(login)
+            self._check(secret)
         except AmbassadorError as found:
             error = found
         except TimeoutError:
@@ -172,6 +181,7 @@ class Keyring:
             )
         else:
             self.refreshes += 1
+            self._look_at(secret, login)
             kept.secret = secret
             kept.number += 1
             kept.life.begin(self._clock(), secret.not_after, random.random())
@@ -188,6 +198,27 @@ class Keyring:
                 error.sentence(),
             )
         return error
+
+    def _check(self, secret: Secret) -> None:
+        """Unreachable if nobody could log in as that user."""
+        if secret.user is not None and (not secret.user or "\0" in secret.user):
+            raise Unreachable(
+                f"the credentials provider {self.provider} gave a name that no user can have",
+                hint="Look at where the credentials of the cluster come from.",
+            )
+
+    def _look_at(self, secret: Secret, login: Login) -> None:
+        """Say once that clients are not who they think they are."""
+        if not self._themselves or secret.user in (None, login.user):
+            return
+        self._themselves = False
+        log.warning(
+            "cluster %s: the URL names no user, so that each client has a pool of its own, but %r of the %s"
+            " credentials is whom all of them log in as; write that user into the URL",
+            self.cluster,
+            str(secret.user)[:64],
+            self.provider,
+        )
 
     def _entry(self, login: Login) -> _Kept:
         key = self.scope(login)
@@ -213,6 +244,20 @@ class Keyring:
                 del self._kept[key]
             elif not self._lazy and not self._closed and kept.life.due(now):
                 self._begin(kept, kept.login)
+
+    def renew(self) -> None:
+        """Ask for all that is kept, of many the rest one after the other. What there is stays in use until
+        the answers come, and if there are none."""
+        tell = getattr(self._source, "forget", None)
+        if tell is not None:
+            tell()
+        now = self._clock()
+        stale = [kept for kept in self._kept.values() if kept.flight is None and kept.life.length > 0]
+        for index, kept in enumerate(reversed(stale)):  # those that were asked for last come first
+            if index < AT_ONCE and not self._closed:
+                self._begin(kept, kept.login)
+            else:
+                kept.life.hurry(now + (index - AT_ONCE) * APART)
 
     def close(self) -> None:
         """End what is under way, and begin nothing more by itself."""
@@ -280,7 +325,7 @@ class Attempt:
             self._refused_at = now
         newer = ring.newer(login, held)
         seconds = pause(
-            fresh=held.fresh,
+            fresh=held.fresh and not ring.is_over(held.secret),
             newer=newer is not None,
             tries=self._tries,
             waited=now - self._refused_at,

@@ -2,7 +2,8 @@
 
 1. Times are the wall clock's, in seconds since 1970: that is what an expiry means, and the clock that goes on
    while a machine sleeps. It may jump; no jump makes a secret usable for longer than it says.
-2. A secret is used until shortly before its end; one without an end only by those who waited for it.
+2. A secret is used until shortly before its end; one without an end, or that is over when it comes because
+   clocks differ, only by those who waited for it.
 3. It is renewed when between half and four fifths of its life are over, so that many are not renewed at once.
 4. A renewal that failed changes nothing about the secret. The next one waits, longer each time.
 5. After a refusal a source is asked once more, unless the refused secret came from it only just now; for as
@@ -44,8 +45,12 @@ class Life:
         """A secret has been fetched."""
         self.born, self.not_after, self.failures = now, not_after, 0
         self.refresh_at = math.inf
-        if not_after is not None:
+        if self.length > 0:
             self.refresh_at = now + self.length * (EARLIEST + (LATEST - EARLIEST) * chance)
+
+    def hurry(self, at: float) -> None:
+        """Renew it at that time, if not before."""
+        self.refresh_at = min(self.refresh_at, at)
 
     def failed(self, now: float, chance: float) -> None:
         """A fetch has failed."""

@@ -87,7 +87,8 @@ class Provider(Protocol):
 
     async def fetch(self, login: Login) -> Secret:
         """The secret as it is now. Raises Unreachable or ConfigError. A provider that has a method
-        `refused(login, secret)` is told of each secret that a server took for wrong."""
+        `refused(login, secret)` is told of each secret that a server took for wrong; one that has `forget()`
+        is told that what it keeps itself is to be asked for anew."""
 
 
 def scope(provider: Provider, login: Login) -> Scope:

@@ -28,9 +28,12 @@ def keyring_of(
     password_of: Callable[[str], bytes | Borrowed | None],
     spawn: Spawn,
     refused: Callable[[str, bytes | Borrowed], None] | None = None,
+    *,
+    themselves: bool = False,
 ) -> Keyring:
     """`password_of` finds a user's password where there are no credentials, and `refused` is told of one that
-    a server took for wrong. ConfigError, if the provider cannot be had or refuses its options."""
+    a server took for wrong. `themselves`: see Keyring. ConfigError, if the provider cannot be had or refuses
+    its options."""
     if credentials is None:
         return Keyring(cluster, URL, Written(password_of, refused), spawn=spawn, timeout=1.0)
     return Keyring(
@@ -41,6 +44,7 @@ def keyring_of(
         timeout=credentials.timeout,
         lazy=credentials.lazy,
         reconnect=credentials.reconnect,
+        themselves=themselves,
     )
 
 

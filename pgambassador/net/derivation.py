@@ -34,6 +34,10 @@ class Deriver:
         self._cache = KeyCache(size)
         self._flights: Flights[Keys] = Flights("key derivation")
 
+    def known(self, password: bytes, salt: bytes, iterations: int) -> Keys | None:
+        """What is remembered."""
+        return self._cache.known(password, salt, iterations)
+
     async def keys(self, password: bytes, salt: bytes, iterations: int) -> Keys:
         known = self._cache.known(password, salt, iterations)
         if known is not None:

@@ -12,13 +12,15 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TypeAlias
 
 from pgambassador.auth.credential import Credential, Plain, read_credential
 from pgambassador.auth.lookup import NOBODY, Entry, askable
-from pgambassador.auth.verifier import Verifier, hmac_sha256
+from pgambassador.auth.verifier import SALT_SIZE, USUAL, Verifier, hmac_sha256, mock_verifier
 from pgambassador.config import Auth, read_users
-from pgambassador.errors import ConfigError
+from pgambassador.credentials import blocking
+from pgambassador.errors import AmbassadorError
 from pgambassador.net.enquiry import Enquiry
 from pgambassador.net.flights import Flights
 
@@ -28,6 +30,7 @@ MEMORY = 10.0
 SIZE = 10_000
 PAUSE = 1.0
 """So often the file is looked at."""
+PATIENCE = 30.0
 
 Users: TypeAlias = Mapping[str, Credential | None]
 
@@ -46,23 +49,37 @@ class Directory:
         self._next_look = 0.0
         self._reading = False
 
-    async def find(self, user: str) -> Entry:
-        """Unreachable if a server would have to be asked and does not answer."""
+    def reload(self, auth: Auth, users: Users, enquiry: Enquiry | None) -> None:
+        """Go by these lists, and ask there; what was said before is forgotten."""
+        if self.enquiry is not None and self.enquiry is not enquiry:
+            self.enquiry.retire()
+        self.enquiry, self._auth = enquiry, auth
+        self._take(users)
+        self._answers.clear()
+        self._stamp = _stamp(auth.users_file)
+
+    def known(self, user: str) -> Entry | None:
+        """What can be said of a user at once; None if a server has to be asked."""
         if user in self.users:
             return Entry(self.users[user])
         if self.enquiry is None or not askable(user):
             return NOBODY
-        now = asyncio.get_running_loop().time()
-        entry, until = self._answers.get(user, (NOBODY, now))
-        if now < until:
-            return entry
-        return await self._flights.join(user, lambda: self._ask(user))
+        entry, until = self._answers.get(user, (None, 0.0))
+        return entry if asyncio.get_running_loop().time() < until else None
+
+    async def find(self, user: str) -> Entry:
+        """Unreachable if a server would have to be asked and does not answer."""
+        entry, asking = self.known(user), self.enquiry
+        if entry is not None or asking is None:
+            return entry or NOBODY
+        return await self._flights.join(user, lambda: self._ask(asking, user))
 
     def _take(self, users: Users) -> None:
         self.users = users
         self.has_plain = any(isinstance(each, Plain) for each in users.values())
         known = [each for each in users.values() if each is not None]
         self._scram_share = sum(isinstance(each, Verifier) for each in known) / len(known) if known else 1.0
+        self._shapes = sorted(shape for each in known if (shape := _shape(each)) is not None)
 
     def seems_scram(self, user: str, key: bytes) -> bool:
         """What a name that nobody has is asked for where the method is md5: SCRAM, as PostgreSQL by default
@@ -70,16 +87,27 @@ class Directory:
         always the same for a name under one `key`."""
         if self.enquiry is not None:
             return True
-        lot = hmac_sha256(key, b"method " + user.encode("utf-8", "surrogateescape"))
-        return int.from_bytes(lot[:8], "big") < self._scram_share * 2.0**64
+        return _lot(key, b"method ", user) < self._scram_share
+
+    def stand_in(self, user: str, key: bytes) -> Verifier:
+        """What a name that nobody has is shown by SCRAM. Its iterations and the size of its salt are those of
+        somebody who is listed, always the same for a name under one `key`; where a server is asked, what that
+        gives to those who get a password now, as PostgreSQL does it."""
+        shape = USUAL
+        if self.enquiry is not None:
+            shape = self.enquiry.iterations, SALT_SIZE
+        elif self._shapes:
+            shape = self._shapes[int(_lot(key, b"shape ", user) * len(self._shapes))]
+        return mock_verifier(user, key, shape)
 
     def forget(self, user: str) -> None:
         """Somebody could not log in: perhaps because the answer is of yesterday."""
         self._answers.pop(user, None)
 
-    async def _ask(self, user: str) -> Entry:
-        assert self.enquiry is not None
-        entry = await self.enquiry.ask(user)
+    async def _ask(self, asking: Enquiry, user: str) -> Entry:
+        entry = await asking.ask(user)
+        if asking is not self.enquiry:
+            return entry  # nobody is asked there any more
         self.has_plain = self.has_plain or isinstance(entry.credential, Plain)
         self._answers.pop(user, None)
         self._answers[user] = entry, asyncio.get_running_loop().time() + MEMORY
@@ -106,12 +134,30 @@ class Directory:
             return
         self._stamp, self._reading = stamp, True
         try:
-            self._take(await asyncio.to_thread(listed, self._auth))
+            read = partial(listed, self._auth)
+            hint = "Check the file system that it is on."
+            self._take(await blocking.ask(read, seconds=PATIENCE, whom="auth.users_file", hint=hint))
             log.info("users were read again from %s", self._auth.users_file)
-        except ConfigError as error:
+        except AmbassadorError as error:
             log.error("the users stay as they were: %s", error.sentence())
         finally:
             self._reading = False
+
+
+def _lot(key: bytes, what: bytes, user: str) -> float:
+    """In [0, 1), always the same for a name under one key."""
+    lot = hmac_sha256(key, what + user.encode("utf-8", "surrogateescape"))
+    return int.from_bytes(lot[:6], "big") / 2.0**48
+
+
+def _shape(credential: Credential) -> tuple[int, int] | None:
+    """The iterations and the size of the salt that its owner is shown; None for who is shown a stand-in's."""
+    match credential:
+        case Verifier(iterations, salt):
+            return iterations, len(salt)
+        case Plain():
+            return USUAL
+    return None
 
 
 def listed(auth: Auth) -> dict[str, Credential | None]:

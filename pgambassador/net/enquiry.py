@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from pgambassador.auth.lookup import Entry, ends, look_up
 from pgambassador.auth.server import Secret
+from pgambassador.auth.verifier import DEFAULT_ITERATIONS
 from pgambassador.config import Config
 from pgambassador.credentials.keyring import Keyring
 from pgambassador.credentials.registry import keyring_of
@@ -43,6 +44,9 @@ class Enquiry:
         self._link: Link | None = None
         self._used = 0.0
         self._complaint = ""
+        self._retired = False
+        self.iterations = DEFAULT_ITERATIONS
+        """What the server makes verifiers with; those before PostgreSQL 16 do not say, and have no choice."""
 
     async def ask(self, user: str) -> Entry:
         try:
@@ -53,6 +57,9 @@ class Enquiry:
                     if not (isinstance(error, ServerRefused) and not ends(error)):
                         self.close()
                     raise
+                finally:
+                    if self._retired:
+                        self.close()
         except (AmbassadorError, TimeoutError) as error:
             late = f"no answer within {PATIENCE:g} s"
             self._complain(error.sentence() if isinstance(error, AmbassadorError) else late)
@@ -78,6 +85,9 @@ class Enquiry:
                     raise
                 self.close()
         self._link = await self._origin.open()
+        reported = self._link.parameters.get("scram_iterations", "")
+        if reported.isdecimal() and len(reported) <= 10:
+            self.iterations = min(int(reported), 0x7FFFFFFF) or DEFAULT_ITERATIONS
         return await self._hold(self._link, user)
 
     async def _hold(self, link: Link, user: str) -> Entry:
@@ -90,6 +100,12 @@ class Enquiry:
     def tick(self, now: float) -> None:
         """Close what nobody has used for a while; `now` is the event loop's."""
         if self._link is not None and not self._lock.locked() and now - self._used > REST:
+            self.close()
+
+    def retire(self) -> None:
+        """Nobody asks any more; who waits for an answer still gets it."""
+        self._retired = True
+        if not self._lock.locked():
             self.close()
 
     def close(self) -> None:

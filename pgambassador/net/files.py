@@ -34,10 +34,18 @@ class Reread(Generic[T]):
 
     def get(self) -> T:
         """ConfigError only if the files were never good."""
+        return self._look(anew=False)
+
+    def again(self) -> None:
+        """Read them now, whether they seem to have changed or not, if they have been of use before."""
+        if self._made is not None:
+            self._look(anew=True)
+
+    def _look(self, *, anew: bool) -> T:
         stamps = tuple(map(_stamp, self._paths))
-        if self._made is not None and stamps == self._stamps:
+        changed, self._stamps = stamps != self._stamps, stamps
+        if self._made is not None and not changed and not anew:
             return self._made
-        self._stamps = stamps
         again = self._made is not None
         try:
             self._made = self._make()
@@ -46,7 +54,7 @@ class Reread(Generic[T]):
                 raise
             log.warning("%s What was read before stays in use.", error.sentence())
         else:
-            if again:
+            if again and changed:
                 log.info("read again after a change: %s", ", ".join(self._paths))
         return self._made
 

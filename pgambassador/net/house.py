@@ -25,6 +25,7 @@ from pgambassador.auth.credential import Plain
 from pgambassador.auth.doorway import Doorway
 from pgambassador.auth.expiry import Ending
 from pgambassador.auth.peer import Peer
+from pgambassador.auth.rules import PHYSICAL
 from pgambassador.auth.server import Secret
 from pgambassador.config import Cluster, Config, Target
 from pgambassador.credentials.keyring import Keyring
@@ -46,6 +47,7 @@ from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements, statement_text
 from pgambassador.net.tasks import spawn
 from pgambassador.net.tunnel import Tunnel
+from pgambassador.net.turns import Turns
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.pool.census import Stay
 from pgambassador.protocol.cancel import CancelKeys
@@ -80,6 +82,7 @@ class House:
         self.sockets = reactor(asyncio.get_running_loop(), self.servers)
         self.statements = Statements()
         self.keys: CancelKeys[Session | Tunnel] = CancelKeys()
+        self.cancels = Turns("cancel")
         self.tunnels: set[Tunnel] = set()
         self.clients = 0
         self.logins = 0
@@ -92,6 +95,19 @@ class House:
     def users(self) -> Users:
         """The users of the lists, as they are now."""
         return self.directory.users
+
+    def reload(self, config: Config, users: Users, gate: Gate) -> None:
+        """From now on go by this, which differs from before in what `compare` calls live."""
+        old, self.config, self.gate = self.config, config, gate
+        asking = self.directory.enquiry
+        if config.auth.query != old.auth.query:
+            asking = enquiry(config, self.keyrings, self._listed_password)
+        self.directory.reload(config.auth, users, asking)
+        self.porter.reload(config)
+        self.doorway.resize(config.clients.max)
+        self.limits.reload(config)
+        for keeper in self.keepers.values():
+            keeper.lane.slow, keeper.lane.sample = self._thresholds()
 
     def keeper(self, database: str, user: str, given: Given = ()) -> Keeper:
         """The pool for a database and a user as the client named them; `given`: see `Settings.divided`."""
@@ -112,19 +128,20 @@ class House:
                 buffer=self.config.clients.buffer,
                 sockets=self.servers,
                 commons=self.limits.commons[target.cluster],
-                caps=self.limits.caps(target, server_user),
+                caps=self.limits.caps(target, server_user, bool(given)),
             )
             keeper.lane.slow, keeper.lane.sample = self._thresholds()
             if self.query_log is not None:
                 keeper.lane.sink = self._record
         return keeper
 
-    def replication(self, database: str, user: str, params: Mapping[str, str]) -> Origin:
+    def replication(self, database: str, user: str, params: Mapping[str, str], kind: str) -> Origin:
         """Where a replication connection leads: that of a whole server names no database that matters."""
         target = self.config.target(database)
-        if target is None and params["replication"] != "database" and len(self.config.clusters) == 1:
+        if target is None and kind == PHYSICAL and len(self.config.clusters) == 1:
             target = Target(next(iter(self.config.clusters)), database, self.config.pool)
-        return self._origin(target or self._target(database), user, params)
+        replication = "true" if kind == PHYSICAL else "database"
+        return self._origin(target or self._target(database), user, {**params, "replication": replication})
 
     def _target(self, database: str) -> Target:
         target = self.config.target(database)
@@ -162,7 +179,8 @@ class House:
         def refused(user: str, secret: Secret) -> None:
             self.porter.refused(name, user, secret)
 
-        return keyring_of(name, cluster.credentials, password_of, spawn, refused)
+        themselves = upstream.user is None
+        return keyring_of(name, cluster.credentials, password_of, spawn, refused, themselves=themselves)
 
     def _brought(self, cluster: str, user: str) -> Secret | None:
         """What opens a server for a user, from the lists or from its own login."""

@@ -3,7 +3,8 @@
 1. Server connections are counted by what is on the server: its database, its user, the cluster. Clients are
    counted by the names that they give, and only once they have shown that they may.
 2. A name that is not listed has the limit of "*" for itself alone.
-3. Who comes from this machine has no address that counts: behind loopback are all its programs.
+3. Pools that differ only by what their connections begin with, which clients choose, share what one may have.
+4. Who comes from this machine has no address that counts: behind loopback are all its programs.
 """
 
 from __future__ import annotations
@@ -32,10 +33,15 @@ class Limits:
             if name != EVERY_OTHER or entry.database is not None:
                 self._listed.setdefault((target.cluster, target.database), name)
 
+    def reload(self, config: Config) -> None:
+        """The limits of clients are now those."""
+        self._config = config
+
     # Server connections.
 
-    def caps(self, target: Target, user: str) -> list[Cap]:
-        """Those that a pool is under; `user` is the server's."""
+    def caps(self, target: Target, user: str, given: bool = False) -> list[Cap]:
+        """Those that a pool is under; `user` is the server's. `given`: its connections begin with parameters
+        that clients have chosen, so that there may be any number of such pools."""
         config, cluster = self._config, target.cluster
         found = [
             self._cap(
@@ -63,6 +69,15 @@ class Limits:
                     f"users.{_shown(name)}.max_connections",
                     f'user "{user[:64]}"',
                     config.users[name].max_connections,
+                )
+            )
+        if given:
+            found.append(
+                self._cap(
+                    ("given", cluster, target.database, user),
+                    "pool.size",
+                    f'database "{target.database[:64]}" that begin with parameters of their own',
+                    target.pool.size,
                 )
             )
         return [cap for cap in found if cap is not None]

@@ -16,9 +16,11 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 from pgambassador.auth.peer import Peer
+from pgambassador.auth.rules import LOGICAL, PHYSICAL, SESSION
 from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
 from pgambassador.net import patience
 from pgambassador.net.arrival import peer_of
@@ -31,7 +33,7 @@ from pgambassador.net.tunnel import Tunnel
 from pgambassador.net.visitor import Gone, Visitor
 from pgambassador.pool.census import Stay
 from pgambassador.protocol.negotiate import Cancel, Opening, Send, Start, Tls
-from pgambassador.protocol.options import read_options
+from pgambassador.protocol.options import read_options, truth
 from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
 from pgambassador.wire.build import PROTOCOL_3_2
@@ -43,8 +45,6 @@ log = logging.getLogger(__name__)
 # PasswordMessage and SASL responses; a server allows as much.
 _MESSAGE_LIMIT = 65535 + 4
 CANNOT_CONNECT_NOW = "57P03"
-_FALSE = frozenset({"f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"})
-_TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
 # What clients are told at their login is remembered up to this size, which they have a say in.
 _KEEP = 2048
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
@@ -137,17 +137,18 @@ def _unshaken(house: House, visitor: Visitor, why: str) -> None:
 
 
 async def _first_packets(house: House, visitor: Visitor) -> Start | None:
-    opening = Opening(tls=house.gate.offers and not visitor.is_unix)
+    gate = house.gate  # what was offered is kept, although a reload may change it meanwhile
+    opening = Opening(tls=gate.offers and not visitor.is_unix)
     while True:
         for action in opening.feed(await visitor.read()):
             match action:
                 case Send(data):
                     await visitor.send(data)
                 case Tls(data, direct):
-                    await visitor.start_tls(house.gate, data, direct=direct)
+                    await visitor.start_tls(gate, data, direct=direct)
                 case Start():
                     if not (visitor.encrypted or visitor.is_unix):
-                        house.gate.check_plain()
+                        gate.check_plain()
                     return action
                 case Cancel(request):
                     await _cancel(house, request.pid, request.key)
@@ -160,27 +161,36 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
     session = house.keys.find(pid, key)
     if session is None or session.closed:
         return
-    if isinstance(session, Tunnel):
-        await session.cancel()
-        return
-    keeper = session.policy
-    if session.waiting:
+    if isinstance(session, Session) and session.waiting:
+        keeper = session.policy
         keeper.cancels += 1
         session.refuse(build.error_response("ERROR", "57014", "canceling statement due to user request"))
+        return
+    await house.cancels.hold(session, partial(_cancel_at_server, session))
+
+
+async def _cancel_at_server(session: Session | Tunnel) -> None:
+    if isinstance(session, Tunnel):
+        await session.cancel()
     elif session.backend is not None and session.backend.works:
-        await keeper.cancel(session.backend)
+        await session.policy.cancel(session.backend)
 
 
 async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest: _Guest) -> bool:
     packet = start.packet
     house.check_open()
+    kind = _kind(packet.params["replication"]) if "replication" in packet.params else SESSION
     reader = _Frames(visitor, start.tail)
-    success, user = await house.porter.admit(_shown(peer, visitor), packet.user, packet.database, reader)
+    shown = _shown(peer, visitor)
+    success, user = await house.porter.admit(shown, packet.user, packet.database, reader, kind)
     house.doorway.leave(guest)
     try:
         stay = house.admit(peer)
+        entrant = _Entrant(house, visitor, packet, success, user, stay, reader)
         try:
-            return await _admitted(house, visitor, packet, success, user, stay, reader)
+            house.lodge(stay, packet.database, packet.user)
+            await (_replicate(entrant, kind) if kind else _begin(entrant))
+            return True
         except BaseException:
             house.dismiss(stay)
             raise
@@ -191,20 +201,21 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
         raise
 
 
-async def _admitted(
-    house: House,
-    visitor: Visitor,
-    packet: StartupPacket,
-    success: bytes,
-    user: str,
-    stay: Stay,
-    reader: _Frames,
-) -> bool:
-    """The client is who it says it is; find its session a place. `user` is who it is on the server."""
-    house.lodge(stay, packet.database, packet.user)
-    if _replicates(packet.params.get("replication", "off")):
-        await _replicate(house, visitor, packet, success, user, stay, reader)
-        return True
+class _Entrant(NamedTuple):
+    """Somebody who has shown who it is: `success` tells it so, `user` is who it is on the server."""
+
+    house: House
+    visitor: Visitor
+    packet: StartupPacket
+    success: bytes
+    user: str
+    stay: Stay
+    reader: _Frames
+
+
+async def _begin(entrant: _Entrant) -> None:
+    """A session, in its place."""
+    house, visitor, packet, success, user, stay, reader = entrant
     settings, given = settings_of(packet).divided()
     keeper = house.keeper(packet.database, user, given)
     visitor.waits_in = keeper
@@ -228,15 +239,15 @@ async def _admitted(
     session.start(reader.rest())
     if house.draining:
         session.drain()
-    return True
 
 
-def _replicates(value: str) -> bool:
+def _kind(value: str) -> str:
     """What the start packet's `replication` means, which takes every way to write a truth value."""
-    if value == "database" or value.lower() in _TRUE:
-        return True
-    if value.lower() in _FALSE:
-        return False
+    if value == "database":
+        return LOGICAL
+    meaning = truth(value)
+    if meaning is not None:
+        return PHYSICAL if meaning else SESSION
     raise Refused(
         f'invalid value for parameter "replication": "{value[:64]}"',
         sqlstate="22023",
@@ -244,16 +255,9 @@ def _replicates(value: str) -> bool:
     )
 
 
-async def _replicate(
-    house: House,
-    visitor: Visitor,
-    packet: StartupPacket,
-    success: bytes,
-    user: str,
-    stay: Stay,
-    reader: _Frames,
-) -> None:
+async def _replicate(entrant: _Entrant, kind: str) -> None:
     """A connection of its own, with what the client's start packet says."""
+    house, visitor, packet, success, user, stay, reader = entrant
     settings = settings_of(packet).values
     for name in settings:
         # In a pool a server would be told of it as of a parameter; here it would be part of the start packet.
@@ -263,8 +267,7 @@ async def _replicate(
                 sqlstate="42704",
                 hint="Leave it out of the options.",
             )
-    params = {**settings, "replication": packet.params["replication"]}
-    origin = house.replication(packet.database, user, params)
+    origin = house.replication(packet.database, user, settings, kind)
     link = await origin.open()
     early = reader.rest()
     client = visitor.channel()

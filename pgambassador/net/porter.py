@@ -3,7 +3,8 @@
 1. A client shows one name: its user name where there is a password, else the one of its certificate or of
    the user at the other end of the Unix socket. It may ask to be that, or what `auth.map` gives for it.
 2. Whatever is expensive happens once at a time and off the event loop; its result is remembered.
-3. An answer to a failure says nothing of its reason, and costs the same whoever was named.
+3. An answer to a failure says nothing of its reason, and costs the same whoever was named. What is
+   dear is done for a few of one place at once, and is not left off for those who hang up.
 4. A secret is kept only for pools that have none of their own.
 5. From an address where somebody guesses, answers are looked at in turn; see `throttle`.
 """
@@ -14,13 +15,14 @@ import asyncio
 import pwd
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from pgambassador.auth import client as methods
-from pgambassador.auth.credential import Credential, Plain
+from pgambassador.auth.credential import Credential, Md5Hash, Plain
 from pgambassador.auth.peer import Peer
-from pgambassador.auth.rules import first_match, refusal
+from pgambassador.auth.rules import SESSION, first_match, refusal
 from pgambassador.auth.server import Secret
 from pgambassador.auth.throttle import Throttle
 from pgambassador.auth.verifier import (
@@ -33,18 +35,22 @@ from pgambassador.auth.verifier import (
 )
 from pgambassador.auth.wallet import Wallet
 from pgambassador.config import Config, Target, Tls
-from pgambassador.errors import Refused, ServerRefused
+from pgambassador.credentials import blocking
+from pgambassador.errors import AmbassadorError, Refused, ServerRefused
 from pgambassador.net.derivation import Deriver
 from pgambassador.net.directory import Directory
 from pgambassador.net.origin import Origin
+from pgambassador.net.tasks import spawn
 from pgambassador.net.trials import Trials
+from pgambassador.net.turns import Turns
 from pgambassador.wire import build
 from pgambassador.wire.frames import Dialogue, Frame
 
 T = TypeVar("T")
 
-REMEMBERED = 1024
-"""So many users' keys."""
+REMEMBERED = 10_000
+"""So many users' keys, and who was asked for from where."""
+PATIENCE = 10.0
 
 
 class Frames(Protocol):
@@ -74,11 +80,16 @@ class Porter:
         self.throttle = Throttle()
         self._rules = config.auth.table()
         self._map = config.auth.map
+        self._probe = probe
         self._trials = Trials(probe, self.wallet)
         self._keys = Deriver(REMEMBERED)
         # Nobody's keys: they wait in the same line as everybody's, and push none out of memory.
-        self._decoys = Deriver(REMEMBERED, turn=self._keys.turn)
-        self._mock_key = _mock_key(config.tls)
+        self._decoys = Deriver(0, turn=self._keys.turn)
+        self._questions = Turns("auth.query")
+        self._derivations = Turns("key derivation")
+        self._seen: dict[tuple[str, str], None] = {}
+        self._nothing = secrets.token_bytes(32)
+        self._mock_key = _mock_key(config.tls) or self._nothing
         # Whose pools log in with what their clients have brought.
         self._poor = {
             name
@@ -86,17 +97,33 @@ class Porter:
             if cluster.credentials is None and cluster.upstream().user is None
         }
 
-    async def admit(self, peer: Peer, user: str, database: str, frames: Frames) -> Admitted:
-        """Raises Refused, or ServerRefused where a server was asked, with the `delay` to tell it after."""
-        rule = first_match(self._rules, peer, database, user)
+    def reload(self, config: Config) -> None:
+        """Who comes from now on goes by this. Passwords that a server has taken are tried there again."""
+        self.config = config
+        self._rules, self._map = config.auth.table(), config.auth.map
+        self._trials = Trials(self._probe, self.wallet)
+        self._mock_key = _mock_key(config.tls) or self._nothing
+
+    async def admit(
+        self, peer: Peer, user: str, database: str, frames: Frames, kind: str = SESSION
+    ) -> Admitted:
+        """Raises Refused, or ServerRefused where a server was asked, with the `delay` to tell it after.
+        `kind`: what the connection is for; see `rules`."""
+        rule = first_match(self._rules, peer, database, user, kind)
         if rule is None or rule.method == "reject":
-            raise refusal(rule, peer, database, user)
+            raise refusal(rule, peer, database, user, kind)
         try:
             return await self._identify(rule.method, peer, user, database, frames)
-        except (Refused, ServerRefused) as error:
-            if error.sqlstate.startswith("28"):  # Invalid Authorization Specification
-                error.delay = self.throttle.failed(peer.site, asyncio.get_running_loop().time())
+        except AmbassadorError as error:
+            self._count(peer.site, error)
             raise
+
+    def _count(self, site: str, error: AmbassadorError) -> None:
+        """A failure is counted once, and its `delay` is there then."""
+        failed = isinstance(error, Refused | ServerRefused) and error.sqlstate.startswith("28")
+        if failed and not error.counted:  # of the class of "Invalid Authorization Specification"
+            error.counted = True
+            error.delay = self.throttle.failed(site, asyncio.get_running_loop().time())
 
     async def tick(self, now: float) -> None:
         """What is to be done now and then; `now` is the event loop's time."""
@@ -139,10 +166,12 @@ class Porter:
     # Passwords that are known here.
 
     async def _by_secret(self, method: str, peer: Peer, user: str, database: str, frames: Frames) -> Admitted:
-        entry = await self.directory.find(user)
+        entry = self.directory.known(user)
+        if entry is None:
+            entry = await self._questions.hold(peer.site, partial(self.directory.find, user))
         credential = entry.credential
         if method == "scram-sha-256":
-            credential = await self._verifier(user, credential)
+            credential = await self._verifier(peer.site, user, credential)
         learnt: list[Keys] = []
         dialogue = methods.METHODS[method](
             user,
@@ -150,7 +179,7 @@ class Porter:
             doubt=entry.doubt,
             binding=peer.binding,
             learn=learnt.append,
-            process_key=self._mock_key,
+            stand_in=lambda: self.directory.stand_in(user, self._mock_key),
             **({"seems_scram": self.directory.seems_scram(user, self._mock_key)} if method == "md5" else {}),
         )
         try:
@@ -172,15 +201,35 @@ class Porter:
                 return Borrowed(learnt[0], salt, iterations)
         return None
 
-    async def _verifier(self, user: str, credential: Credential | None) -> Credential | None:
-        """For a plain password its verifier. Where there are such, everybody costs the same derivation."""
+    async def _verifier(
+        self, site: str, user: str, credential: Credential | None
+    ) -> Verifier | Md5Hash | None:
+        """For a plain password its verifier. Where there are such, the first question for a name from a place
+        costs everybody one derivation: who is not known, and whose keys are known already."""
+        plain = credential.password if isinstance(credential, Plain) else None
+        if plain is None and not self.directory.has_plain:
+            assert not isinstance(credential, Plain)
+            return credential
         salt = own_salt(user, self._mock_key)
-        if isinstance(credential, Plain):
-            keys = await self._keys.keys(credential.password, salt, DEFAULT_ITERATIONS)
+        keys = None if plain is None else self._keys.known(plain, salt, DEFAULT_ITERATIONS)
+        if plain is not None and keys is None:
+            derive = partial(self._keys.keys, plain, salt, DEFAULT_ITERATIONS)
+            keys = await self._derivations.hold(site, derive)
+        elif (site, user) not in self._seen:
+            decoy = partial(self._decoys.keys, b"", salt, DEFAULT_ITERATIONS)
+            await self._derivations.hold(site, decoy)
+        self._see(site, user)
+        if keys is not None:
             return Verifier(DEFAULT_ITERATIONS, salt, keys.stored_key, keys.server_key)
-        if self.directory.has_plain:
-            await self._decoys.keys(b"", salt, DEFAULT_ITERATIONS)
+        assert not isinstance(credential, Plain)
         return credential
+
+    def _see(self, site: str, user: str) -> None:
+        """Remember who was asked for from where; what was asked for longest ago is forgotten first."""
+        self._seen.pop((site, user), None)
+        self._seen[site, user] = None
+        if len(self._seen) > REMEMBERED:
+            del self._seen[next(iter(self._seen))]
 
     # Passwords that only the server knows.
 
@@ -195,11 +244,25 @@ class Porter:
         if target is None:
             raise methods.failed(user, "no server serves this database")
         server_user = self._map.get(user, user)
-        needed = server_user == user and target.cluster in self._poor
+        needed = server_user == user and target.user is None and target.cluster in self._poor
         if not self._trials.passed(target, user, password, needed=needed):
-            with self.throttle.trying(peer.site):
-                await self._trials.hold(target, user, password, needed=needed)
+            trial = partial(self._trials.hold, target, user, password, needed=needed)
+            self.throttle.begins(peer.site)
+            error = await asyncio.shield(spawn(self._try(peer.site, trial), "password check"))
+            if error is not None:
+                raise error.with_traceback(None)
         return Admitted(build.authentication_ok(), server_user)
+
+    async def _try(self, site: str, trial: Callable[[], Awaitable[None]]) -> AmbassadorError | None:
+        """It takes its turn until it is over, and counts, also if who asked has hung up."""
+        try:
+            await trial()
+        except AmbassadorError as error:
+            self._count(site, error)
+            return error
+        finally:
+            self.throttle.ends(site)
+        return None
 
     def refused(self, cluster: str, user: str, secret: Secret) -> None:
         """A pool that logged in with what a client has brought is told that it is wrong."""
@@ -238,16 +301,19 @@ async def _account(uid: int | None) -> str | None:
     if uid is None:
         return None
     try:
-        return (await asyncio.to_thread(pwd.getpwuid, uid)).pw_name
+        whom, hint = "the system's list of users", "Check the directory that it comes from (nsswitch.conf)."
+        found = await blocking.ask(partial(pwd.getpwuid, uid), seconds=PATIENCE, whom=whom, hint=hint)
+        return found.pw_name
     except KeyError:
         return None
 
 
 def _mock_key(tls: Tls) -> bytes:
     """What the salts of unknown users come from. The private key is the one secret that nobody could find out
-    from a salt by guessing, and is the same after a restart and in all processes that serve one name."""
+    from a salt by guessing, and is the same after a restart and in all processes that serve one name; b"" if
+    there is none."""
     try:
         data = Path(tls.key or tls.certificate or "").read_bytes()
     except OSError:
         data = b""
-    return hmac_sha256(data, b"mock salts") if data else secrets.token_bytes(32)
+    return hmac_sha256(data, b"mock salts") if data else b""

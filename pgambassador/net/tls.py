@@ -52,7 +52,17 @@ def ends(upstream: Upstream) -> tuple[tuple[str, float], ...]:
     return _made(upstream, check_name=True).ends
 
 
+def reread(upstream: Upstream) -> None:
+    """Its files, whether they seem to have changed or not; those of no use leave what there is."""
+    for check_name in (True, False):
+        _reader(upstream, check_name=check_name).again()
+
+
 def _made(upstream: Upstream, *, check_name: bool) -> Made:
+    return _reader(upstream, check_name=check_name).get()
+
+
+def _reader(upstream: Upstream, *, check_name: bool) -> Reread[Made]:
     rootcert: str | None = upstream.sslrootcert
     if rootcert == SYSTEM:
         rootcert = None
@@ -66,7 +76,7 @@ def _made(upstream: Upstream, *, check_name: bool) -> Made:
         rootcert,
         upstream.sslcert,
         upstream.sslkey,
-    ).get()
+    )
 
 
 @functools.lru_cache(maxsize=256)

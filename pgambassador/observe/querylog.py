@@ -57,10 +57,7 @@ class QueryLog:
         self.dropped = 0
         self.failed = 0
         self._sink = sink
-        self._slow = slow
-        self._sample = sample
-        self._errors = errors
-        self._format = Formatter(slow=slow, literals=literals)
+        self.configure(slow=slow, sample=sample, errors=errors, literals=literals)
         self._queue: deque[Record] = deque()
         self._bytes_in = 0  # written by the adding thread only
         self._bytes_out = 0  # written by the log's thread only, so that neither needs a lock
@@ -68,6 +65,13 @@ class QueryLog:
         self._stop = threading.Event()
         self._complained = False
         self._thread = threading.Thread(target=self._run, name="query log", daemon=True)
+
+    def configure(self, *, slow: float | None, sample: float, errors: bool, literals: bool) -> None:
+        """What is logged from now on, and how."""
+        self._slow = slow
+        self._sample = sample
+        self._errors = errors
+        self._format = Formatter(slow=slow, literals=literals)
 
     def __repr__(self) -> str:
         counts = f"written={self.written} dropped={self.dropped} failed={self.failed}"

@@ -3,7 +3,8 @@
 1. Nothing is served before every address is bound; one that cannot be bound ends the start.
 2. TERM: accept nobody, let open work finish for `drain_timeout`, then close. INT: the same, but only for
    `FAST_DRAIN`. A second signal ends at once.
-3. /readyz says no as soon as draining begins, and while no cluster can be used; while some can, it says which
+3. HUP: read everything again; see `reload`.
+4. /readyz says no as soon as draining begins, and while no cluster can be used; while some can, it says which
    ones cannot.
 """
 
@@ -15,6 +16,7 @@ import resource
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 from pgambassador import __version__
 from pgambassador.auth.expiry import Reminder, day
@@ -34,6 +36,7 @@ from pgambassador.observe.http import HttpServer
 from pgambassador.observe.metrics import Metrics
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.observe.sink import Sink
+from pgambassador.process.reload import Reload, what_to_log
 
 log = logging.getLogger("pgambassador")
 
@@ -44,9 +47,9 @@ CANCEL_PATIENCE = 5.0
 
 
 class Service:
-    """`run` returns the exit code."""
+    """`run` returns the exit code. `again` reads the configuration once more."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, again: Callable[[], Config] | None = None) -> None:
         self.config = config
         self.query_log = _query_log(config)
         self.house = House(config, listed(config.auth), self.query_log)
@@ -54,6 +57,7 @@ class Service:
         self.http: HttpServer | None = None
         self.started = False
         self._reminder = Reminder()
+        self._reload = Reload(self.house, self.query_log, again)
         self._stop = asyncio.Event()
         self._signals = 0
         self._empty = asyncio.Event()
@@ -68,7 +72,7 @@ class Service:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._on_signal, number)
             if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-                loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+                loop.add_signal_handler(signal.SIGHUP, lambda: spawn(self._reload.run(), "reload"))
             self.query_log.start()
             for listener in self.listeners:
                 listener.start()
@@ -182,17 +186,13 @@ class Service:
             await self.house.porter.tick(asyncio.get_running_loop().time())
             sweep()
 
-    def _on_hangup(self) -> None:
-        """What asks other servers to reload must not end this one."""
-        log.warning("the configuration cannot be reloaded while running; restart to apply changes")
-
     def _on_signal(self, number: int) -> None:
         self._signals += 1
         if self._signals > 1:
             log.warning("stopping at once")
             self._stop.set()
             return
-        patience = self.config.drain_timeout if number == signal.SIGTERM else FAST_DRAIN
+        patience = self.house.config.drain_timeout if number == signal.SIGTERM else FAST_DRAIN
         log.info("shutting down; %d clients have up to %g s", self.house.clients, patience)
         spawn(self._drain(patience), "drain")
 
@@ -232,14 +232,7 @@ class Service:
 
 
 def _query_log(config: Config) -> QueryLog:
-    options = config.query_log
-    return QueryLog(
-        Sink(options.file),
-        slow=options.slow,
-        sample=options.sample,
-        errors=options.errors,
-        literals=options.literals,
-    )
+    return QueryLog(Sink(config.query_log.file), **what_to_log(config.query_log))
 
 
 def _raise_file_limit() -> None:
@@ -252,8 +245,8 @@ def _raise_file_limit() -> None:
             log.warning("the limit of open files stays at %d; it bounds the number of clients", soft)
 
 
-async def serve(config: Config) -> int:
-    """Run until a signal ends it; the exit code."""
+async def serve(config: Config, again: Callable[[], Config] | None = None) -> int:
+    """Run until a signal ends it; the exit code. `again` reads the configuration once more, for SIGHUP."""
     logs.set_up(config.log.level)
     _raise_file_limit()
-    return await Service(config).run()
+    return await Service(config, again).run()

@@ -10,6 +10,14 @@ from pgambassador.errors import Refused
 
 # What isspace() says in the C locale.
 _BLANKS = frozenset(" \t\n\v\f\r")
+_FALSE = frozenset({"f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"})
+_TRUE = frozenset({"t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"})
+
+
+def truth(value: str) -> bool | None:
+    """What PostgreSQL's parse_bool makes of it; None if that is nothing."""
+    word = value.lower()
+    return True if word in _TRUE else False if word in _FALSE else None
 
 
 def read_options(options: str) -> tuple[dict[str, str], list[str]]:

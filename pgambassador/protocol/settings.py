@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
 
+from pgambassador.protocol.options import truth
 from pgambassador.wire import build
 
 # Reported by servers, but not to be set: they describe the server, or follow from something else.
@@ -42,6 +43,7 @@ AT_START: Final = frozenset(
         "post_auth_delay",
     }
 )
+_NUMBERS: Final = frozenset({"post_auth_delay"})
 # What set_config() refuses or what depends on all the rest comes last, in this order.
 _LAST: Final = ("session_authorization", "role")
 _RESET: Final = {"session_authorization": "RESET SESSION AUTHORIZATION", "role": "RESET ROLE"}
@@ -99,14 +101,27 @@ class Settings:
         return self if len(self._essence) == len(self.values) else Settings.of(dict(self._essence))
 
     def divided(self) -> tuple[Settings, tuple[tuple[str, str], ...]]:
-        """What can be set at any time, and what a server connection must begin with."""
-        fixed = tuple(item for item in self.values.items() if item[0] in AT_START)
+        """What can be set at any time, and what a server connection must begin with, in one spelling."""
+        fixed = tuple((name, _plain(name, value)) for name, value in self.values.items() if name in AT_START)
         if not fixed:
             return self, ()
         return Settings.of({k: v for k, v in self.values.items() if k not in AT_START}), fixed
 
     def __repr__(self) -> str:
         return f"<Settings {' '.join(self.values) or 'none'}>"
+
+
+def _plain(name: str, value: str) -> str:
+    """The usual spelling of a parameter from AT_START; what is no value for it stays as it is."""
+    if name in _NUMBERS:
+        number = value.strip(" ")
+        return (
+            number
+            if number.isdecimal() and number.isascii() and (number[0] != "0" or number == "0")
+            else value
+        )
+    meaning = truth(value)
+    return value if meaning is None else "on" if meaning else "off"
 
 
 def literal(text: str) -> str:

@@ -28,7 +28,7 @@ from botocore.credentials import Credentials
 
 from pgambassador.cluster.upstream import parse_url
 from pgambassador.config.aws import AwsRdsIamCredentials
-from pgambassador.credentials.aws import rds
+from pgambassador.credentials.aws import iam, rds
 from pgambassador.credentials.provider import Login
 from pgambassador.credentials.registry import keyring_of
 from pgambassador.embedded import Postgres, Workspace, system
@@ -254,7 +254,7 @@ def test_a_token_at_another_time(
         def time() -> float:
             return time.time() + seconds
 
-    monkeypatch.setattr(rds, "time", Clock)
+    monkeypatch.setattr(iam, "time", Clock)
     if verdict == "good":
         assert log_in() == "app"
         assert guarded[1].verdicts[-1] == "good"

@@ -160,6 +160,21 @@ def test_an_unknown_user_cannot_be_told_from_a_wrong_password(proxy: Ambassador,
         assert shape(stranger) == expected
 
 
+def test_nor_where_the_list_was_hashed_by_more_iterations(
+    primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    hashed = verifier(PASSWORDS["hashed"]).replace("$4096:", "$20000:")
+    process = ambassador(
+        primary.url("app", USERS["app"].password, "app"),
+        auth={"method": "scram-sha-256", "users": {"hashed": hashed}},
+    )
+    known, *strangers = (
+        [shape_of(message, user) for message in attempt(process, user, "wrong")]
+        for user in ("hashed", "stranger", "x" * 70)
+    )
+    assert strangers == [known, known]
+
+
 def shape_of(message: Message, user: str) -> object:
     """All that is not random, and the length of what is; names are cut off at a bound."""
     if message.kind == "E":

@@ -155,8 +155,8 @@ def test_hundreds_of_rotations_under_load(server: Postgres, ambassador: Start, t
             thread.start()
         for thread in threads:
             thread.join()
-    assert issuer.returncode == 0
     assert failures == []
+    assert issuer.returncode == 0
     # Which of them a connection is opened with is a matter of moments.
     assert users <= {f"token_{number}" for number in range(ROLES)}
     assert len(users) > ROLES / 2
@@ -275,6 +275,40 @@ def test_a_gap_that_its_provider_knows_of(server: Postgres, ambassador: Start, t
             (tmp_path / "password").write_text("two")
             assert new.until("Z").kinds.endswith("Z")
         assert proxy.metrics().total("pgambassador_server_connect_failures_total") == 0
+
+
+HANGING = """
+import os, threading
+from pgambassador.credentials import blocking
+from pgambassador.credentials.provider import Secret
+
+class Rotating:
+    per_host = False
+    window = 0.0
+
+    def __init__(self, options):
+        self.path = options["path"]
+
+    async def fetch(self, login):
+        return await blocking.ask(self.hang, seconds=600, whom="the source")
+
+    def hang(self):
+        open(self.path, "w").close()
+        threading.Event().wait()
+"""
+
+
+def test_a_source_that_never_answers_does_not_keep_it_from_ending(
+    server: Postgres, ambassador: Start, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked"
+    with package(tmp_path, HANGING) as environment:
+        credentials = {"provider": "rotating", "path": str(asked), "timeout": "10min"}
+        proxy = ambassador(cluster(server, credentials), start=False, drain_timeout="1s")
+        proxy.environment = environment
+        proxy.start()
+        wait_until(asked.exists, "the question")
+        assert proxy.drain() == 0
 
 
 # The issuer fails.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -9,7 +10,8 @@ import pytest
 from psycopg import Connection
 
 from pgambassador.embedded import Postgres, Workspace
-from tests.harness import USERS, Ambassador, Wire, psql, wait_until
+from pgambassador.wire import build
+from tests.harness import HBA, USERS, Ambassador, Wire, psql, wait_until
 from tests.harness.activity import terminate
 
 LOOKUP = """
@@ -74,6 +76,48 @@ def test_who_may_not_hears_the_same(proxy: Ambassador, user: str) -> None:
     said = login(proxy, user, password)
     assert said == f'password authentication failed for user "{user[:63]}"'
     assert "asked-secret" not in proxy.output()
+
+
+def test_strangers_look_as_the_server_makes_them(
+    workspace: Workspace, ambassador: Callable[..., Ambassador]
+) -> None:
+    """Where it hashes passwords otherwise than most do, iterations tell nobody who is known."""
+    strong = workspace.primary("strong", settings={"scram_iterations": "10000"}, hba=HBA)
+    if strong.installation.major < 16:
+        pytest.skip(f"PostgreSQL {strong.installation.version} has no scram_iterations")
+    strong.sql(
+        "create role known login password 'x'; create role late login password 'x' valid until '2001-01-01'"
+    )
+    proxy = ambassador(strong.url(), auth={"query": {}})
+
+    def shown(user: str) -> str:
+        with Wire(proxy.port) as wire:
+            wire.start(user=user, database="postgres")
+            wire.until("R")
+            wire.send(build.sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=" + b"x" * 18))
+            challenge = wire.until("R")[-1].payload
+            return re.sub(rb"(?<=[rs]=)[^,]*", lambda found: b"%d" % len(found[0]), challenge[4:]).decode()
+
+    assert shown("known") == shown("late") == shown("stranger") == shown("another") == "r=42,s=24,i=10000"
+    assert psql(proxy.dsn("known", "postgres", password="x"), "select 1") == "1"
+    strong.stop(immediate=True)
+
+
+def test_another_server_is_asked_after_a_signal(
+    server: Postgres, ambassador: Callable[..., Ambassador], observer: Connection
+) -> None:
+    users = {"app_plain": USERS["app_plain"].password, "postgres": server.password}
+    query = {"user": "postgres", "database": "postgres"}
+    proxy = ambassador(server.url("app", USERS["app"].password, "app"), auth={"users": users, "query": query})
+    assert login(proxy, "asked") == "app"
+    asking = "select count(*) from pg_stat_activity where usename = 'app_plain' and datname = 'postgres'"
+    before = observer.execute(asking).fetchone()
+    statement = "select 'asked', null::text, false where $1::text is not null"
+    proxy.reload(auth={"users": users, "query": query | {"statement": statement}})
+    wait_until(lambda: login(proxy, "asked").startswith("password authentication failed"), "the other one")
+    proxy.reload(auth={"users": users, "query": query})
+    wait_until(lambda: login(proxy, "asked") == "app", "the first again")
+    assert observer.execute(asking).fetchone() == before
 
 
 def test_one_connection_asks_and_another_takes_its_place(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -147,6 +148,63 @@ def test_a_database_that_is_not_served(publisher: Postgres, ambassador: Make) ->
         assert wire.ask("IDENTIFY_SYSTEM").rows
 
 
+@pytest.mark.parametrize(
+    ("databases", "physical", "logical"),
+    [("all", False, True), ("postgres", False, True), ("replication", True, False), ("other", False, False)],
+)
+def test_rules_name_replication(
+    publisher: Postgres, ambassador: Make, databases: str, physical: bool, logical: bool
+) -> None:
+    """As in pg_hba.conf."""
+    process = ambassador(publisher.url(), auth={"rules": [{"database": databases, "method": "trust"}]})
+    for value, let_in in (("true", physical), ("1", physical), ("database", logical)):
+        with Wire(process.port) as wire:
+            wire.start(user="postgres", database="postgres", replication=value)
+            if let_in:
+                wire.until("Z")
+                assert wire.ask("IDENTIFY_SYSTEM").rows
+                continue
+            error = wire.until("E").error
+        assert error.sqlstate == "28000"
+        sentence = 'no entry in auth.rules for replication connection from host "127.0.0.1", user "postgres"'
+        assert error.fields["M"].startswith(sentence)
+        assert ("database: replication" in error.fields["H"]) == (value != "database")
+
+
+def own_address() -> str | None:
+    """One of this machine that is not loopback; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 1))
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
+
+
+def test_without_rules_it_is_for_this_machine(publisher: Postgres, ambassador: Make) -> None:
+    """Whoever has a password may have sessions; a copy of everything only by a rule that says so."""
+    elsewhere = own_address()
+    if elsewhere is None:
+        pytest.skip("this machine has no address but loopback")
+    users = {"postgres": "x"}
+    process = ambassador(publisher.url(), start=False, auth={"method": "scram-sha-256", "users": users})
+    process.config["listen"] = [f"0.0.0.0:{process.port}"]
+    process.start()
+    login = f"port={process.port} user=postgres password=x dbname=postgres"
+    for value in ("true", "database"):
+        query = "IDENTIFY_SYSTEM"
+        assert psql(f"host=127.0.0.1 {login} replication={value}", query)
+        said = psql(f"host={elsewhere} {login} replication={value}", query, check=False)
+        assert "no entry in auth.rules for replication connection" in said
+    assert psql(f"host={elsewhere} {login}", "select 1") == "1"
+    process.stop()
+    process.config["auth"]["rules"] = [{"database": ["replication", "postgres"], "method": "scram-sha-256"}]
+    del process.config["auth"]["method"]
+    process.start()
+    for value in ("true", "database"):
+        assert psql(f"host={elsewhere} {login} replication={value}", "IDENTIFY_SYSTEM")
+
+
 @pytest.mark.parametrize("value", ["false", "OFF", "of", "f", "n", "0"])
 def test_every_word_for_no_is_an_ordinary_session(publisher: Postgres, ambassador: Make, value: str) -> None:
     process = ambassador(
@@ -162,6 +220,32 @@ def test_what_is_no_truth_value_is_refused(proxy: Ambassador, value: str) -> Non
     with Wire(proxy.port) as wire:
         wire.start(user="postgres", database="postgres", replication=value)
         assert wire.rest().error.sqlstate == "22023"
+
+
+def test_it_counts_as_a_client_and_not_among_the_servers_connections(
+    publisher: Postgres, ambassador: Make
+) -> None:
+    """The server does not count it among its connections either, but among its `max_wal_senders`."""
+    process = ambassador(
+        {"clusters": {"main": {"url": publisher.url(), "max_connections": 1}}},
+        databases={"postgres": {"max_connections": 1, "max_clients": 3}},
+    )
+    start = {"user": "postgres", "database": "postgres"}
+    with Wire.session(process.port, **start) as holder:
+        holder.ask("begin")
+        with (
+            Wire.session(process.port, **start, replication="database") as one,
+            Wire.session(process.port, **start, replication="true") as two,
+            Wire(process.port) as late,
+        ):
+            assert one.ask("IDENTIFY_SYSTEM").rows
+            assert two.ask("IDENTIFY_SYSTEM").rows
+            late.start(**start, replication="database")
+            error = late.until("E").error
+            assert error.sqlstate == "53300"
+            assert "databases.postgres.max_clients" in error.fields["H"]
+        holder.ask("commit")
+        assert holder.ask("select 1").value == "1"
 
 
 def test_shutting_down_does_not_wait_for_it(publisher: Postgres, ambassador: Make) -> None:

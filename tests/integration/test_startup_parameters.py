@@ -6,6 +6,7 @@ What PostgreSQL itself does with the same parameters is the measure.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -150,6 +151,47 @@ def test_what_a_server_takes_only_from_a_start_packet_is_applied(
             assert settings(wire, "work_mem") == ["7MB" if "options" in parameters else "4MB"]
         pid = "select pg_backend_pid()"
         assert other.ask(pid).value != wire.ask(pid).value
+
+
+def test_in_whatever_spelling_it_is_the_same_pool(
+    primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    proxy = ambassador(primary.url("app", USERS["app"].password, "app"), pool={"size": 1})
+    pids = set()
+    for given in (
+        {"ignore_system_indexes": "on"},
+        {"Ignore_System_Indexes": "TRUE"},
+        {"options": "-c ignore_system_indexes=1"},
+        {"options": "--IGNORE-system-indexes=y"},
+    ):
+        with Wire.session(proxy.port, **given) as wire:
+            assert settings(wire, "ignore_system_indexes") == ["on"]
+            pids.add(wire.ask("select pg_backend_pid()").value)
+    assert len(pids) == 1
+
+
+def test_many_such_pools_together_are_no_larger_than_one(
+    primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    proxy = ambassador(
+        primary.url("app", USERS["app"].password, "app"), pool={"size": 2, "wait_timeout": "500ms"}
+    )
+    with ExitStack() as stack:
+        for value in ("0", "0s"):
+            wire = stack.enter_context(Wire.session(proxy.port, post_auth_delay=value))
+            wire.ask("begin")
+        # A third kind finds no place, and is told where there is none; everybody else has the pool as it was.
+        with Wire(proxy.port) as late:
+            late.start(user="app", database="app", post_auth_delay="0ms")
+            error = late.rest().error
+            assert error.sqlstate == "53300"
+            assert "begin with parameters of their own" in error.fields["D"]
+            assert "pool.size" in error.fields["H"]
+        for _ in range(2):
+            stack.enter_context(Wire.session(proxy.port)).ask("begin")
+        wire.ask("commit")
+        with Wire.session(proxy.port, post_auth_delay="0ms") as late:
+            assert late.ask("select 1").value == "1"
 
 
 def test_and_refused_as_the_server_does_it(proxy: Ambassador) -> None:

@@ -124,6 +124,7 @@ def test_a_user_of_its_own_never_gets_the_secret_of_another(
         databases={"reports": {"database": "d0", "user": "reader"}, "*": {}},
     )
     assert who(proxy, "d1", "bob") == ("d1", "ann")
+    proxy.wait_for_log(lambda line: "'ann' of the exec credentials is whom all of them" in line["message"])
     with pytest.raises(psycopg.OperationalError, match=r"'reader'.*'ann'"):
         who(proxy, "reports", "bob")
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from pgambassador.credentials import blocking
 from tests.playbook import MakePlay, Playbook
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be asked in a thread is asked at once."""
+
+    async def run(question: Callable[[], Any], whom: str) -> Any:
+        return question()
+
+    monkeypatch.setattr(blocking, "run", run)
 
 
 @pytest.fixture(params=[0, 1], ids=["whole", "bytewise"])

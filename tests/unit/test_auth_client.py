@@ -1,17 +1,20 @@
 import base64
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from pgambassador.auth import client, scram
 from pgambassador.auth.credential import Credential, Md5Hash, Plain, md5_digest, md5_response
-from pgambassador.auth.verifier import derive, make_verifier
+from pgambassador.auth.verifier import Verifier, make_verifier, mock_verifier
 from pgambassador.errors import ProtocolViolation, Refused
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Dialogue, Frame
 
 OK = build.authentication_ok()
 VERIFIER = make_verifier(b"secret", b"0123456789abcdef", 4096)
+
+STRANGER = mock_verifier("nobody", b"key")
 
 Answer = Callable[[bytes], bytes]
 
@@ -62,73 +65,66 @@ def md5_answers(password: bytes, user: str) -> Answer:
     return lambda request: md5_response(md5_digest(password, user), request[4:8]) + b"\0"
 
 
+def scram_of(credential: Verifier | Md5Hash | None, **more: Any) -> Dialogue[bytes]:
+    return client.scram("app", credential, stand_in=lambda: STRANGER, **more)
+
+
+def md5_of(credential: Credential | None, user: str = "app", **more: Any) -> Dialogue[bytes]:
+    return client.md5(user, credential, stand_in=lambda: STRANGER, **more)
+
+
 # --- scram
 
 
-@pytest.mark.parametrize("credential", [VERIFIER, Plain(b"secret")])
 @pytest.mark.parametrize("initial_response", [True, False])
-def test_scram_with_the_right_password(credential: Credential, initial_response: bool) -> None:
-    requests, last = converse(client.scram("app", credential), scram_answers(b"secret", initial_response))
+def test_scram_with_the_right_password(initial_response: bool) -> None:
+    requests, last = converse(scram_of(VERIFIER), scram_answers(b"secret", initial_response))
     assert len(requests) == (2 if initial_response else 3)
     assert last.startswith(b"R\0\0\0\x36\0\0\0\x0cv=")
     assert last.endswith(OK)
 
 
 def test_all_failures_look_the_same() -> None:
-    credentials: list[Credential | None] = [VERIFIER, Plain(b"secret"), Md5Hash(b"0a" * 16), None]
-    outcomes = [outcome(client.scram("app", each), scram_answers(b"wrong")) for each in credentials]
+    credentials: list[Verifier | Md5Hash | None] = [VERIFIER, Md5Hash(b"0a" * 16), None]
+    outcomes = [outcome(scram_of(each), scram_answers(b"wrong")) for each in credentials]
     assert len(outcomes[0][0]) == 2
     assert outcomes[0][1] == '28P01 password authentication failed for user "app".'
     assert all(each == outcomes[0] for each in outcomes)
 
 
-def test_an_unknown_user_fails_even_with_a_proof_for_the_mock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "mock_verifier", lambda user, key: VERIFIER)
+@pytest.mark.parametrize("credential", [None, Md5Hash(b"0a" * 16)])
+def test_an_unknown_user_fails_even_with_a_proof_for_the_stand_in(credential: Md5Hash | None) -> None:
+    learnt: list[object] = []
     with pytest.raises(Refused):
-        converse(client.scram("app", None), scram_answers(b"secret"))
+        dialogue = client.scram("app", credential, stand_in=lambda: VERIFIER, learn=learnt.append)
+        converse(dialogue, scram_answers(b"secret"))
+    assert learnt == []
 
 
-def test_an_unknown_user_gets_the_same_salt_each_time() -> None:
-    def salt(user: str, credential: Credential | None) -> bytes:
-        dialogue = client.scram(user, credential)
-        next(dialogue)
-        first = build.sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=x")[5:]
-        challenge = dialogue.send((ord("p"), first))
-        return challenge.split(b",")[1]
-
-    assert salt("nobody", None) == salt("nobody", None) == salt("nobody", Plain(b"becomes somebody"))
-    assert salt("nobody", None) != salt("noone", None)
+def test_an_unknown_user_is_shown_the_stand_in() -> None:
+    dialogue = scram_of(None)
+    next(dialogue)
+    first = build.sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=x")[5:]
+    salt, iterations = dialogue.send((ord("p"), first)).split(b",")[1:]
+    assert (base64.b64decode(salt[2:]), iterations) == (STRANGER.salt, b"i=4096")
 
 
 def test_the_reason_stays_on_our_side() -> None:
-    reasons: list[tuple[Credential | None, str]] = [
+    reasons: list[tuple[Verifier | Md5Hash | None, str]] = [
         (None, "not known"),
         (VERIFIER, "wrong"),
         (Md5Hash(b"0a" * 16), "md5 hash"),
     ]
     for credential, reason in reasons:
         with pytest.raises(Refused) as caught:
-            converse(client.scram("app", credential), scram_answers(b"wrong"))
+            converse(scram_of(credential), scram_answers(b"wrong"))
         assert reason in caught.value.__notes__[0]
         assert reason not in caught.value.sentence()
 
 
-def test_a_plain_password_is_hashed_once() -> None:
-    calls = []
-
-    def counted(password: bytes, salt: bytes, iterations: int):
-        calls.append((password, salt, iterations))
-        return derive(password, salt, 1)
-
-    dialogue = client.scram("app", Plain(b"secret"), process_key=b"key", derive=counted)
-    next(dialogue)
-    dialogue.send((ord("p"), build.sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=x")[5:]))
-    assert len(calls) == 1
-
-
 @pytest.mark.parametrize("binding", [None, b"hash"])
 def test_plus_is_offered_where_there_is_something_to_bind_to(binding: bytes | None) -> None:
-    offer = next(client.scram("app", VERIFIER, binding=binding))
+    offer = next(scram_of(VERIFIER, binding=binding))
     assert (b"SCRAM-SHA-256-PLUS\0" in offer) is (binding is not None)
     assert b"SCRAM-SHA-256\0\0" in offer
 
@@ -142,7 +138,7 @@ def test_plus() -> None:
             return build.sasl_initial_response("SCRAM-SHA-256-PLUS", next(exchange))[5:]
         return exchange.send(data)
 
-    assert converse(client.scram("app", VERIFIER, binding=b"hash"), answer)[1].endswith(OK)
+    assert converse(scram_of(VERIFIER, binding=b"hash"), answer)[1].endswith(OK)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +154,7 @@ def test_plus() -> None:
     ],
 )
 def test_a_client_that_breaks_the_protocol(response: Frame, sentence: str) -> None:
-    dialogue = client.scram("app", VERIFIER)
+    dialogue = scram_of(VERIFIER)
     next(dialogue)
     with pytest.raises(ProtocolViolation, match=sentence):
         dialogue.send(response)
@@ -169,25 +165,25 @@ def test_a_client_that_breaks_the_protocol(response: Frame, sentence: str) -> No
 
 @pytest.mark.parametrize("credential", [Plain(b"secret"), Md5Hash(md5_digest(b"secret", "app"))])
 def test_md5_with_the_right_password(credential: Credential) -> None:
-    requests, last = converse(client.md5("app", credential, salt=b"salt"), md5_answers(b"secret", "app"))
+    requests, last = converse(md5_of(credential, salt=b"salt"), md5_answers(b"secret", "app"))
     assert requests == [build.authentication_md5(b"salt")]
     assert last == OK
 
 
 @pytest.mark.parametrize("credential", [Plain(b"secret"), Md5Hash(md5_digest(b"secret", "app")), None])
 def test_md5_with_the_wrong_password(credential: Credential | None) -> None:
-    assert outcome(client.md5("app", credential), md5_answers(b"wrong", "app")) == (
+    assert outcome(md5_of(credential), md5_answers(b"wrong", "app")) == (
         [(5, 4)],
         '28P01 password authentication failed for user "app".',
     )
 
 
 def test_md5_salts_are_fresh() -> None:
-    assert next(client.md5("app", None)) != next(client.md5("app", None))
+    assert next(md5_of(None)) != next(md5_of(None))
 
 
 def test_md5_becomes_scram_where_only_a_verifier_is_known() -> None:
-    requests, last = converse(client.md5("app", VERIFIER), scram_answers(b"secret"))
+    requests, last = converse(md5_of(VERIFIER), scram_answers(b"secret"))
     assert requests[0] == build.authentication_sasl(["SCRAM-SHA-256"])
     assert last.endswith(OK)
 
@@ -200,7 +196,7 @@ def test_the_methods_by_name() -> None:
 
 
 def test_a_name_in_an_error_is_bounded() -> None:
-    _, error = outcome(client.md5("x" * 60_000, None), md5_answers(b"", ""))
+    _, error = outcome(md5_of(None, "x" * 60_000), md5_answers(b"", ""))
     assert len(error) < 200
 
 
@@ -213,8 +209,8 @@ def test_a_proof_is_not_replayed() -> None:
         recorded.append(answer(request))
         return recorded[-1]
 
-    converse(client.scram("app", VERIFIER), recording)
+    converse(scram_of(VERIFIER), recording)
     replay = iter(recorded)
     with pytest.raises(ProtocolViolation, match="nonce"):
-        converse(client.scram("app", VERIFIER), lambda request: next(replay))
+        converse(scram_of(VERIFIER), lambda request: next(replay))
     assert base64.b64encode(b"secret") not in b"".join(recorded)

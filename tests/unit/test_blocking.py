@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from pgambassador.credentials.blocking import ask
+from pgambassador.credentials.blocking import MOST, ask
 from pgambassador.errors import ConfigError, Unreachable
 
 
@@ -34,11 +36,11 @@ def test_what_the_question_raises_is_raised() -> None:
 
 def test_one_that_takes_too_long_is_left_alone() -> None:
     go_on = threading.Event()
-    gone: list[threading.Thread] = []
+    over = threading.Event()
 
     def question() -> None:
-        gone.append(threading.current_thread())
         go_on.wait(30)
+        over.set()
 
     async def main() -> None:
         await ask(question, seconds=0.001, whom="Somebody")
@@ -48,8 +50,61 @@ def test_one_that_takes_too_long_is_left_alone() -> None:
     assert raised.value.message == "Somebody did not answer within 0.001 s"
     assert "credentials.timeout" in (raised.value.hint or "")
     go_on.set()
-    gone[0].join(10)  # its answer finds a loop that is closed, which is no error
-    assert not gone[0].is_alive()
+    assert over.wait(10)
+
+    async def again() -> None:
+        # Its answer has found a loop that is closed, which is no error, and the thread goes on.
+        assert (await ask(threading.current_thread, seconds=30, whom="Somebody")).name == "ask Somebody"
+
+    asyncio.run(again())
+
+
+def test_their_number_is_bounded_and_the_rest_has_its_turn() -> None:
+    go_on = threading.Event()
+    threads: set[threading.Thread] = set()
+
+    def question() -> None:
+        threads.add(threading.current_thread())
+        go_on.wait(30)
+
+    async def main() -> None:
+        asked = [ask(question, seconds=30, whom="a crowd") for _ in range(5 * MOST)]
+        impatient = ask(question, seconds=0.01, whom="a crowd")
+        go = asyncio.get_running_loop().call_later(0.05, go_on.set)
+        found = await asyncio.gather(*asked, impatient, return_exceptions=True)
+        go.cancel()
+        assert found[:-1] == [None] * (5 * MOST)
+        assert isinstance(found[-1], Unreachable)
+        # Others are not in its way.
+        assert await ask(threading.active_count, seconds=30, whom="another") > MOST
+
+    asyncio.run(main())
+    assert len(threads) == MOST
+
+
+def test_a_thread_is_used_again() -> None:
+    async def main() -> set[threading.Thread]:
+        return {await ask(threading.current_thread, seconds=30, whom="one by one") for _ in range(20)}
+
+    assert len(asyncio.run(main())) <= 2
+
+
+def test_the_interpreter_does_not_wait_for_what_is_never_answered() -> None:
+    program = (
+        "import asyncio, threading\n"
+        "from pgambassador.credentials.blocking import ask\n"
+        "from pgambassador.errors import Unreachable\n"
+        "async def main():\n"
+        "    try:\n"
+        "        await ask(threading.Event().wait, seconds=0.01, whom='nobody')\n"
+        "    except Unreachable as error:\n"
+        "        print(error.message)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "nobody did not answer within 0.01 s\n"
 
 
 def test_who_stops_waiting_is_not_told_any_more() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -31,8 +32,9 @@ def served(monkeypatch):
     module: Any = ModuleType("pgambassador.process.service")
     module.configs, module.outcome = [], 0
 
-    async def serve(config: Config) -> int:
+    async def serve(config: Config, again: Callable[[], Config]) -> int:
         module.configs.append(config)
+        assert again() == config
         if isinstance(module.outcome, BaseException):
             raise module.outcome
         return module.outcome

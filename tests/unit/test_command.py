@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import time
 
 import pytest
 
@@ -43,6 +45,7 @@ def test_what_a_command_may_print(printed, secret):
         b'{"password": "hunter2", "user": 7}',
         b'{"password": "hunter2", "expires_at": "tomorrow"}',
         b'{"password": "hunter2", "expires_at": 7}',
+        b'{"password": "hunter2", "expires_at": "2001-09-09T01:46:40"}',
         b'{"password": "\xff hunter2"}',
     ],
 )
@@ -106,6 +109,23 @@ def test_a_command_that_never_ends_is_ended():
 def test_a_pipe_that_stays_open_is_not_waited_for():
     with pytest.raises(Unreachable, match=r"was not done within 0\.1 s"):
         run("/bin/sh", "-c", "sleep 1 & echo token", timeout=0.1)
+
+
+def test_what_a_command_has_started_ends_with_it(tmp_path):
+    """Also if it has ended itself, and only its pipe is still held."""
+    mark = tmp_path / "mark"
+    with pytest.raises(Unreachable, match="was not done"):
+        run("/bin/sh", "-c", f"sleep 1000 & echo $! > {mark}; echo token", timeout=0.3)
+    pid = int(mark.read_text())
+    end = time.monotonic() + 10
+    while running(pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not running(pid)
+
+
+def running(pid: int) -> bool:
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return done.stdout.strip()[:1] not in ("", "Z")
 
 
 def test_all_that_a_command_prints_counts():

@@ -448,14 +448,56 @@ def test_mistakes_about_who_may_come(read, auth, said):
     assert said in complaint(read, MAIN + auth)
 
 
+LONG = "ä" * 32
+CUT = "ä" * 31
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("databases: {%s: {}}", f"databases.{LONG} has"),
+        ("databases: {a: {database: %s}}", "databases.a.database has"),
+        ("databases: {a: {user: %s}}", "databases.a.user has"),
+        ("users: {%s: {max_clients: 1}}", f"users.{LONG} has"),
+        ("auth: {users: {%s: secret}}", f"auth.users.{LONG} has"),
+        ("auth: {map: {a: %s}}", "auth.map.a has"),
+        ("auth: {rules: [{database: [a, %s], method: trust}]}", "auth.rules[0].database has"),
+        ("auth: {rules: [{user: %s, method: trust}]}", "auth.rules[0].user has"),
+        ("auth: {query: {user: %s}}", "auth.query.user has"),
+        ("auth: {query: {database: %s}}", "auth.query.database has"),
+    ],
+)
+def test_names_that_are_too_long_to_match(read, text, where):
+    said = complaint(read, MAIN + text % LONG)
+    assert f"{where} a name of 64 bytes, which would never match" in said
+    assert said.endswith(f"Write what is left of it: {CUT!r}.")
+    read(MAIN + text % CUT)
+
+
+def test_a_file_with_such_a_name(read, tmp_path):
+    path = tmp_path / "users"
+    path.write_text(f'"fine" "x"\n"{LONG}" "hidden"\n')
+    said = complaint(read, MAIN + f"auth: {{users_file: {path}}}")
+    assert f"auth.users_file {path} line 2 has a name of 64 bytes" in said
+    assert "hidden" not in said
+
+
+def test_what_a_certificate_says_may_be_longer(read):
+    read(MAIN + f"auth: {{map: {{{LONG}: app}}}}")
+
+
 def test_rules_are_read(read):
     config = read(MAIN + TLS + RULES + "{user: Bob O'Neil, database: [x, y], tls: true, method: md5}]}")
     one, two = config.auth.table()
     assert (one.method, one.places.unix, one.places.networks, one.users) == ("trust", True, (), None)
     assert (two.users, two.databases, two.tls) == ({"Bob O'Neil"}, {"x", "y"}, True)
     assert warnings(config) == []
-    (only,) = read(MAIN).auth.table()
-    assert (only.method, only.places.unix, only.users) == ("trust", True, None)
+    first, here = read(MAIN).auth.table()
+    assert (first.method, first.places.unix, first.users, first.physical) == ("trust", True, None, False)
+    assert (here.method, here.places.remote, here.physical) == ("trust", False, True)
+    config = read(MAIN + "auth: {rules: [{database: [shop, replication], method: trust}]}")
+    (one,) = config.auth.table()
+    assert (one.databases, one.physical) == ({"shop"}, True)
 
 
 def test_a_query_names_who_asks(read):

@@ -1,14 +1,17 @@
+import asyncio
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgambassador.auth.credential import Plain
+from pgambassador.auth.credential import Md5Hash, Plain
 from pgambassador.auth.lookup import NOBODY, Entry
+from pgambassador.auth.verifier import Keys, Verifier, make_verifier
 from pgambassador.config import Auth, Secret
 from pgambassador.errors import Unreachable
-from pgambassador.net.directory import MEMORY, PAUSE, SIZE, Directory, listed
+from pgambassador.net.directory import MEMORY, PAUSE, SIZE, Directory, Users, listed
 from tests.loop import Loop
 
 BOB = Entry(Plain(b"bobs"))
@@ -20,9 +23,17 @@ class Enquiry:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.broken = False
+        self.iterations = 4096
+        self.retired = False
+        self.answer: asyncio.Future[Entry] | None = None
+
+    def retire(self) -> None:
+        self.retired = True
 
     async def ask(self, user: str) -> Entry:
         self.asked.append(user)
+        if self.answer is not None:
+            return await self.answer
         if self.broken:
             raise Unreachable("no answer")
         return BOB if user == "bob" else NOBODY
@@ -101,6 +112,7 @@ def test_names_are_the_clients_and_their_number_is_bounded(loop: Loop, enquiry: 
     assert len(subject._answers) == SIZE
 
 
+@pytest.mark.usefixtures("inline")
 def test_the_file_is_read_again(loop: Loop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "users.txt"
     file.write_text('"bob" "one"\n')
@@ -132,3 +144,67 @@ def test_the_file_is_read_again(loop: Loop, tmp_path: Path, caplog: pytest.LogCa
     look()
     assert subject.users["bob"] == Plain(b"two")
     assert "hers" not in caplog.text
+
+
+def test_other_lists_and_another_server(loop: Loop, enquiry: Any) -> None:
+    """What was said before is forgotten, and an answer that comes late is kept for nobody."""
+    subject = Directory(Auth(), {"alice": Plain(b"x")}, enquiry)
+    loop.complete(subject.find("bob"))
+    enquiry.answer = asyncio.Future(loop=loop)  # type: ignore[arg-type]
+    late = loop.create_task(subject.find("eve"))
+    loop.run()
+    other: Any = Enquiry()
+    subject.reload(Auth(), {"carol": None}, other)
+    assert enquiry.retired
+    assert set(subject.users) == {"carol"}
+    assert not subject.has_plain
+    enquiry.answer.set_result(BOB)
+    loop.run()
+    assert late.result() == BOB
+    assert (subject._answers, subject.has_plain) == ({}, False)
+    loop.complete(subject.find("bob"))
+    assert other.asked == ["bob"]
+    subject.reload(Auth(), {}, other)
+    assert not other.retired
+    subject.reload(Auth(), {}, None)
+    assert other.retired
+    assert loop.complete(subject.find("bob")) == NOBODY
+
+
+# What strangers are shown.
+
+
+def verifier(iterations: int, salt: int = 16) -> Verifier:
+    return make_verifier(b"secret", b"s" * salt, iterations, lambda *_: Keys(b"c" * 32, b"s" * 32))
+
+
+def shapes(subject: Directory, key: bytes = b"key") -> Counter[tuple[int, int]]:
+    found = [subject.stand_in(f"stranger{number}", key) for number in range(400)]
+    return Counter((each.iterations, len(each.salt)) for each in found)
+
+
+def test_strangers_look_as_those_who_are_listed() -> None:
+    """A name is not told from one of the list by iterations or salt, which are what there are there."""
+    assert shapes(Directory(Auth(), {})) == {(4096, 16): 400}
+    assert shapes(Directory(Auth(), {"a": verifier(10_000), "b": None})) == {(10_000, 16): 400}
+    users: Users = {"a": verifier(10_000), "b": verifier(10_000, 24), "c": verifier(7), "d": Plain(b"x")}
+    found = shapes(Directory(Auth(), {**users, "e": Md5Hash(b"0" * 32)}))
+    assert set(found) == {(10_000, 16), (10_000, 24), (7, 16), (4096, 16)}
+    assert min(found.values()) > 50, "as often as there"
+
+
+def test_a_stranger_looks_the_same_each_time() -> None:
+    users: Users = {"a": verifier(10_000), "b": verifier(7), "c": Plain(b"x")}
+    one, other = Directory(Auth(), users), Directory(Auth(), dict(reversed(list(users.items()))))
+    for number in range(50):
+        shown = [each.stand_in(f"stranger{number}", b"key") for each in (one, one, other)]
+        assert len({(each.iterations, each.salt) for each in shown}) == 1
+    assert one.stand_in("x", b"key").salt != one.stand_in("x", b"another").salt
+    assert one.stand_in("x", b"key").stored_key != one.stand_in("x", b"key").stored_key, "no password fits"
+
+
+def test_where_a_server_is_asked_its_own_setting_counts(enquiry: Any) -> None:
+    subject = Directory(Auth(), {"a": verifier(7)}, enquiry)
+    assert shapes(subject) == {(4096, 16): 400}
+    enquiry.iterations = 12_345
+    assert shapes(subject) == {(12_345, 16): 400}

@@ -48,6 +48,23 @@ def test_made_once_until_the_file_changes(path: Path) -> None:
     assert repr(reread) == f"<Reread {path}>"
 
 
+def test_again_whether_it_has_changed_or_not(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.write_text("good")
+    maker = Maker(path)
+    reread = Reread((str(path),), maker)
+    caplog.set_level("INFO")
+    reread.again()
+    assert maker.made == 0, "nobody has had a use for it"
+    reread.get()
+    reread.again()
+    assert maker.made == 2
+    assert not caplog.records
+    replace(path, "rubbish")
+    reread.again()
+    assert [reread.get(), maker.made] == ["good", 3]
+    assert len(caplog.records) == 1
+
+
 def test_the_old_stays_and_it_is_told_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.write_text("good")
     maker = Maker(path)

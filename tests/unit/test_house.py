@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from pgambassador.auth.credential import Credential, Plain
 from pgambassador.auth.peer import Peer
+from pgambassador.auth.rules import LOGICAL
 from pgambassador.config import (
     Clients,
     Cluster,
@@ -129,7 +130,7 @@ def test_what_is_not_listed(homes: Homes) -> None:
     assert house.keeper("tenant2", "a") is not keeper
     assert house.keeper("listed", "a") is house.keeper("listed", "b")
     assert house.keeper("listed", "a").user == "reader"
-    assert house.replication("listed", "a", {"replication": "database"}).user == "reader"
+    assert house.replication("listed", "a", {}, LOGICAL).user == "reader"
 
 
 def test_the_databases_user_wins_over_that_of_the_url(homes: Homes) -> None:
@@ -173,6 +174,20 @@ def test_pools_that_share_limits(homes: Homes) -> None:
     assert one.caps[1] is two.caps[1] is not three.caps[1]
     assert one.caps[2] is three.caps[2] is not two.caps[2]
     assert len({id(each.caps[0]) for each in (one, two, three, four)}) == 1
+
+
+def test_pools_that_clients_make_by_start_parameters_share_the_size_of_one(homes: Homes) -> None:
+    house = homes.build(clusters={"open": CLUSTERS["open"]}, databases=WILD)
+    assert house.keeper("listed", "a").lease is None, "no limit for everybody else"
+    found = [house.keeper("t1", "a", (("post_auth_delay", each),)).lease for each in "012"]
+    other = house.keeper("t1", "b", (("post_auth_delay", "0"),)).lease
+    assert all(found)
+    assert {id(lease.caps[-1]) for lease in found if lease} == {
+        id(house.limits._caps["given", "open", "t1", "a"])
+    }
+    assert found[0] and other
+    assert found[0].caps[-1] is not other.caps[-1]
+    assert (found[0].caps[-1].option, found[0].caps[-1].most) == ("pool.size", 2)
 
 
 def test_names_that_come_from_clients_leave_nothing_behind(homes: Homes) -> None:
@@ -317,7 +332,7 @@ def test_one_keyring_for_each_cluster(homes: Homes) -> None:
         databases={"shop": Database(cluster="main"), "any": Database(cluster="open")},
     )
     pools: list[Any] = [house.keeper("shop", "a").upstream, house.keeper("any", "a").upstream]
-    pools += [house.keeper("any", "b").upstream, house.replication("shop", "a", {"replication": "database"})]
+    pools += [house.keeper("any", "b").upstream, house.replication("shop", "a", {}, LOGICAL)]
     assert [pool.keyring.cluster for pool in pools] == ["main", "open", "open", "main"]
     assert pools[1].keyring is pools[2].keyring
     assert pools[0].keyring is pools[3].keyring

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from pgambassador.credentials import keyring as module
-from pgambassador.credentials.keyring import FORGET, GRACE, Attempt, Issued, Keyring
+from pgambassador.credentials.keyring import APART, AT_ONCE, FORGET, GRACE, Attempt, Issued, Keyring
 from pgambassador.credentials.provider import Login, Secret
 from pgambassador.errors import AmbassadorError, ConfigError, Unreachable
 from tests.loop import Loop
@@ -333,6 +334,95 @@ def test_a_secret_that_comes_too_late_is_tried_by_those_who_waited() -> None:
     assert not place.begin().done()
 
 
+@pytest.mark.parametrize(("themselves", "said"), [(True, 1), (False, 0)])
+def test_clients_who_are_not_themselves(
+    caplog: pytest.LogCaptureFixture, themselves: bool, said: int
+) -> None:
+    place = Place(themselves=themselves)
+    for user in ("alice", "boss", "carol"):
+        place.begin(user=user)
+        (question,) = place.source.open
+        place.source.open.clear()
+        question.set_result(Secret("boss", HIDDEN.encode()))
+        place.loop.run()
+    lines = [line for line in caplog.messages if "whom all of them log in as" in line]
+    assert len(lines) == said
+    assert all("'boss'" in line and "cluster main" in line for line in lines)
+    assert HIDDEN not in caplog.text
+
+
+def test_all_are_renewed_at_once_and_stay_until_there_are_others() -> None:
+    place = Place()
+    _, first = place.get()
+    place.loop.within(place.ring.renew)
+    place.loop.within(place.ring.renew)
+    place.loop.run()
+    assert place.questions() == 2
+    assert held(place, used(place)) == first
+    second = place.answer()
+    assert held(place, used(place)) == second
+    place.loop.within(place.ring.renew)
+    place.loop.run()
+    place.fail(GONE)
+    assert held(place, used(place)) == second
+
+
+def test_many_are_renewed_one_after_the_other() -> None:
+    """There may be one for each client, and a process for each question."""
+    place = Place()
+    for number in range(40):
+        place.begin(user=f"user{number}")
+        place.answer()
+    before = place.questions()
+    place.loop.within(place.ring.renew)
+    place.loop.run()
+    assert place.questions() == before + AT_ONCE
+    assert {login.user for login in place.source.asked[before:]} == {f"user{n}" for n in range(32, 40)}
+    for question in place.source.open:
+        question.set_result(Secret(None, b"new", place.wall + LIFE))
+    place.source.open.clear()
+    seen = [place.questions()]
+    for _ in range(100):
+        place.pass_time(APART, step=APART)
+        for question in place.source.open:
+            question.set_result(Secret(None, b"new", place.wall + LIFE))
+        place.source.open.clear()
+        place.loop.run()
+        seen.append(place.questions())
+    assert seen[-1] == before + 40
+    assert max(late - early for early, late in itertools.pairwise(seen)) <= 2
+
+
+def test_what_is_not_kept_is_not_renewed() -> None:
+    place = Place()
+    place.get(None)
+    place.loop.within(place.ring.renew)
+    place.ring.close()
+    place.loop.run()
+    assert place.questions() == 1
+
+
+def test_a_provider_that_keeps_something_itself_is_told() -> None:
+    place = Place()
+    told = []
+    place.source.forget = lambda: told.append(1)  # type: ignore[attr-defined]
+    place.ring.renew()
+    assert told == [1]
+
+
+@pytest.mark.parametrize("user", ["", "app\0database\0secrets"])
+def test_a_name_that_no_user_can_have(user: str) -> None:
+    """Whatever the source, it would break the start packet."""
+    place = Place()
+    task = place.begin()
+    (question,) = place.source.open
+    question.set_result(Secret(user, HIDDEN.encode()))
+    place.loop.run()
+    with pytest.raises(Unreachable, match="gave a name that no user can have") as caught:
+        task.result()
+    assert HIDDEN not in caught.value.sentence()
+
+
 # Refusals.
 
 
@@ -378,6 +468,17 @@ def test_not_if_it_came_just_now() -> None:
     place.get()
     place.wall += 5
     assert refuse(place, used(place)).result() is False
+
+
+def test_but_if_it_has_ended_while_the_login_was_under_way() -> None:
+    """A clock that jumps over its end does that, too."""
+    place = Place()
+    attempt, _ = place.get()
+    place.wall += 2 * LIFE
+    asked = refuse(place, attempt)
+    second = place.answer()
+    assert asked.result() is True
+    assert held(place, attempt) == second
 
 
 def test_not_if_the_source_says_the_same() -> None:

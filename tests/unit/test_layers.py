@@ -51,6 +51,7 @@ TESTED_BY = {
     "stream": "test_visitor",
     "transport": "test_connector",
     "trials": "test_porter",
+    "turns": "test_porter",
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -117,6 +118,10 @@ def test_every_task_has_an_owner(path: Path) -> None:
         if isinstance(node, ast.Attribute):
             assert node.attr not in ("create_task", "ensure_future"), (
                 f"{_name(path)}:{node.lineno}: use pgambassador.net.tasks.spawn"
+            )
+            # The interpreter waits for such threads at its end. A derivation is over in a moment.
+            assert node.attr not in ("to_thread", "run_in_executor") or _name(path) == "net/derivation.py", (
+                f"{_name(path)}:{node.lineno}: use pgambassador.credentials.blocking"
             )
 
 

@@ -41,6 +41,13 @@ def test_what_has_no_life_is_never_kept(length: float | None) -> None:
     assert not life.just_now(NOW)
 
 
+@pytest.mark.parametrize("length", [0.0, -5.0, -7200.0])
+def test_what_is_over_when_it_comes_is_not_renewed_all_the_time(length: float) -> None:
+    """By a clock that goes ahead of its source's: the next would be over as well."""
+    life = born(length)
+    assert not any(life.due(NOW + seconds) for seconds in range(3600))
+
+
 def test_nothing_is_renewed_that_has_no_end() -> None:
     life = born(None)
     life.failed(NOW, 0.5)

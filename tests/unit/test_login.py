@@ -13,10 +13,12 @@ from pgambassador.auth.credential import Plain, md5_digest, md5_response
 from pgambassador.auth.doorway import FEW
 from pgambassador.auth.throttle import LONGEST, TURNS
 from pgambassador.config import Auth, Clients, Cluster, Config, Database, Secret
+from pgambassador.config.auth import AuthRule
 from pgambassador.errors import AmbassadorError, ServerRefused
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
 from pgambassador.net.login import settings_of, welcome
+from pgambassador.net.turns import EACH
 from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.startup import Channel, upstream_login
 from pgambassador.wire import build, parse
@@ -263,6 +265,8 @@ def test_the_servers_refusal_in_its_words(door: Door) -> None:
     [
         (build.startup_message({"user": "app", "database": "other"}), "3D000"),
         (build.startup_message({"user": "app", "database": "other", "replication": "database"}), "3D000"),
+        (build.startup_message({"user": "app", "database": "shop", "replication": "1"}), "28000"),
+        (build.startup_message({"user": "app", "database": "shop", "replication": "2"}), "22023"),
         (build.startup_message({"database": "shop"}), "28000"),
         (b"\0\0\0\x08\0\2\0\0", "0A000"),
         (b"\0\0\0\x04", "08P01"),
@@ -270,7 +274,7 @@ def test_the_servers_refusal_in_its_words(door: Door) -> None:
     ],
 )
 def test_what_is_refused(doors: MakeDoor, start: bytes, sqlstate: str) -> None:
-    door = doors(databases={"shop": Database()})
+    door = doors(databases={"shop": Database()}, auth=Auth(rules=(AuthRule(method="trust"),)))
     fields = Caller(door, start).is_refused()
     assert (fields["S"], fields["C"]) == ("FATAL", sqlstate)
     assert fields["M"][0].islower()
@@ -478,6 +482,25 @@ def test_cancelling_a_query_that_runs(door: Door) -> None:
     cancel.set_result(None)
     assert canceller.reads() == b""
     assert server.recv(100) == QUERY
+
+
+def test_many_cancel_requests_come_a_few_at_a_time(door: Door) -> None:
+    """Each is a connection to the server beside all limits, and whoever has a key can send any number."""
+    caller = Caller(door, START)
+    door.opens()
+    pid, key = caller.logs_in()
+    caller.sends(QUERY)
+    cancellers = [Caller(door, build.cancel_request(pid, key)) for _ in range(20)]
+    told = 0
+    while told < len(cancellers):
+        under_way = door.upstream.cancels[told:]
+        assert 1 <= len(under_way) <= EACH
+        for _, cancel in under_way:
+            cancel.set_result(None)
+        told += len(under_way)
+        door.loop.run()
+    assert all(each.reads() == b"" for each in cancellers)
+    assert repr(door.house.cancels) == "<Turns of 0 places>"
 
 
 def test_cancelling_what_waits_for_a_connection(door: Door) -> None:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgambassador.errors import Refused
-from pgambassador.protocol.options import read_options, split_words
+from pgambassador.protocol.options import read_options, split_words, truth
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,12 @@ def test_nothing_is_lost(options: str) -> None:
     except Refused:
         return
     assert all(settings) and len(settings) + len(unparsed) <= len(split_words(options))
+
+
+@pytest.mark.parametrize(
+    ("meaning", "words"),
+    [(True, "on ON t tR yes y 1 true"), (False, "off of f no n 0 False"), (None, "o 2 ontrue 01 yess -")],
+)
+def test_truth(meaning: bool | None, words: str) -> None:
+    assert {truth(word) for word in words.split()} == {meaning}
+    assert truth("") is truth(" on") is None

@@ -15,7 +15,7 @@ from pgambassador.auth import scram
 from pgambassador.auth.credential import Credential, Md5Hash, Plain, md5_digest, md5_response
 from pgambassador.auth.lookup import NOBODY, Entry
 from pgambassador.auth.peer import Peer
-from pgambassador.auth.throttle import LONGEST, TURNS
+from pgambassador.auth.throttle import FIRST, LONGEST, TURNS
 from pgambassador.auth.verifier import Borrowed, Keys, derive, make_verifier
 from pgambassador.config import Auth, Cluster, Config, Database, Secret, Tls
 from pgambassador.config.auth import AuthRule
@@ -31,6 +31,7 @@ from pgambassador.net import porter as module
 from pgambassador.net import trials
 from pgambassador.net.directory import Directory
 from pgambassador.net.porter import Admitted, Porter
+from pgambassador.net.turns import EACH
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Frame
 from tests.loop import Loop
@@ -124,7 +125,9 @@ class Place:
             self.queries.append(user)
             return (found or {}).get(user, NOBODY)
 
-        enquiry: Any = None if found is None else SimpleNamespace(ask=ask, tick=lambda now: None)
+        enquiry: Any = (
+            None if found is None else SimpleNamespace(ask=ask, tick=lambda now: None, iterations=4096)
+        )
         self.directory = Directory(config.auth, users or {}, enquiry)
         self.porter = Porter(config, self.directory, self.server.probe)
 
@@ -198,6 +201,7 @@ def test_a_certificate_shows_a_name(shown: str | None, user: str, on_the_server:
     assert "no entry" in place.refuses(Peer(peer.host, common_name=shown), user).message
 
 
+@pytest.mark.usefixtures("inline")
 def test_the_user_of_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {1000: "alice", 0: "root"}
     monkeypatch.setattr(
@@ -266,9 +270,9 @@ def test_nobody_can_tell_why(method: str, monkeypatch: pytest.MonkeyPatch) -> No
     place = Place(method=method, users=users, found=found)
     seen = []
     for number, user in enumerate(names):
-        for attempt in range(2):
+        for attempt, site in enumerate((1, 1, 2)):
             client = Client(b"wrong" if user == "alice" else b"secret", user)
-            peer = Peer.at(f"10.0.{attempt}.{number}:1")
+            peer = Peer.at(f"10.0.{site}.{number}:1")
             before = len(derivations)
             with pytest.raises(Refused) as caught:
                 place.loop.complete(place.porter.admit(peer, user, "shop", client))
@@ -283,10 +287,11 @@ def test_nobody_can_tell_why(method: str, monkeypatch: pytest.MonkeyPatch) -> No
                     len(derivations) - before,
                 )
             )
-    assert all(each == seen[0] for each in seen[::2])
-    assert all(each[1:5] == seen[0][1:5] for each in seen)
-    assert {each[5] for each in seen[1::2]} == {0}  # the second time nothing is derived for anybody
-    assert seen[0][5] == (1 if method == "scram-sha-256" else 0)
+    for attempt in range(3):
+        assert all(each == seen[attempt] for each in seen[attempt::3])
+        assert seen[attempt][1:4] == seen[0][1:4]
+    # Each place's first question for a name costs one, also where the keys are known already.
+    assert [each[5] for each in seen[:3]] == ([1, 0, 1] if method == "scram-sha-256" else [0, 0, 0])
 
 
 def kinds(place: Place, names: list[str]) -> dict[str, int]:
@@ -398,12 +403,86 @@ def test_what_is_tried_at_the_server_takes_a_turn() -> None:
     place.loop.run()
     assert len(place.server.tried) == TURNS
     for task in tasks:
-        task.cancel()
+        task.cancel()  # who hangs up has tried all the same
     place.loop.run()
+    assert place.porter.throttle.wait(LOOPBACK.site, place.loop.time()) > 0
     place.server.hold.set_result(None)
     place.server.hold = None
     place.loop.run()
+    assert len(place.server.tried) == TURNS
+    assert place.porter.throttle.wait(LOOPBACK.site, place.loop.time()) > 0
+    place.loop.pass_time(LONGEST)
     assert place.lets_in(LOOPBACK).user == "alice"
+
+
+def test_nobody_begins_with_a_volley() -> None:
+    """An address that has never failed has no more guesses under way at the server than one that has."""
+    place = Place({"method": "upstream"})
+    place.server.hold = place.loop.create_future()
+    tasks = [
+        place.loop.create_task(place.porter.admit(LOOPBACK, "alice", "shop", Client(b"guess%d" % number)))
+        for number in range(100)
+    ]
+    place.loop.pass_time(1.0)
+    assert len(place.server.tried) == TURNS
+    place.server.hold.set_result(None)
+    place.loop.run()
+    assert sum(task.done() for task in tasks) == TURNS
+    place.loop.pass_time(LONGEST)
+    assert len(place.server.tried) <= 3 * TURNS
+    for task in tasks:
+        task.cancel()
+    place.loop.run()
+
+
+def test_strangers_of_one_place_do_not_make_others_wait_for_the_server() -> None:
+    """Names without end, asked for by who hangs up at once: few of one place are in the server's queue."""
+    place = Place(method="scram-sha-256", found={"alice": Entry(VERIFIER)})
+    answer: asyncio.Future[None] = place.loop.create_future()
+    asking = place.directory.enquiry
+    assert asking is not None
+    ask = asking.ask
+
+    async def slowly(user: str) -> Entry:
+        entry = await ask(user)
+        await answer
+        return entry
+
+    asking.ask = slowly  # type: ignore[method-assign]
+    strangers = [place.begins(REMOTE, f"stranger{number}") for number in range(100)]
+    place.loop.run()
+    for task in strangers:
+        task.cancel()
+    strangers = [place.begins(REMOTE, f"other{number}") for number in range(100)]
+    place.loop.run()
+    assert len(place.queries) == EACH
+    alice = place.begins(Peer.at("10.9.9.9:1"), "alice")
+    place.loop.run()
+    assert place.queries[EACH:] == ["alice"]
+    answer.set_result(None)
+    place.loop.run()
+    assert alice.result().user == "alice"
+    place.loop.pass_time(20 * LONGEST * TURNS)
+    assert all(task.done() for task in strangers)
+    assert repr(place.porter._questions) == "<Turns of 0 places>"
+
+
+def test_nor_for_derivations(monkeypatch: pytest.MonkeyPatch) -> None:
+    derivations = counted(monkeypatch)
+    place = Place(method="scram-sha-256", users={"alice": Plain(b"secret")})
+    place.loop.complete(place.porter._keys.turn.acquire())  # one takes its time
+    strangers = [place.begins(REMOTE, f"stranger{number}") for number in range(100)]
+    alice = place.begins(Peer.at("10.9.9.9:1"), "alice")
+    place.loop.run()
+    place.porter._keys.turn.release()
+    for _ in range(20):
+        place.loop.run()
+        if alice.done():
+            break
+    assert alice.result().user == "alice"
+    assert b"secret" in derivations[: EACH + 1]
+    place.loop.pass_time(20 * LONGEST * TURNS)
+    assert all(task.done() for task in strangers)
 
 
 def test_many_first_logins_of_one_user_derive_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,14 +562,16 @@ def test_many_at_once_are_one_question() -> None:
     place.loop.run()
     assert len(place.server.tried) == 1
     place.server.hold.set_result(None)
-    place.loop.run()
+    place.loop.pass_time(FIRST)
+    assert len(place.server.tried) == 1
     assert all(task.result().user == "alice" for task in tasks)
 
 
 def test_no_more_than_a_few_questions_at_once() -> None:
     place = Place({"method": "upstream"})
     place.server.hold = place.loop.create_future()
-    tasks = [place.begins(LOOPBACK, f"user{number}") for number in range(50)]
+    places = [Peer(ip_address(f"10.0.0.{number}"), tls=True) for number in range(50)]
+    tasks = [place.begins(each, f"user{number}") for number, each in enumerate(places)]
     place.loop.run()
     assert len(place.server.tried) == trials.CHECKS
     place.loop.pass_time(trials.TURN)

@@ -1,6 +1,7 @@
 """Rules against a table, and against a plain reading of what they say."""
 
 import ipaddress
+import itertools
 from typing import Any
 
 import pytest
@@ -8,7 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgambassador.auth.peer import Peer
-from pgambassador.auth.rules import Places, Rule, first_match, read_names, read_places, refusal, shadowed
+from pgambassador.auth.rules import (
+    LOGICAL,
+    PHYSICAL,
+    SESSION,
+    Places,
+    Rule,
+    first_match,
+    for_all,
+    read_databases,
+    read_names,
+    read_places,
+    refusal,
+    shadowed,
+)
 from pgambassador.errors import ConfigError
 
 
@@ -73,6 +87,36 @@ def test_nothing_matches_where_there_is_no_rule() -> None:
     assert first_match((), peer("unix"), "shop", "app") is None
 
 
+def test_replication_as_in_pg_hba() -> None:
+    """A copy of the whole server is no database, not even of `all`; what is decoded is of one."""
+
+    def found(databases: str, database: str, kind: str) -> bool:
+        names, physical = read_databases(databases.split())
+        rule = Rule("trust", databases=names, physical=physical)
+        return first_match((rule,), peer("10.0.0.1"), database, "app", kind) is not None
+
+    for database in ("shop", "replication", "all", ""):
+        assert not found("all", database, PHYSICAL)
+        assert not found("shop", database, PHYSICAL)
+        assert found("replication", database, PHYSICAL)
+        assert found("shop replication", database, PHYSICAL)
+        assert not found("replication", database, SESSION)
+        assert not found("replication", database, LOGICAL)
+        assert found("all", database, LOGICAL)
+    assert found("shop", "shop", LOGICAL)
+    assert not found("shop", "stock", LOGICAL)
+
+
+def test_without_rules_replication_is_for_this_machine() -> None:
+    table = for_all("scram-sha-256")
+    for address in ADDRESSES:
+        where = peer(address)
+        assert first_match(table, where, "shop", "app") is not None
+        for kind in (LOGICAL, PHYSICAL):
+            assert (first_match(table, where, "shop", "app", kind) is not None) == where.local
+    assert list(shadowed(table)) == []
+
+
 # --- against an oracle
 
 ADDRESSES = ["10.0.0.1", "10.0.0.2", "10.1.0.1", "127.0.0.1", "::1", "fd00::1", "fd00:1::1", "unix"]
@@ -88,11 +132,12 @@ PLACES = [
     "::/0",
 ]
 NAMES = ["a", "b", "c"]
+KINDS = [SESSION, LOGICAL, PHYSICAL]
 
 written = st.fixed_dictionaries(
     {
         "address": st.lists(st.sampled_from(PLACES), min_size=1, max_size=3),
-        "database": st.lists(st.sampled_from([*NAMES, "all"]), min_size=1, max_size=3),
+        "database": st.lists(st.sampled_from([*NAMES, "all", "replication"]), min_size=1, max_size=3),
         "user": st.lists(st.sampled_from([*NAMES, "all"]), min_size=1, max_size=3),
         "tls": st.booleans(),
     }
@@ -101,11 +146,13 @@ written = st.fixed_dictionaries(
 
 def compiled(one: dict[str, Any]) -> Rule:
     places = read_places(one["address"], "x")
-    return Rule("trust", places, read_names(one["database"]), read_names(one["user"]), one["tls"])
+    databases, physical = read_databases(one["database"])
+    return Rule("trust", places, databases, read_names(one["user"]), one["tls"], physical)
 
 
-def plainly(one: dict[str, Any], address: str, tls: bool, database: str, user: str) -> bool:
+def plainly(one: dict[str, Any], address: str, tls: bool, database: str, user: str, kind: str) -> bool:
     """As the documentation says it, bit by bit."""
+    wanted = {"replication"} if kind == PHYSICAL else {"all", database}
 
     def holds(place: str) -> bool:
         if place == "all":
@@ -123,21 +170,27 @@ def plainly(one: dict[str, Any], address: str, tls: bool, database: str, user: s
     return (
         any(map(holds, one["address"]))
         and (tls or not one["tls"])
-        and bool({"all", database} & set(one["database"]))
+        and bool(wanted & set(one["database"]))
         and bool({"all", user} & set(one["user"]))
     )
 
 
 @given(
-    st.lists(written, max_size=5), st.sampled_from(ADDRESSES), st.booleans(), *[st.sampled_from(NAMES)] * 2
+    st.lists(written, max_size=5),
+    st.sampled_from(ADDRESSES),
+    st.booleans(),
+    *[st.sampled_from(NAMES)] * 2,
+    st.sampled_from(KINDS),
 )
 def test_as_it_is_written(
-    rules: list[dict[str, Any]], address: str, tls: bool, database: str, user: str
+    rules: list[dict[str, Any]], address: str, tls: bool, database: str, user: str, kind: str
 ) -> None:
     table = [compiled(each) for each in rules]
-    found = first_match(table, peer(address, tls=tls and address != "unix"), database, user)
     tls = tls and address != "unix"
-    expected = next((n for n, each in enumerate(rules) if plainly(each, address, tls, database, user)), None)
+    found = first_match(table, peer(address, tls=tls), database, user, kind)
+    expected = next(
+        (n for n, each in enumerate(rules) if plainly(each, address, tls, database, user, kind)), None
+    )
     assert found is (None if expected is None else table[expected])
 
 
@@ -148,10 +201,9 @@ def test_a_rule_that_is_said_to_be_shadowed_never_matches(rules: list[dict[str, 
         assert early < late
         for address in ADDRESSES:
             for tls in (False, True) if address != "unix" else (False,):
-                for database in NAMES:
-                    for user in NAMES:
-                        found = first_match(table, peer(address, tls=tls), database, user)
-                        assert found is not table[late] or table[late] in table[:late]
+                for database, user, kind in itertools.product(NAMES, NAMES, KINDS):
+                    found = first_match(table, peer(address, tls=tls), database, user, kind)
+                    assert found is not table[late] or table[late] in table[:late]
 
 
 @pytest.mark.parametrize(
@@ -224,3 +276,11 @@ def test_postgresqls_sentences() -> None:
     assert error.message.endswith('", SSL encryption')
     assert len(error.message) < 300
     assert 'host "[local]"' in refusal(None, peer("unix"), "shop", "alice").message
+    error = refusal(None, peer("10.0.0.1"), "shop", "alice", PHYSICAL)
+    assert error.message == (
+        'no entry in auth.rules for replication connection from host "10.0.0.1", user "alice", no encryption'
+    )
+    assert error.hint is not None
+    assert "database: replication" in error.hint
+    error = refusal(rule("reject"), peer("10.0.0.1"), "shop", "alice", PHYSICAL)
+    assert error.message.startswith('auth.rules rejects replication connection for host "10.0.0.1"')

@@ -177,6 +177,20 @@ def test_what_a_connection_must_begin_with_is_divided():
     assert plain.divided()[0] is plain
 
 
+@pytest.mark.parametrize(
+    ("name", "spellings", "others"),
+    [
+        ("ignore_system_indexes", ["on", "ON", "true", "t", "1", "yes", "y"], ["off", "o", "", " on"]),
+        ("log_connections", ["off", "0", "f", "False", "NO", "of"], ["all", "on"]),
+        ("post_auth_delay", ["1", " 1", "1 "], ["1s", "01", "0", "on", "\u0661", "-1", ""]),
+    ],
+)
+def test_one_spelling_of_what_a_connection_begins_with(name, spellings, others):
+    plain = {Settings.of({name: each}).divided()[1] for each in spellings}
+    assert plain == {((name, spellings[0]),)}
+    assert not plain & {Settings.of({name.upper(): each}).divided()[1] for each in others}
+
+
 def test_equal_settings_are_one_object():
     first = Settings.of({"TimeZone": "UTC", "a": "b"})
     assert Settings.of({"a": "b", "timezone": "UTC"}) is first

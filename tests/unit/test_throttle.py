@@ -70,14 +70,20 @@ def test_turns_are_taken_by_failures_until_they_are_told() -> None:
     assert throttle.wait("a", 1011 + MEMORY) == 0
 
 
-def test_who_has_hardly_failed_has_no_turns() -> None:
+def test_what_is_being_tried_takes_a_turn_whether_there_was_a_failure_or_not() -> None:
     throttle = Throttle()
-    with throttle.trying("a"), throttle.trying("a"), throttle.trying("a"), throttle.trying("a"):
-        with throttle.trying("a"), throttle.trying("a"):
-            throttle.failed("a", 1000.0)
-            assert throttle.wait("a", 1000.0) == 0
-            throttle.failed("a", 1000.0)
-            assert throttle.wait("a", 1000.0) == pytest.approx(FIRST)
-        assert throttle.wait("a", 1000.0) == pytest.approx(FIRST)  # one is told later, four are being tried
-        assert throttle.wait("a", 1001.0) == 0
+    for _ in range(TURNS):
+        assert throttle.wait("a", 1000.0) == 0
+        throttle.begins("a")
+    assert throttle.wait("a", 1000.0) == pytest.approx(FIRST)
+    assert throttle.wait("b", 1000.0) == 0
+    throttle.ends("a")
+    assert throttle.wait("a", 1000.0) == 0
+    throttle.failed("a", 1000.0)
+    assert throttle.wait("a", 1000.0) == 0, "people mistype"
+    throttle.failed("a", 1000.0)
+    assert throttle.wait("a", 1000.0) == pytest.approx(FIRST)  # one is told later, four are being tried
+    assert throttle.wait("a", 1001.0) == 0
+    for _ in range(TURNS - 1):
+        throttle.ends("a")
     assert not throttle._trying

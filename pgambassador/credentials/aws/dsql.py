@@ -1,21 +1,16 @@
 """`aws-dsql`: tokens of IAM as passwords for Aurora DSQL.
 
-They are signed like those of RDS (see there) with an action instead of the user: DbConnectAdmin for `admin`,
-DbConnect for everybody else.
+They are signed with an action instead of the user: DbConnectAdmin for `admin`, DbConnect for everybody else.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
 
 from pgambassador.config.aws import AwsDsqlCredentials
-from pgambassador.credentials.aws import sigv4
+from pgambassador.credentials.aws.iam import Place, Signer, no_region
 from pgambassador.credentials.aws.partitions import default_region, dsql_region, plain
-from pgambassador.credentials.aws.rds import end, no_region
-from pgambassador.credentials.aws.wallet import Wallet
-from pgambassador.credentials.provider import Login, Secret
+from pgambassador.credentials.provider import Login
 from pgambassador.errors import ConfigError
 
 ADMIN = "admin"
@@ -26,36 +21,20 @@ REMEDY = (
 )
 
 
-class Dsql:
+class Dsql(Signer[AwsDsqlCredentials]):
     """The provider."""
 
-    per_host = True
-    window = 0.0
     remedy = REMEDY
+    service = "dsql"
 
-    def __init__(self, options: AwsDsqlCredentials, environ: Mapping[str, str] = os.environ) -> None:
-        self._options = options
-        self._environ = environ
-        self._wallet = Wallet(options, environ)
+    def place(self, login: Login) -> Place:
+        return place(self._options, login, self._environ)
 
-    async def fetch(self, login: Login) -> Secret:
-        host, region = place(self._options, login, self._environ)
-        keys = await self._wallet.keys(region)
-        now = time.time()
-        token = sigv4.presign(
-            keys,
-            service="dsql",
-            region=region,
-            host=host,
-            port=None,
-            query={"Action": "DbConnectAdmin" if login.user == ADMIN else "DbConnect"},
-            now=now,
-        )
-        return Secret(None, token.encode(), end(keys, now))
+    def query(self, login: Login) -> Mapping[str, str]:
+        return {"Action": "DbConnectAdmin" if login.user == ADMIN else "DbConnect"}
 
 
-def place(options: AwsDsqlCredentials, login: Login, environ: Mapping[str, str]) -> tuple[str, str]:
-    """The cluster's name and region, which a token is signed for."""
+def place(options: AwsDsqlCredentials, login: Login, environ: Mapping[str, str]) -> Place:
     host = plain(options.host or login.host)
     found = dsql_region(host)
     if options.host is None and found is None:
@@ -67,4 +46,4 @@ def place(options: AwsDsqlCredentials, login: Login, environ: Mapping[str, str])
     region = options.region or found or default_region(environ)
     if region is None:
         raise no_region(host)
-    return host, region
+    return Place(host, None, region)

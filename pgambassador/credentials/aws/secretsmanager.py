@@ -16,10 +16,12 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pgambassador.config.aws import AwsSecretsManagerCredentials
+from pgambassador.credentials import blocking
 from pgambassador.credentials.aws import sigv4
 from pgambassador.credentials.aws.exchange import Answer, NoAnswer, ask
 from pgambassador.credentials.aws.partitions import arn_region, default_region, service_url
@@ -143,9 +145,8 @@ class SecretsManager:
         roots = self._environ.get("AWS_CA_BUNDLE") or None
         try:
             async with asyncio.timeout(SECONDS + 1):  # name servers have no limit of ours
-                answer = await asyncio.to_thread(
-                    ask, "POST", self._url, headers, body, seconds=SECONDS, roots=roots
-                )
+                question = partial(ask, "POST", self._url, headers, body, seconds=SECONDS, roots=roots)
+                answer = await blocking.run(question, "AWS Secrets Manager")
         except NoAnswer as failure:
             reason = str(failure)
         except TimeoutError:

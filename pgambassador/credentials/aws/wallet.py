@@ -14,8 +14,10 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from pgambassador.config.aws import Aws
+from pgambassador.credentials import blocking
 from pgambassador.credentials.aws import profiles, sources
 from pgambassador.credentials.aws.sigv4 import Keys
 from pgambassador.errors import AmbassadorError, ConfigError, Unreachable
@@ -52,11 +54,15 @@ class Wallet:
                 return _good(written, time.time())
         try:
             async with asyncio.timeout(SECONDS):
-                return await asyncio.to_thread(self._kept, region, time.monotonic())
+                return await blocking.run(partial(self._kept, region, time.monotonic()), "AWS credentials")
         except TimeoutError:
             raise Unreachable(
                 f"no AWS credentials within {SECONDS:g} s", hint="Check the network and the name servers."
             ) from None
+
+    def forget(self) -> None:
+        """Search again for the next who asks; those in hand are used if nothing is found."""
+        self._ask_at = 0.0
 
     def _kept(self, region: str | None, since: float) -> Keys:
         with self._lock:

@@ -1,0 +1,97 @@
+"""What SIGHUP does: all that is in files is read again, and what may change while clients work is changed.
+
+1. All that can fail comes before anything changes; if it fails, everything stays as it was, and the log says
+   why.
+2. Reading is done in threads: a file may be on a network, and everybody's statements go over the event loop.
+3. Signals that come meanwhile are one more reading behind this one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from pgambassador.config import Config, compare, warnings
+from pgambassador.config import QueryLog as Options
+from pgambassador.credentials import blocking
+from pgambassador.errors import AmbassadorError
+from pgambassador.net import tls
+from pgambassador.net.directory import listed
+from pgambassador.net.gate import Gate
+from pgambassador.net.house import House
+from pgambassador.observe import log as logs
+from pgambassador.observe.querylog import QueryLog
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+HINT = "Check the file systems that they are on."
+
+
+class Reload:
+    """`again` reads the configuration from where it came at the start; None: from nowhere."""
+
+    def __init__(self, house: House, query_log: QueryLog, again: Callable[[], Config] | None) -> None:
+        self._house = house
+        self._query_log = query_log
+        self._again = again
+        self._wanted = self._busy = False
+
+    async def run(self) -> None:
+        """Once for all who ask while it is under way, and once more for them."""
+        self._wanted = True
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._wanted and not self._house.draining:
+                self._wanted = False
+                await self._once()
+        finally:
+            self._busy = False
+
+    async def _once(self) -> None:
+        house = self._house
+        try:
+            new = house.config if self._again is None else await _read(self._again)
+            change = compare(house.config, new)
+            change.check()
+            users = await _read(partial(listed, change.config.auth))
+            gate = Gate(change.config.tls)
+            if gate.offers:
+                gate.armour()
+        except AmbassadorError as error:
+            log.error("the configuration stays as it was: %s", error.sentence())
+            return
+        house.reload(change.config, users, gate)
+        self._query_log.configure(**what_to_log(change.config.query_log))
+        logs.set_level(change.config.log.level)
+        for name, cluster in change.config.clusters.items():
+            try:
+                tls.reread(cluster.upstream())
+            except AmbassadorError as error:
+                log.warning("cluster %s: %s", name, error.sentence())
+        for keyring in house.keyrings.values():
+            keyring.renew()
+        for each in warnings(change.config) if change.live else ():
+            log.warning(each)
+        applied = f"; applied: {', '.join(change.live)}" if change.live else ""
+        log.info("configuration, certificates, users and credentials are read again%s", applied)
+        if change.restart:
+            log.warning("only a restart will apply the changes of %s", ", ".join(change.restart))
+
+    def __repr__(self) -> str:
+        return f"<Reload{' under way' if self._busy else ''}>"
+
+
+def what_to_log(options: Options) -> dict[str, Any]:
+    """As QueryLog takes it."""
+    return {name: getattr(options, name) for name in ("slow", "sample", "errors", "literals")}
+
+
+async def _read(question: Callable[[], T]) -> T:
+    return await blocking.ask(question, seconds=PATIENCE, whom="the configuration's files", hint=HINT)

@@ -1,0 +1,96 @@
+"""What differs between two configurations, and which of it a running process takes over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec.inspect as mi
+import pytest
+
+from pgambassador.config import Config, compare
+from pgambassador.config.build import build
+from pgambassador.errors import ConfigError
+
+URL = "postgresql://app:hunter2@db.example/shop"
+
+
+def config(**more: Any) -> Config:
+    tree = {"clusters": {"main": {"url": URL}}, **more}
+    found: Config = build(mi.type_info(Config), tree, "")
+    return found
+
+
+def test_the_same_is_no_change() -> None:
+    change = compare(config(), config())
+    assert (change.live, change.restart) == ([], [])
+    assert change.config == config()
+
+
+@pytest.mark.parametrize(
+    ("new", "live"),
+    [
+        ({"auth": {"users": {"a": "hunter2"}}}, ["auth.users.a"]),
+        ({"auth": {"rules": [{"method": "trust"}]}}, ["auth.rules"]),
+        ({"auth": {"map": {"a": "b"}, "query": {"user": "x"}}}, ["auth.query", "auth.map.a"]),
+        ({"tls": {"certificate": "x", "mode": "require"}}, ["tls.mode", "tls.certificate"]),
+        ({"clients": {"max": 5, "login_timeout": "1s"}}, ["clients.max", "clients.login_timeout"]),
+        ({"log": {"level": "debug"}, "drain_timeout": "1s"}, ["log.level", "drain_timeout"]),
+        ({"query_log": {"slow": "off"}}, ["query_log.slow"]),
+    ],
+)
+def test_what_is_taken_over(new: dict[str, Any], live: list[str]) -> None:
+    change = compare(config(), config(**new))
+    assert (change.live, change.restart) == (live, [])
+    assert change.config == config(**new)
+    back = compare(config(**new), config())
+    assert (back.live, back.restart, back.config) == (live, [], config())
+
+
+@pytest.mark.parametrize(
+    ("new", "restart"),
+    [
+        ({"clusters": {"main": {"url": URL + "2"}}}, ["clusters.main.url"]),
+        ({"clusters": {"other": {"url": URL}}}, ["clusters.main", "clusters.other"]),
+        (
+            {"clusters": {"main": {"url": URL, "credentials": {"password": "hunter2"}}}},
+            ["clusters.main.credentials"],
+        ),
+        ({"databases": {"shop": {"max_clients": 3}}}, ["databases.shop"]),
+        ({"listen": ["127.0.0.1:1"], "http": "off"}, ["listen", "http"]),
+        ({"pool": {"size": 3, "mode": "session"}}, ["pool.mode", "pool.size"]),
+        ({"users": {"*": {"max_clients": 3}}}, ["users.*"]),
+        ({"clients": {"buffer": 65536}}, ["clients.buffer"]),
+        ({"query_log": {"file": "x"}}, ["query_log.file"]),
+    ],
+)
+def test_what_waits_for_a_restart(new: dict[str, Any], restart: list[str]) -> None:
+    change = compare(config(), config(**new))
+    assert (change.live, change.restart) == ([], restart)
+    assert change.config == config()
+    assert "hunter2" not in repr(change)
+
+
+def test_one_provider_in_place_of_another() -> None:
+    one, two = (
+        config(clusters={"main": {"url": URL, "credentials": each}})
+        for each in ({"provider": "env", "variable": "A"}, {"provider": "file", "path": "b"})
+    )
+    assert compare(one, two).restart == ["clusters.main.credentials"]
+
+
+def test_both_together() -> None:
+    change = compare(config(), config(listen=["127.0.0.1:1"], log={"level": "error"}))
+    assert (change.live, change.restart) == (["log.level"], ["listen"])
+    assert change.config == config(log={"level": "error"})
+    change.check()
+
+
+def test_what_does_not_go_together_with_what_stays() -> None:
+    """It would be right after a restart: users without a password where only this machine can connect."""
+    here = config(auth={"method": "trust"})
+    elsewhere = config(listen=["0.0.0.0:5432"], auth={"users": {"a": "b"}})
+    with pytest.raises(ConfigError) as caught:
+        compare(elsewhere, here).check()
+    sentence = caught.value.sentence()
+    assert "what only a restart changes (listen): 0.0.0.0:5432 can be reached from other machines" in sentence
+    assert sentence.endswith("Restart to apply all of it.")

@@ -11,7 +11,7 @@ COMPILED := $(shell find pgambassador -name '*.pyx' -o -name '*.pxd')
 MODULES = $(subst /,.,$(basename $(filter %.pyx,$(COMPILED))))
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test adversity fuzz check format bench clean
+.PHONY: help demo test adversity fuzz suites check format bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test    all tests (ARGS='-k name' for some)"
 	@echo "make adversity  clients, cancels and killed servers at random, against a ledger of what was told"
 	@echo "make fuzz    random conversations and broken messages, for minutes (EXAMPLES=n)"
+	@echo "make suites  drivers' own test suites, directly and through the ambassador (ARGS=asyncpg for one)"
 	@echo "make check   format, lint, types, stubs"
 	@echo "make format  write the format that check wants"
 	@echo "make bench   side by side with PgBouncer"
@@ -37,6 +38,9 @@ adversity: $(VENV)/installed-dev
 
 fuzz: $(VENV)/installed-dev
 	PGAMBASSADOR_LONG=$(EXAMPLES) $(RUN) -m pytest --timeout 1800 tests/same tests/fuzz $(ARGS)
+
+suites: $(VENV)/installed-dev
+	$(RUN) -m tests.suites $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(RUN) -m ruff format --check .

@@ -145,16 +145,19 @@ def _key(name: object, path: str) -> str:
     return name
 
 
+_WITH_COMMAS = ("listen", "harmless_extensions")
+
+
 def _tuple(kind: mi.VarTupleType, raw: object, path: str) -> tuple[Any, ...]:
     if isinstance(raw, str):  # a list in one line: as a shell would cut it, commas as well
         try:
-            found = shlex.split(raw.replace(",", " ") if path == "listen" else raw)
+            found = shlex.split(raw.replace(",", " ") if path.endswith(_WITH_COMMAS) else raw)
         except ValueError:
             raise ConfigError(f"{_place(raw, path)} has a quotation mark that is not closed.") from None
         raw = [Given(item, raw.source) for item in found] if isinstance(raw, Given) else found
     if not isinstance(raw, list | tuple):
         raise ConfigError(f"{path} must be a list, not {_type(raw)}.")
-    if not raw:
+    if not raw and kind.min_length != 0:
         raise ConfigError(f"{path} must not be empty.")
     return tuple(build(kind.item_type, item, f"{path}[{i}]") for i, item in enumerate(raw))
 

@@ -56,6 +56,13 @@ class Pool(Struct, frozen=True):
         int,
         Meta(ge=1, le=100_000, description="Prepared statements kept on a server connection at most."),
     ] = 200
+    harmless_extensions: Annotated[
+        tuple[str, ...],
+        Meta(
+            min_length=0,
+            description="Extensions whose functions in C leave nothing in a session, beside those known.",
+        ),
+    ] = ()
 
 
 class PoolOverrides(Struct, frozen=True, omit_defaults=True):
@@ -69,6 +76,7 @@ class PoolOverrides(Struct, frozen=True, omit_defaults=True):
     idle_timeout: Duration | UnsetType | None = UNSET
     lifetime: Duration | UnsetType | None = UNSET
     statements: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
+    harmless_extensions: Annotated[tuple[str, ...], Meta(min_length=0)] | UnsetType = UNSET
 
     def over(self, base: Pool) -> Pool:
         if self == _INHERITED:

@@ -22,6 +22,7 @@ cdef class Answers(Failures):
     cdef int settle_news(self) except -1
     cdef bint wants_all(self, int kind) noexcept
     cdef int message(self, int kind, double now) except -1
+    cdef int interrupt(self) except -1
     cdef int learn(self, int kind, int verdict) except -1
     cdef int sender(self, unsigned char *at) except -1
     cdef bint parameter(self) except -1

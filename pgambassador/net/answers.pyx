@@ -206,6 +206,8 @@ cdef class Answers(Failures):
         elif kind == c'G':
             self.copying = not self.ledger.copy_in()
             self.copy_syncs = False
+            if self.copying and self.ledger.count > 1:
+                self.interrupt()
         elif kind == c'Z':
             self.status = self.scanner.at[5]
             self.copying = False
@@ -215,6 +217,15 @@ cdef class Answers(Failures):
                 self.tag()
         elif kind == c't' or ((kind == c'T' or kind == c'n') and self.described is not None):
             self.learn(kind, verdict)
+        return 0
+
+    cdef int interrupt(self) except -1:
+        """What stands behind a COPY belongs to it. If it was not sent, the server must hear of it all the same."""
+        cdef Entry *behind = &self.ledger.ring[(self.ledger.first + 1) & self.ledger.mask]
+        cdef bytes frame
+        if behind.action == FAKE:
+            frame = bytes((behind.kind,)) + b"\x00\x00\x00\x06S\x00"
+            self.channel.send(frame, len(frame))
         return 0
 
     cdef int learn(self, int kind, int verdict) except -1:

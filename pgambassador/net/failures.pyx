@@ -72,7 +72,7 @@ cdef class Failures:
             if <object>head.note is CHANGED and self.sqlstate == "26000":
                 self.sqlstate = "0A000"
                 self.instead = self.home.policy.statements.refusal
-            elif self.sqlstate in ("26000", "42P05") and type(<object>head.note) is Statement:
+            elif self.sqlstate in ("26000", "42P05") and type(<object>head.note) is Statement and not self.home.sticky:
                 # What this server knows is not what we think it knows (a DO block can DEALLOCATE).
                 self.retiring = True
             elif self.prepared.get(<object>head.note) is ASKED:
@@ -84,14 +84,16 @@ cdef class Failures:
                     self.home.policy.statements.outdated((<const char *>self.scanner.at)[:self.scanner.have])
                 if self.sqlstate != "0A000" or (<Statement>head.note).shape is None:
                     self.prepared[<object>head.note] = STALE
+            note = <object>head.note
             if self.reader is not None:
-                if self.instead is None and type(<object>head.note) is Statement and not self.scanner.left:
-                    message = (<const char *>self.scanner.at)[:self.scanner.have]
-                    self.instead = renamed(message, <object>head.note, self.reader.statements)
-                self.reader.settled(head.kind, <object>head.note, head.started, now, 0, self.sqlstate)
+                self.reader.settled(head.kind, note, head.started, now, 0, self.sqlstate)
             if self.copying and self.copy_syncs:
                 self.doubtful = True
             self.undo(self.ledger.fail())
+            if self.reader is not None and self.instead is None and type(note) is Statement and not self.scanner.left:
+                # A Close that has not happened has given its name back.
+                message = (<const char *>self.scanner.at)[:self.scanner.have]
+                self.instead = renamed(message, note, self.reader.statements)
             self.sqlstate = ""
         self.copying = False
         return 0
@@ -140,9 +142,15 @@ cdef class Failures:
                     self.prepared[note] = None
                 elif note is not None and owner is not None:
                     owner.statements.setdefault(name, note)
+            elif kind == c'B':
+                if name is not None:
+                    (<object>owner).portals[name[0]] = name[1]  # the portal of that name is the one before
             elif name is not None:
                 # Of a Close or a simple query that was skipped: the unnamed statement is still there.
                 owner.unnamed = name
+            if kind == c'Q' and action == FORWARD and self.ledger.count and self.ledger.head().action == SWALLOW:
+                # What was lent to it has failed. The server skips to our Sync, whose answer it has instead of its own.
+                self.ledger.head().action = FORWARD
         return 0
 
     cdef int pay(self) except -1:

@@ -93,7 +93,7 @@ class Keeper(States):
         self.clients: set[Session] = set()
         self.backends: set[Backend] = set()
         self.greeting = Greeting(self)
-        self.lookout = Lookout(self.lane)
+        self.lookout = Lookout(self.lane, config.harmless_extensions)
         self._parting: dict[Backend, asyncio.Task[object]] = {}
         self._retry: asyncio.TimerHandle | None = None
         self.lease = Lease(commons, caps, self) if commons is not None and caps else None
@@ -124,8 +124,9 @@ class Keeper(States):
         """How many connections should begin to be opened now."""
         if self.stopping:
             return 0
-        coming = self.opening + self.lookout.engaged
-        return self.plan.openings(waiting=self.asked_for, total=self.lane.total, opening=coming, now=now)
+        # The one that is being asked comes back, and is one of the total.
+        waiting = max(self.asked_for - self.lookout.asking, 0)
+        return self.plan.openings(waiting=waiting, total=self.lane.total, opening=self.opening, now=now)
 
     def begin(self) -> None:
         self.opening += 1

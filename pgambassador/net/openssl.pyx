@@ -44,6 +44,7 @@ cdef enum:
     BIO_C_SET_BUF_MEM = 114
     BIO_C_GET_BUF_MEM_PTR = 115
     GROWN = 32 * 1024
+    GROWN_OUTGOING = 8 * 1024
     STREAM = 96 * 1024
     SSL_CTRL_SET_SESS_CACHE_MODE = 44
     SSL_SESS_CACHE_OFF = 0
@@ -212,7 +213,7 @@ cdef Py_ssize_t encrypt(Session *session, const char *data, Py_ssize_t n, char *
 
 cdef void taken(Session *session) noexcept:
     cdef Buffer *buffer = <Buffer *>session.written
-    if buffer.max <= GROWN or buffer.length >= STREAM or not renew(session.outgoing):
+    if buffer.max <= GROWN_OUTGOING or buffer.length >= STREAM or not renew(session.outgoing):
         bio_control(session.outgoing, BIO_CTRL_RESET, 0, NULL)
 
 

@@ -12,7 +12,7 @@ cdef class Preparing(Waiter):
     cdef bint passing
     cdef double now
     cdef object bound
-    cdef dict portals
+    cdef readonly dict portals
     # Names of statements that messages under way have given or taken away, and in which part of the pipeline.
     cdef dict changing
     cdef Py_ssize_t part
@@ -24,14 +24,14 @@ cdef class Preparing(Waiter):
 
     cdef int parse(self, Backend backend) except -1
     cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1
+    cdef bint certain_of_unnamed(self, Backend backend) except -1
     cdef bint stall(self) except -1
     cdef int bind(self, Backend backend) except -1
     cdef bint as_told(self, Backend backend, Statement statement, int kind) except -1
+    cdef int make_sure(self, Backend backend, Statement statement) except -1
     cdef int bring_unnamed(self, Backend backend) except -1
     cdef int describe(self, Backend backend) except -1
-    cdef int close_statement(self, Backend backend) except -1
     cdef int lend(self, Backend backend, bytes text) except -1
-    cdef int clear_up(self, Backend backend) except -1
     cdef int forward(self) except -1
     cdef int cut(self, Backend backend) except -1
     cdef Py_ssize_t name_end(self, Py_ssize_t start) noexcept

@@ -3,6 +3,8 @@
 
 1. Statements belong to the session under the client's names, to servers under ours. An unknown name passes
    unchanged, and so does a message that is malformed: the server's own error answers it.
+   SQL's names and the protocol's are the same on one connection: what SQL shall know of ours is lent to the server for
+   that message (`lend`), and what SQL's PREPARE may have taken is tried there.
 2. What a name means is decided when all is known that it depends on: behind a Sync whose part of the pipeline may
    have failed, a message that needs a name which was changed there waits for the answers (`stalled`).
 """
@@ -12,15 +14,13 @@ from pgambassador.net.backend cimport Backend
 from pgambassador.net.failures cimport ASKED, CHANGED, CHANGED_ROWS, STALE
 from pgambassador.net.parties cimport Statement
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
-from pgambassador.wire.replies cimport mentions_state
+from pgambassador.wire.replies cimport begins_like_set, mentions_state
 
 from pgambassador.net.statements import may_forget
 from pgambassador.wire import build
-from pgambassador.wire.parse import deallocated
+from pgambassador.wire.parse import named_by_sql
 
-cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
 cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
-cdef bytes SYNC = b"S\x00\x00\x00\x04"
 # Names of portals are kept for the query log alone.
 cdef Py_ssize_t PORTALS_MOST = 1000
 cdef Py_ssize_t LENT_MOST = 64 * 1024
@@ -45,15 +45,19 @@ cdef class Preparing(Waiter):
         cdef Statement statement
         cdef const char *at = <const char *>self.scanner.at
         cdef Py_ssize_t end = self.name_end(5)
-        cdef bytes name, before
+        cdef bytes name, before, text
         cdef object key
+        cdef bint shared
         backend.unsynced = True
         if end < 0:
             backend.ledger.put(c'P', FORWARD, self, None, None, self.now)
             return self.forward()
         if end == 6:
             before = self.unnamed
+            if self.statements and mentions_state(at, self.scanner.have):
+                self.lend(backend, at[6:self.scanner.have])
             self.unnamed = at[:self.scanner.have]
+            self.changing[b""] = self.part
             backend.unnamed_of = self
             backend.ledger.put(c'P', FORWARD, self, self.unnamed, before, self.now)
             return self.forward()
@@ -72,10 +76,30 @@ cdef class Preparing(Waiter):
             trivial = build.parse(name, b"")
             backend.channel.stage(trivial, len(trivial))
             backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
+        if self.lane.sticky and begins_like_set(self.scanner.at + end, self.scanner.have - end):
+            # Its text is needed (`follow`).
+            text = at[end:self.scanner.have].partition(b"\x00")[0]
+            statement = Statement(name, at[:self.scanner.have], text)
+            key = (name, self.statements[name]) if name in self.statements else name
+            self.statements[name] = statement
+            backend.ledger.put(c'P', FORWARD, self, statement, key, self.now)
+            return self.forward()
         if self.lane.sticky or name in self.litter:
             backend.ledger.put(c'P', FORWARD, self, at[end:self.scanner.have], None, self.now)
             return self.forward()
-        statement = self.policy.statement(at[end:self.scanner.have], self.state if backend.marked_by is None else None)
+        if backend.tied and name not in self.statements and name not in self.lent and backend.status != c'E':
+            # SQL's PREPARE may have made one of that name, which the server knows.
+            self.cut(backend)
+            trivial = build.parse(name, b"") + build.close_statement(name)
+            backend.channel.stage(trivial, len(trivial))
+            backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
+            backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
+        shared = backend.marked_by is None
+        if self.statements and mentions_state(at, self.scanner.have):
+            text = at[end:self.scanner.have]
+            self.lend(backend, text)
+            shared = shared and not named_by_sql(text)  # names are the client's own
+        statement = self.policy.statement(at[end:self.scanner.have], self.state if shared else None)
         self.statements[name] = statement
         self.changing[name] = self.part
         if statement in backend.prepared:
@@ -85,7 +109,9 @@ cdef class Preparing(Waiter):
             # What is under way may yet change what the server knows: then only the server can say.
             self.cut(backend)
             backend.drop(statement, self)
-        self.cut(backend)
+        else:
+            self.cut(backend)
+            self.make_sure(backend, statement)
         backend.channel.stage(statement.frame, len(statement.frame))
         backend.ledger.put(c'P', FORWARD, self, statement, key, self.now)
         backend.adopt(statement, self)
@@ -134,6 +160,19 @@ cdef class Preparing(Waiter):
         self.changing.pop(name, None)
         return True
 
+    cdef bint certain_of_unnamed(self, Backend backend) except -1:
+        """The same of the unnamed statement: where a Parse was skipped the server has another one, perhaps not ours."""
+        cdef Py_ssize_t i
+        cdef Entry *entry
+        if self.changing.get(b"", self.part) == self.part:
+            return True
+        for i in range(backend.ledger.count):
+            entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
+            if entry.kind == c'P' and <object>entry.note is self.unnamed:
+                return self.stall()
+        del self.changing[b""]
+        return True
+
     cdef bint stall(self) except -1:
         """This message comes again when more has been answered."""
         self.scanner.back()
@@ -147,6 +186,7 @@ cdef class Preparing(Waiter):
         cdef Py_ssize_t portal = self.name_end(5)
         cdef Py_ssize_t end, rest
         cdef bytes name, head
+        cdef object before
         end = self.name_end(portal) if portal >= 0 else -1
         if end < 0 and self.scanner.left:
             return self.scanner.ask(self.scanner.have * 2)
@@ -157,6 +197,8 @@ cdef class Preparing(Waiter):
         statement = None
         self.bound = None
         if end - portal == 1:
+            if not self.certain_of_unnamed(backend):
+                return 0
             self.bound = self.unnamed
             if self.unnamed is not None and (
                 self.lane.wary or mentions_state(<const char *>self.unnamed, len(self.unnamed))
@@ -165,16 +207,23 @@ cdef class Preparing(Waiter):
                 self.policy.called(self, backend, self.unnamed[6:], (<const char *>at)[end:self.scanner.have])
                 self.lend(backend, self.unnamed[6:])
             self.bring_unnamed(backend)
-        elif not self.lane.sticky:
+        elif self.lane.sticky:
+            if self.statements:
+                self.bound = self.statements.get(self.name_at(portal, end))
+        else:
             name = self.name_at(portal, end)
             if not self.certain(backend, name, False):
                 return 0
             statement = self.statements.get(name)
             self.bound = statement
+        before = None
         if portal > 6:
             if len(self.portals) >= PORTALS_MOST:
                 self.portals.clear()
-            self.portals[(<const char *>at)[5:portal - 1]] = self.bound
+            name = (<const char *>at)[5:portal - 1]
+            if name in self.portals:
+                before = (name, self.portals[name])
+            self.portals[name] = self.bound
         if statement is not None:
             if statement.sets or self.lane.wary:
                 self.cut(backend)
@@ -186,12 +235,12 @@ cdef class Preparing(Waiter):
             rest = self.scanner.size - 1 - (end - portal) + len(statement.name) + 1
             head = b"B" + rest.to_bytes(4, "big") + (<const char *>at)[5:portal] + statement.name + b"\x00"
             backend.channel.stage(head, len(head))
-            backend.ledger.put(c'B', FORWARD, self, statement, None, self.now)
+            backend.ledger.put(c'B', FORWARD, self, statement, before, self.now)
             self.run = at + end
             self.length = self.scanner.have - end
             return 0
         backend.unfamiliar = False
-        backend.ledger.put(c'B', FORWARD, self, self.bound, None, self.now)
+        backend.ledger.put(c'B', FORWARD, self, self.bound, before, self.now)
         return self.forward()
 
     cdef bint as_told(self, Backend backend, Statement statement, int kind) except -1:
@@ -204,6 +253,8 @@ cdef class Preparing(Waiter):
             state = backend.prepared.get(statement)
             if state is not None and backend.status == c'E' and not backend.ledger.count:
                 return True  # the server will refuse it because of its transaction
+            if state is None:
+                self.make_sure(backend, statement)
             if statement.shape is not None and statement.age != self.policy.statements.age:
                 if state is CHANGED_ROWS:
                     backend.prepared[statement] = STALE
@@ -217,6 +268,20 @@ cdef class Preparing(Waiter):
                 return False
             backend.teach(statement, self)
         return True
+
+    cdef int make_sure(self, Backend backend, Statement statement) except -1:
+        """A Close of a statement that made place for another one may be skipped yet: then the server still has it."""
+        cdef Py_ssize_t i
+        cdef Entry *entry
+        cdef bytes close
+        for i in range(backend.ledger.count):
+            entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
+            if entry.kind == c'C' and entry.action == SWALLOW and <object>entry.note is statement:
+                close = build.close_statement(statement.name)
+                backend.channel.stage(close, len(close))
+                # Skipped itself, it gives nothing back: what the server has then is a matter of the one before.
+                return backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
+        return 0
 
     cdef int bring_unnamed(self, Backend backend) except -1:
         """The unnamed statement there must be ours, or none: never another client's."""
@@ -244,8 +309,12 @@ cdef class Preparing(Waiter):
                 return 0
             statement = self.statements.get(name)
         elif self.scanner.have == 7 and at[5] == c'S':
+            if not self.certain_of_unnamed(backend):
+                return 0
             self.bring_unnamed(backend)
         if statement is not None:
+            if statement.sets:
+                self.lend(backend, statement.text)
             if not self.as_told(backend, statement, c'D'):
                 return 0
             frame = build.describe_statement(statement.name)
@@ -256,65 +325,31 @@ cdef class Preparing(Waiter):
         backend.ledger.put(c'D', FORWARD, self, note, None, self.now)
         return self.forward()
 
-    cdef int close_statement(self, Backend backend) except -1:
-        """Close: a statement is forgotten here, servers keep it for others; a portal is the server's."""
-        cdef const char *at = <const char *>self.scanner.at
-        cdef Statement statement
-        cdef bytes name, before
-        if self.scanner.have < 7 or at[5] != c'S' or self.lane.sticky:
-            backend.unsynced = True
-            backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
-            if self.portals and self.scanner.have > 7:
-                self.portals.pop(at[6:self.scanner.have - 1], None)
-            return self.forward()
-        name = self.name_at(6, self.scanner.have)
-        if backend is not None and name and not self.certain(backend, name, False):
-            return 0
-        statement = self.statements.pop(name, None)
-        before = self.unnamed
-        if not name:
-            self.unnamed = None
-        if backend is None:
-            self.channel.stage(CLOSE_COMPLETE, 5)
-            return 0
-        backend.unsynced = True
-        if not name:
-            backend.ledger.put(c'C', FORWARD, self, None, before, self.now)
-            return self.forward()
-        self.changing[name] = self.part
-        backend.ledger.put(c'C', FAKE, self, statement, name, self.now)
-        return 0
-
     cdef int lend(self, Backend backend, bytes text) except -1:
-        """A DEALLOCATE by SQL needs names that only we know: the server is given them, for empty statements."""
-        cdef bytes name, trivial
+        """SQL's EXECUTE, PREPARE and DEALLOCATE may mean names that only we know: the server is given them, for this
+        message or up to the next Sync. What is executed is the statement; elsewhere an empty one will do."""
+        cdef Statement statement
+        cdef bytes name, frames
         if self.lane.sticky or not self.statements or len(text) > LENT_MOST:
             return 0
-        for name in deallocated(text):
-            if name in self.statements and name not in self.lent and name not in self.litter:
-                self.cut(backend)
-                # SQL's PREPARE may have made one of that name, which the DEALLOCATE means as well.
-                trivial = build.close_statement(name) + build.parse(name, b"")
-                if backend.untouched():
-                    backend.fence += 2
-                backend.channel.stage(trivial, len(trivial))
-                backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
-                backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
-                self.lent[name] = None
-        return 0
-
-    cdef int clear_up(self, Backend backend) except -1:
-        """Close what was made known to the server for the sake of its answer alone."""
-        cdef bytes name, close
-        self.cut(backend)
-        for name in (*self.litter, *self.lent):
-            close = build.close_statement(name)
-            backend.channel.stage(close, len(close))
+        for name, uses in named_by_sql(text).items():
+            statement = self.statements.get(name)
+            if statement is None or name in self.lent or name in self.litter:
+                continue
+            self.cut(backend)
+            frames = build.parse(name, b"")
+            if b"execute" in uses:
+                if backend.status == c'E':
+                    continue  # the server will refuse it because of its transaction
+                self.policy.called(self, backend, statement.text)
+                frames = build.frame(c'P', name + statement.frame[5 + len(statement.name):])
+            # SQL's PREPARE may have made one of that name where nobody could see it.
+            frames = build.close_statement(name) + frames
+            backend.channel.stage(frames, len(frames))
             backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
-        backend.channel.stage(SYNC, 5)
-        self.litter.clear()
-        self.lent.clear()
-        return backend.ledger.put(c'S', SWALLOW, self, None, None, self.now)
+            backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
+            self.lent[name] = b"deallocate" in uses and b"prepare" in uses
+        return 0
 
     cdef int forward(self) except -1:
         """The chunk goes on as it came."""

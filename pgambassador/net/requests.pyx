@@ -14,8 +14,10 @@ from pgambassador.wire.replies cimport begins_like_set, mentions_state
 
 from pgambassador.net.statements import statement_text
 from pgambassador.wire import build
+from pgambassador.wire.parse import named_by_sql
 
 cdef bytes SYNC = b"S\x00\x00\x00\x04"
+cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
 
 
 cdef class Requests(Preparing):
@@ -83,21 +85,25 @@ cdef class Requests(Preparing):
         if backend.unsynced:
             # PostgreSQL 18 confuses its transactions when a simple query follows an Execute without a Sync.
             backend.retiring = True
-        elif backend.unfamiliar and not backend.untouched() and mentions_state(
+        elif (backend.unfamiliar or self.statements) and not backend.untouched() and mentions_state(
             <const char *>self.scanner.at, self.scanner.have
         ):
-            self.stall()
-            return 0
-        self.part += 1
+            if backend.unfamiliar or named_by_sql((<const char *>self.scanner.at)[5:self.scanner.have]):
+                self.stall()
+                return 0
         if begins_like_set(self.scanner.at + 5, self.scanner.have - 5):
             text = (<const char *>self.scanner.at)[5:self.scanner.have]
-            # Where it fails for certain it shall fail as what it is.
-            if not self.scanner.left and not backend.unsynced and (backend.status != c'E' or backend.ledger.count):
-                change = self.policy.led_back(self, backend, text) if text[len(text) - 1] == 0 else None
-                if change:
+            if not self.scanner.left and not backend.unsynced and text[len(text) - 1] == 0:
+                change = self.policy.led_back(self, backend, text)
+                if change and not backend.untouched():
+                    self.stall()
+                    return 0
+                # Where its transaction has failed it shall fail as what it is.
+                if change and backend.status != c'E':
                     return self.lead_back(backend, text, change)
         elif self.lane.sink is not None:
             text = (<const char *>self.scanner.at)[5:self.scanner.have]
+        self.part += 1
         backend.unsynced = False
         # A simple query ends the unnamed statement (manual: "Extended Query"), unless it is skipped.
         before, self.unnamed = self.unnamed, None
@@ -129,6 +135,7 @@ cdef class Requests(Preparing):
         backend.unfamiliar = False
         self.cut(backend)
         backend.channel.stage(run, len(run))
+        backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
         backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
         backend.ledger.put(c'B', SWALLOW, self, None, None, self.now)
         backend.ledger.put(c'E', FORWARD, self, text, None, self.now)
@@ -147,9 +154,62 @@ cdef class Requests(Preparing):
             run, close = build.aside(statement, unnamed=False)
             backend.channel.stage(run, len(run))
             backend.channel.stage(close, len(close))
-            for kind in b"PBECC":
+            for kind in b"CPBECC":
                 backend.ledger.put(kind, SWALLOW, self, None, None, self.now)
         return 0
+
+    cdef int close_statement(self, Backend backend) except -1:
+        """Close: a statement is forgotten here, servers keep it for others; a portal is the server's."""
+        cdef const char *at = <const char *>self.scanner.at
+        cdef Statement statement
+        cdef bytes name, before
+        if self.scanner.have < 7 or at[5] != c'S' or self.lane.sticky:
+            backend.unsynced = True
+            backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
+            if self.lane.sticky and self.statements and self.scanner.have > 7 and at[5] == c'S':
+                self.statements.pop(self.name_at(6, self.scanner.have), None)
+            elif self.portals and self.scanner.have > 7:
+                self.portals.pop(at[6:self.scanner.have - 1], None)
+            return self.forward()
+        name = self.name_at(6, self.scanner.have)
+        if backend is not None and name and not self.certain(backend, name, False):
+            return 0
+        if backend is not None and backend.tied and name and name not in self.statements:
+            # Perhaps one of SQL's PREPARE, which has kept the connection until now.
+            self.policy.called(self, backend, b"close")
+            backend.unsynced = True
+            backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
+            return self.forward()
+        statement = self.statements.pop(name, None)
+        before = self.unnamed
+        if not name:
+            self.unnamed = None
+        if backend is None:
+            self.channel.stage(CLOSE_COMPLETE, 5)
+            return 0
+        backend.unsynced = True
+        if not name:
+            backend.ledger.put(c'C', FORWARD, self, None, before, self.now)
+            return self.forward()
+        self.changing[name] = self.part
+        backend.ledger.put(c'C', FAKE, self, statement, name, self.now)
+        return 0
+
+    cdef int clear_up(self, Backend backend) except -1:
+        """Close what was made known to the server for the sake of its answer alone."""
+        cdef bytes name, close
+        self.cut(backend)
+        for name in (*self.litter, *self.lent):
+            if self.lent.get(name):
+                backend.retiring = True  # it may be the client's now
+                continue
+            close = build.close_statement(name)
+            backend.channel.stage(close, len(close))
+            backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
+        backend.channel.stage(SYNC, 5)
+        self.litter.clear()
+        self.lent.clear()
+        return backend.ledger.put(c'S', SWALLOW, self, None, None, self.now)
 
     cdef int execute(self, Backend backend) except -1:
         cdef Py_ssize_t end = self.name_end(5)

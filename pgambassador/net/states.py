@@ -43,9 +43,11 @@ _FUNCTIONS = frozenset({"FUNCTION", "PROCEDURE", "ROUTINE", "EXTENSION"})
 _UNKNOWN = "unknown settings"
 _SESSION_TIMEOUT = "idle_session_timeout"
 _SEQUENCE = "sequence"
+_EXTENSION = "extension"
 _TEMPORARY_PATH = "search_path = pg_temp"
 # What lasts as long as its session, whatever the server says is there.
-_LASTING = frozenset({ties.LOAD, _UNKNOWN, _SESSION_TIMEOUT, _SEQUENCE, _TEMPORARY_PATH})
+_LASTING = frozenset({ties.LOAD, _UNKNOWN, _SESSION_TIMEOUT, _SEQUENCE, _TEMPORARY_PATH, _EXTENSION})
+_LOADS = re.compile(rb"(?i)\bload\b")
 _DATABASE = re.compile(rb"(?i)\b(?:create|drop|alter)\s+database\b")
 _READS_SEQUENCE = re.compile(rb"(?i)\b(?:curr|last)val\b")
 _USES_SEQUENCE = re.compile(rb"(?i)\b(?:insert|nextval|merge|copy)\b")
@@ -147,8 +149,8 @@ class States:
         if tag in ties.BRINGING or (backend.tied and tag in ties.ENDING):
             self._tie(session, backend)
             backend.pinned = not self.lane.sticky  # notifications are for it
-        if tag == ties.LOAD and not self.lane.sticky:
-            self._pin(session, backend, session.facts.ties | {ties.LOAD})
+        if tag == ties.LOAD or (tag == "DO" and _LOADS.search(statement_text(backend.note) or b"load")):
+            self._keep(session, backend, ties.LOAD)
 
     def _defined(self, session: Session, backend: Backend, tag: str) -> None:
         """Tables, types or functions may have changed."""
@@ -189,6 +191,8 @@ class States:
             self._suspect(session, backend, suspects.settings)
             if suspects.ties:
                 self._tie(session, backend)
+            if suspects.lasts(text):
+                self._keep(session, backend, _EXTENSION)
         if found.concerns_database:
             self.vacate(text)
         if self.lane.sticky:
@@ -199,6 +203,12 @@ class States:
             self._sequence(session, backend)
         elif self.lookout.sequences and found.uses_sequence:
             self._pin(session, backend, session.facts.ties | {_SEQUENCE})
+
+    def _keep(self, session: Session, backend: Backend, reason: str) -> None:
+        """Something lasts as long as the connection, which goes to nobody else."""
+        backend.retiring = True
+        if not self.lane.sticky:
+            self._pin(session, backend, session.facts.ties | {reason})
 
     def _sequence(self, session: Session, backend: Backend) -> None:
         """currval() and lastval() mean what this session has done here, or they are an error."""
@@ -211,7 +221,7 @@ class States:
         if not names:
             return
         backend.marked_by = session
-        if self.lane.sticky and survey.ANY not in names:
+        if self.lane.sticky and survey.ANY not in names and not session.facts.doubts & survey.RESTORED:
             return  # nobody else gets the connection
         backend.curious = True
         session.facts.doubts |= names

@@ -106,15 +106,51 @@ _ALONE = re.compile(
 )
 _TO_DEFAULT = re.compile(rb"(?i)(.+?)(?:\s*(?:=|\bto\b)\s*|\s+)(default|local)", re.DOTALL)
 _ONE = re.compile(rb"(?i)[a-z_][\w$]*(?:\.[a-z_][\w$]*)*")
-_TWO_WORDS: Final = {b"time zone": "timezone", b"session authorization": "session_authorization"}
+_TWO_WORDS: Final = {
+    b"time zone": "timezone",
+    b"session authorization": "session_authorization",
+    b"names": "client_encoding",
+}
+
+
+# In other words: comments, names in quotes, statements that are empty.
+_TOKEN = re.compile(
+    rb'(?P<none>--[^\n]*|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)|"(?P<name>[A-Za-z_][\w$.]*)"|(?P<end>;)'
+    rb'|(?P<other>[^\s;"/-]+|[/-])|(?P<space>\s+)'
+)
+_OTHER_WORDS = re.compile(rb'["/;]|--|\v')
+
+
+def _plainly(text: bytes) -> bytes:
+    """The same without comments, quotes and empty statements; b"" if it is more than one statement."""
+    text = text.rstrip(b"\0")
+    if not _OTHER_WORDS.search(text):
+        return text
+    out, at, ended = b"", 0, False
+    while at < len(text):
+        found = _TOKEN.match(text, at)
+        if found is None:
+            return b""
+        at = found.end()
+        word = found["name"] or found["other"]
+        if found["end"]:
+            ended = bool(out.strip())
+        elif word is None:
+            out += b" "
+        elif ended:
+            return b""
+        else:
+            out += word
+    return out
 
 
 def restoration(text: bytes, start: Mapping[str, str]) -> list[bytes]:
     """The statements that lead from where a RESET has led to what the start packet has set.
 
-    `text` is one that is nothing but RESET, DISCARD ALL, or SET … TO DEFAULT; others are not understood.
+    `text` is one that is nothing but RESET, DISCARD ALL, or SET … TO DEFAULT, in whatever words; others are
+    not understood.
     """
-    found = _ALONE.fullmatch(text) if len(text) <= _READ_MOST else None
+    found = _ALONE.fullmatch(_plainly(text)) if len(text) <= _READ_MOST else None
     if found is None or not start:
         return []
     everything, name, local, setting = found.groups()
@@ -125,7 +161,9 @@ def restoration(text: bytes, start: Mapping[str, str]) -> list[bytes]:
         kept = {name: value for name, value in start.items() if name not in IDENTITY}
         return [_restore(kept).encode()] if kept else []
     if setting is not None:
-        default = _TO_DEFAULT.fullmatch(setting)
+        default = _TO_DEFAULT.fullmatch(
+            setting + b" default" if setting.strip().lower() == b"names" else setting
+        )
         if default is None or (default[2].lower() == b"local" and b"zone" not in default[1].lower()):
             return []
         name = default[1]
@@ -147,8 +185,11 @@ def names_in(text: bytes) -> Names:
     return frozenset(name.replace(b'"', b"").decode("ascii", "replace").lower() for name in found)
 
 
-# Names in disguise, and another way to set parameters (manual: "pg_settings").
-_ANOTHER_WAY = re.compile(rb'(?i)\bu&"|\bupdate\b.*\bpg_settings\b', re.DOTALL)
+# Names in disguise, another way to set parameters (manual: "pg_settings"), and functions that execute a text.
+_ANOTHER_WAY = re.compile(
+    rb'(?i)\bu&"|\bupdate\b.*\bpg_settings\b|(?:query|cursor|table|schema|database)_to_xml|\bts_(?:stat|rewrite)\b',
+    re.DOTALL,
+)
 
 
 def names_called(text: bytes) -> Names:
@@ -179,6 +220,8 @@ def question(names: Names, known: Iterable[str], start: Mapping[str, str] = Mapp
     statements = [" UNION ALL ".join(parts)] if parts else []
     if start and ANY in names:
         statements.insert(0, _restore(start))
+    elif start and names & RESTORED and names - RESTORED - TIES:
+        statements.insert(0, _restore(start))  # but not what was set since
     elif start and names & RESTORED:
         statements.insert(0, f"SELECT {_SET_AGAIN} FROM ({_values(start)}) AS start (name, value)")
     return build.query("; ".join(statements)) if statements else b""

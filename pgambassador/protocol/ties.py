@@ -3,6 +3,7 @@
 1. A statement's text says only that something may have come to be or to an end; what is there, the server
    says (`INVENTORY`). So transactions, savepoints and unlocking in any order are the server's business.
 2. Texts are read by PostgreSQL's own grammar. One that it cannot read may tie.
+   One that executes what it is given (query_to_xml) may do so too.
 3. What is done inside a function that a statement calls is not seen here: `protocol.suspects` reads those.
 """
 
@@ -22,11 +23,14 @@ MARK: Final = "!"
 # The tree of a statement as JSON. Within strings quotes are escaped, so that none of these can be a literal.
 _TIES: Final = re.compile(
     r'"relpersistence":"t"|"schemaname":"pg_temp"|"funcname":\[\{"String":\{"sval":"pg_temp"'
-    r'|"DeclareCursorStmt":\{'
+    r'|"DeclareCursorStmt":\{|"PrepareStmt":\{'
     r'|"funcname":\[(?:\{"String":\{"sval":"pg_catalog"\}\},)?'
-    r'\{"String":\{"sval":"pg_(?:try_)?advisory_lock'
+    r'\{"String":\{"sval":"(?:pg_(?:try_)?advisory_lock|ts_(?:stat|rewrite)"'
+    r"|(?:query|cursor|table|schema|database)_to_xml)"
 )
-_WORDS: Final = re.compile(rb'(?i)\btemp(?:orary)?\b|pg_temp|\bhold\b|advisory_lock|u&"')
+_WORDS: Final = re.compile(
+    rb'(?i)\btemp(?:orary)?\b|pg_temp|\bhold\b|\bprepare\b|advisory_lock|u&"|_to_xml|ts_stat|ts_rewrite'
+)
 _LOCKS: Final = (
     "pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory'"
     " AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"

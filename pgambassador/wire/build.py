@@ -85,11 +85,13 @@ OWN: Final = b"pga_own"
 def aside(sql: bytes, *, unnamed: bool = True) -> tuple[bytes, bytes]:
     """A statement without parameters, executed beside whatever the session has prepared and opened.
 
-    The messages up to its Execute, and those that leave nothing behind: three and two, or with `unnamed`
-    four, which end the unnamed portal and statement as a simple query does.
+    The messages up to its Execute (one that has failed may have left the name), and those that leave nothing
+    behind: four and two, or with `unnamed` four, which end the unnamed portal and statement as a simple query
+    does.
     """
     run = (
-        parse(OWN, sql)
+        close_statement(OWN)
+        + parse(OWN, sql)
         + frame(Frontend.BIND, cstring(OWN) * 2 + pack("!HHH", 0, 0, 0))
         + frame(Frontend.EXECUTE, cstring(OWN) + pack("!I", 0))
     )

@@ -225,6 +225,23 @@ def deallocated(query: bytes) -> list[bytes]:
     ]
 
 
+_NAMED = re.compile(
+    rb'(?i)\b(deallocate|execute|prepare)\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|([a-z_\x80-\xff][\w$\x80-\xff]*))'
+)
+
+
+def named_by_sql(query: bytes) -> dict[bytes, set[bytes]]:
+    """What is done with which prepared statements in the text of a query: deallocate, execute, prepare.
+
+    Some of the names may stand in a literal.
+    """
+    found: dict[bytes, set[bytes]] = {}
+    for use, quoted, plain in _NAMED.findall(query):
+        name = (quoted.replace(b'""', b'"') if quoted else plain.lower())[:NAME_MOST]
+        found.setdefault(name, set()).add(use.lower())
+    return found
+
+
 def ready_for_query(payload: bytes) -> int:
     """The transaction status, one of I, T, E."""
     if len(payload) != 1 or payload not in (b"I", b"T", b"E"):

@@ -63,12 +63,39 @@ cdef Failure failure(const unsigned char *fields, Py_ssize_t n) noexcept:
     return found
 
 
+cdef const unsigned char *behind_comment(const unsigned char *at, const unsigned char *end) noexcept:
+    """Where a comment that begins here ends; those of the one kind may be nested."""
+    cdef int depth = 0
+    if at[0] == c'-':
+        while at < end and at[0] != c'\n':
+            at += 1
+        return at
+    while end - at > 1:
+        if at[0] == c'/' and at[1] == c'*':
+            depth += 1
+            at += 2
+        elif at[0] == c'*' and at[1] == c'/':
+            depth -= 1
+            at += 2
+            if depth == 0:
+                return at
+        else:
+            at += 1
+    return end
+
+
 cdef bint begins_like_set(const unsigned char *at, Py_ssize_t n) noexcept:
-    """Whether a statement begins like SET, RESET, DISCARD, DEALLOCATE or DO."""
+    """Whether a statement begins like SET, RESET, DISCARD, DEALLOCATE or DO, behind whatever means nothing."""
     cdef int first, second
-    while n > 4 and at[0] in (c' ', c'\n', c'\t', c'\r'):
-        at += 1
-        n -= 1
+    cdef const unsigned char *end = at + n
+    while n > 4 and at[0] <= c';':
+        if at[0] in (c' ', c'\n', c'\t', c'\r', c'\f', c'\v', c';'):
+            at += 1
+        elif (at[0] == c'/' and at[1] == c'*') or (at[0] == c'-' and at[1] == c'-'):
+            at = behind_comment(at, end)
+        else:
+            break
+        n = end - at
     if n < 4:
         return False
     first = at[0] | 0x20
@@ -82,17 +109,18 @@ cdef bint begins_like_set(const unsigned char *at, Py_ssize_t n) noexcept:
 
 # By the first two letters of a word, as five bits each, its place in WORDS and one more.
 cdef unsigned char BY_LETTERS[1024]
-cdef const char *WORDS[10]
-cdef Py_ssize_t LENGTHS[10]
+cdef const char *WORDS[14]
+cdef Py_ssize_t LENGTHS[14]
 WORDS[:] = [
     b"temp", b"set_config", b"deallocate", b"hold", b"pg_settings",
     b'u&"', b"currval", b"lastval", b"database", b"advisory",
+    b"xml", b"ts_", b"execute", b"prepare",
 ]
 
 
 cdef void _fill() noexcept:
     cdef int place
-    for place in range(10):
+    for place in range(14):
         LENGTHS[place] = strlen(WORDS[place])
         BY_LETTERS[(WORDS[place][0] & 31) << 5 | (WORDS[place][1] & 31)] = place + 1
 
@@ -102,8 +130,9 @@ _fill()
 
 cdef bint mentions_state(const char *text, Py_ssize_t n) noexcept:
     """Whether a statement may leave something in its session that no tag tells of: set_config, temporary objects,
-    advisory locks, cursors WITH HOLD, names in disguise; or needs something of us: DEALLOCATE, currval, lastval,
-    DROP DATABASE. Only their letters are looked for, wherever they stand."""
+    advisory locks, cursors WITH HOLD, names in disguise, texts that query_to_xml or ts_stat executes; or needs
+    something of us: names of statements, currval, lastval, DROP DATABASE. Only their letters are looked for,
+    wherever they stand."""
     cdef const unsigned char *at = <const unsigned char *>text
     cdef const unsigned char *end = at + n - 2
     cdef unsigned int pair = 0

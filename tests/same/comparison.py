@@ -3,6 +3,8 @@
 1. BackendKeyData, the process id of a notification, and the order in which a login reports parameters.
 2. Numbers that the server gives to new tables and types (from 16384 on): two runs make them twice. The first
    that one run mentions is the first of the other.
+3. Where a script says so: the fields of an error that say where in the server's source it was raised (F, L,
+   R). They change with each version of a server, and no client can rely on them.
 """
 
 from __future__ import annotations
@@ -27,12 +29,21 @@ class _Numbers:
         return self._known.setdefault(number, FIRST_OWN + len(self._known))
 
 
-def comparable(transcript: Transcript) -> dict[str, list[str]]:
+def comparable(transcript: Transcript, without: str = "") -> dict[str, list[str]]:
     """One line for each step and message, the whole body in it; equal lines are equal messages."""
     numbers = _Numbers()
     return {
-        client: [_line(each, numbers) for each in _ordered(heard)] for client, heard in transcript.items()
+        client: [_line(_less(each, without), numbers) for each in _ordered(heard)]
+        for client, heard in transcript.items()
     }
+
+
+def _less(each: str | Message, without: str) -> str | Message:
+    """Without these fields of an error."""
+    if isinstance(each, str) or each.kind != "E" or not without:
+        return each
+    kept = (part for part in each.payload.split(b"\0") if part[:1].decode() not in without or not part)
+    return Message("E", b"\0".join(kept))
 
 
 def _ordered(heard: list[str | Message]) -> list[str | Message]:
@@ -78,10 +89,10 @@ def _columns(payload: bytes, numbers: _Numbers) -> bytes:
     return out + payload[position:]
 
 
-def differences(direct: Transcript, through: Transcript) -> str:
+def differences(direct: Transcript, through: Transcript, without: str = "") -> str:
     """For readers; empty if there are none."""
     lines: list[str] = []
-    expected, found = comparable(direct), comparable(through)
+    expected, found = comparable(direct, without), comparable(through, without)
     for client in expected:
         if expected[client] == found.get(client):
             continue

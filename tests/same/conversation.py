@@ -12,7 +12,8 @@ when does not depend on chance:
     B: end                            until the other end closes
 
 What a login sets stands before all else: `A: Start TimeZone "UTC"`. Strings are JSON's, x"00ff" are bytes,
-null is SQL's, and "long "*1000 is what it looks like. Comments that are read: `# needs 2` (see Script), and
+null is SQL's, and "long "*1000 is what it looks like. Comments that are read: `# needs 2` (see Script),
+`# without F L R: why` where an error is ours, and does not say where in a server's source it comes from, and
 `# differs: why`, perhaps `# differs in transaction mode: why`, where answers are known not to be the same.
 """
 
@@ -34,6 +35,7 @@ Token = str | Value | list[Value]
 _TOKEN = re.compile(r'\s*(?:(x?)("(?:[^"\\]|\\.)*")(?:\*(\d+))?|([\[\]])|([^\s\[\]",]+)),?')
 _SPEAKER = re.compile(r"([A-Z]):\s*(.*)", re.DOTALL)
 _DIFFERS = re.compile(r"# differs(?: in (transaction|session) mode)?: (.*)")
+_WITHOUT = re.compile(r"# without ([A-Za-z ]+): (.+)")
 MODES = ("transaction", "session")
 ANSWERS = "answers"
 # What ends the answer to a message of the extended protocol.
@@ -57,11 +59,13 @@ class Step:
 @dataclass
 class Script:
     """`needs`: how many server connections its clients hold at once in transaction mode.
-    `differs`: why answers are not the same yet, by mode of the pool."""
+    `differs`: why answers are not the same yet, by mode of the pool. `without`: fields of errors that are not
+    compared."""
 
     steps: list[Step] = field(default_factory=list)
     needs: int = 1
     differs: dict[str, str] = field(default_factory=dict)
+    without: str = ""
 
     @property
     def clients(self) -> list[str]:
@@ -75,6 +79,8 @@ def read(text: str) -> Script:
         line = line.strip()
         if line.startswith("# needs "):
             script.needs = int(line.split()[2])
+        elif found := _WITHOUT.fullmatch(line):
+            script.without = found[1].replace(" ", "")
         elif found := _DIFFERS.fullmatch(line):
             for mode in (found[1],) if found[1] else MODES:
                 script.differs[mode] = found[2]

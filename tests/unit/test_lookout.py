@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from pgambassador.net.greeting import BASE
-from pgambassador.net.lookout import AGAIN
+from pgambassador.net.lookout import AGAIN, EVERY
 from pgambassador.protocol.settings import fence
 from pgambassador.protocol.survey import ALL, TIES, question
-from pgambassador.protocol.suspects import QUERY as LOOK
+from pgambassador.protocol.suspects import PROBE
+from pgambassador.protocol.suspects import query as look
 from tests.keeping import Keeping
 from tests.messages import IDLE, complete, error, query, row
 from tests.playbook import AGREED, Client, Server
 
+LOOK = look()
 QUERY = query("x")
+PRINT, OTHER_PRINT = row(b"print", b"1:1 2:2", b""), row(b"print", b"1:1 2:3", b"")
 DONE = (complete("X"), IDLE)
 BODY = row(b"body", b"select set_config('app.tenant', who, false)", b"")
 NAME = row(b"name", b"tenant", b"")
@@ -92,6 +96,94 @@ def test_functions_that_are_made_here_are_known_at_once(play: Keeping) -> None:
     assert server.is_idle
 
 
+def test_those_made_elsewhere_are_known_soon(play: Keeping) -> None:
+    client, server = served(play, PRINT)
+    runs(client, server, "select 1")
+    play.ticks(EVERY - 0.5)
+    assert server.is_idle
+    play.ticks(EVERY + 0.1)
+    server.answers(PROBE, PRINT, complete("SELECT"), IDLE)
+    assert server.is_idle
+    assert not play.lane.wary
+    play.ticks(3 * EVERY)  # nobody has used the pool since
+    assert server.is_idle
+    runs(client, server, "select 1")
+    play.ticks(3 * EVERY)
+    server.answers(PROBE, OTHER_PRINT, complete("SELECT"), IDLE)
+    assert bool(play.lane.wary)  # until it is known what has changed
+    server.answers(LOOK, OTHER_PRINT, BODY, NAME, complete("SELECT"), IDLE)
+    assert play.keeper.lookout.suspects.among(b"select tenant()")
+    assert not play.keeper.lookout.suspects.among(b"select 1")
+
+
+def test_a_look_comes_in_its_turn_where_all_connections_are_busy(play: Keeping) -> None:
+    client, server = served(play, PRINT)
+    runs(client, server, "select 1")
+    client.sends(QUERY)
+    play.ticks(2 * EVERY)
+    other = play.client()
+    other.sends(QUERY)
+    server.answers(QUERY, *DONE)
+    server.answers(PROBE, PRINT, complete("SELECT"), IDLE)
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    other.gets(*DONE)
+
+
+def test_what_takes_long_is_looked_at_seldom(play: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = SimpleNamespace(monotonic=lambda: time.monotonic() + 1.0)
+    monkeypatch.setattr("pgambassador.net.lookout.time", late)
+    client, server = served(play, PRINT)
+    runs(client, server, "select 1")
+    play.ticks(10)
+    assert server.is_idle
+    play.ticks(30)
+    server.answers(PROBE, PRINT, complete("SELECT"), IDLE)
+
+
+def test_a_look_that_fails(play: Keeping) -> None:
+    client, server = served(play, PRINT)
+    runs(client, server, "select 1")
+    play.ticks(2 * EVERY)
+    server.answers(PROBE, error("57014", "canceling statement due to statement timeout"), IDLE)
+    assert bool(play.lane.wary)
+    server.answers(LOOK, PRINT, complete("SELECT"), IDLE)
+    assert not play.lane.wary
+
+
+def test_where_the_answer_takes_too_long_everybody_is_suspected(
+    play: Keeping, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = play.client()
+    client.sends(QUERY)
+    server = play.opens(hides=(error("57014", "canceling statement due to statement timeout"),))
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    play.surveys(server, question(ALL | TIES, ()), role="none")
+    assert "takes too long" in caplog.text
+    assert bool(play.lane.wary) and server.is_idle
+    play.ticks(AGAIN - 1)
+    assert server.is_idle
+    play.ticks(AGAIN + 1)
+    server.answers(LOOK, complete("SELECT"), IDLE)
+    assert not play.lane.wary
+
+
+def test_strangers_are_told_of_once(play: Keeping, caplog: pytest.LogCaptureFixture) -> None:
+    stranger = (
+        row(b"body", b"EXECUTE", b"ties"),
+        row(b"name", b"theirs", b""),
+        row(b"strange", b"stranger", b""),
+    )
+    client, server = served(play, *stranger)
+    assert "stranger" in caplog.text and "statements that name one" in caplog.text
+    runs(client, server, "create function tenant() …", "CREATE FUNCTION")
+    caplog.clear()
+    play.surveys(server, question(ALL | TIES, ()), role="none")
+    server.answers(LOOK, *stranger, complete("SELECT"), IDLE)
+    assert "stranger" not in caplog.text
+
+
 def test_those_made_elsewhere_are_known_in_time(play: Keeping) -> None:
     client, server = served(play)
     play.ticks(AGAIN - 1)
@@ -165,3 +257,33 @@ def test_in_session_mode_nobody_needs_to_know() -> None:
     server.answers(QUERY, *DONE)
     client.gets(*DONE)
     play.end()
+
+
+def test_tables_that_are_changed_elsewhere(play: Keeping) -> None:
+    """Statements are asked for their rows again; functions are not looked at."""
+    rows = [row(b"tables", b"%d:%d" % (each, each), b"") for each in range(2)]
+    client, server = served(play, PRINT, rows[0])
+    age = play.keeper.statements.age
+    for turn, (found, changes) in enumerate(((rows[0], 0), (rows[1], 1), (rows[1], 1)), 1):
+        runs(client, server, "select 1")
+        play.ticks(2 * EVERY * turn)
+        server.answers(PROBE, PRINT, found, complete("SELECT"), IDLE)
+        assert server.is_idle
+        assert play.keeper.statements.age == age + changes
+
+
+def test_who_waits_for_a_connection_to_ask_keeps_nobody_from_opening_one(play: Keeping) -> None:
+    """The only connection is lost while a look is waiting for it."""
+    client, server = served(play, PRINT)
+    runs(client, server, "select 1")
+    client.sends(QUERY)
+    play.ticks(2 * EVERY)
+    server.gets(QUERY)
+    server.leaves()
+    client.read()
+    other = play.client()
+    other.sends(QUERY)
+    again = Server(play, play.connects(hides=None), next(iter(play.keeper.backends)))
+    again.answers(PROBE, PRINT, complete("SELECT"), IDLE)
+    again.answers(QUERY, *DONE)
+    other.gets(*DONE)

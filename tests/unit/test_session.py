@@ -1475,3 +1475,72 @@ def test_repr_shows_the_state(play: Playbook) -> None:
     server.answers(query("select 1"), *ONE, IDLE)
     client.gets_end(*ONE, IDLE)
     assert repr(client.session) == "<Session closed leaving statements=0>"
+
+
+def prepares(client: Client, server: Server, name: bytes, text: bytes, known_as: bytes) -> None:
+    client.sends(parse(name, text), SYNC)
+    server.answers((parse(known_as, text), SYNC), PARSE_COMPLETE, IDLE)
+    client.gets(PARSE_COMPLETE, IDLE)
+
+
+def test_sql_may_name_what_the_protocol_has_prepared(play: Playbook) -> None:
+    client, server = join(play)
+    prepares(client, server, b"s", b"select 1", b"pga_1")
+    client.sends(query("execute s"))
+    server.answers(
+        (close_statement(b"s"), parse(b"s", b"select 1"), query("execute s"), close_statement(b"s"), SYNC),
+        *(CLOSE_COMPLETE, PARSE_COMPLETE, *ONE, IDLE, CLOSE_COMPLETE, IDLE),
+    )
+    client.gets(*ONE, IDLE)
+    assert play.lane.idle == [server.backend]
+
+
+def test_a_cancel_that_hits_what_was_lent_ends_that_statement_alone(play: Playbook) -> None:
+    client, server = join(play)
+    prepares(client, server, b"s", b"select 1", b"pga_1")
+    client.sends(query("execute s"))
+    server.answers(
+        (close_statement(b"s"), parse(b"s", b"select 1"), query("execute s"), close_statement(b"s"), SYNC),
+        *(CLOSE_COMPLETE, error("57014"), IDLE),
+    )
+    client.gets(error("57014"), IDLE)
+    assert play.lane.idle == [server.backend]
+    client.sends(query("select 1"))
+    server.answers(query("select 1"), *ONE, IDLE)
+    client.gets(*ONE, IDLE)
+
+
+def test_a_query_that_names_a_statement_waits_for_those_before_it(play: Playbook) -> None:
+    client, server = join(play)
+    prepares(client, server, b"s", b"select 1", b"pga_1")
+    client.sends(query("select 1"), query("execute s"))
+    server.answers(query("select 1"), *ONE, IDLE)
+    client.gets(*ONE, IDLE)
+    server.answers(
+        (close_statement(b"s"), parse(b"s", b"select 1"), query("execute s"), close_statement(b"s"), SYNC),
+        *(CLOSE_COMPLETE, PARSE_COMPLETE, *ONE, IDLE, CLOSE_COMPLETE, IDLE),
+    )
+    client.gets(*ONE, IDLE)
+
+
+def test_what_is_deallocated_and_prepared_anew_stays(play: Playbook) -> None:
+    client, server = join(play)
+    prepares(client, server, b"s", b"select 1", b"pga_1")
+    text = "deallocate s; prepare s as select 2"
+    client.sends(query(text))
+    answer = (complete("DEALLOCATE"), complete("PREPARE"), IDLE)
+    server.answers(
+        (close_statement(b"s"), parse(b"s", b""), query(text), SYNC),
+        *(CLOSE_COMPLETE, PARSE_COMPLETE, *answer, IDLE),
+    )
+    client.gets(*answer)
+    server.gets_end(TERMINATE)  # nobody else may find it there
+
+
+def test_an_error_names_a_statement_that_is_closed_behind_it(play: Playbook) -> None:
+    client, server = join(play)
+    prepares(client, server, b"s", b"select $1", b"pga_1")
+    client.sends(bind(b"s"), close_statement(b"s"), SYNC)
+    wrong = 'bind message supplies 0 parameters, but prepared statement "{}" requires 1'
+    server.answers((bind(b"pga_1"), SYNC), error("08P01", wrong.format("pga_1")), IDLE)
+    client.gets(error("08P01", wrong.format("s")), IDLE)

@@ -67,8 +67,9 @@ def resets(client: Client, server: Server, text: str, tag: str, *reports: bytes)
     client.sends(query(text))
     ours = [aside(statement, unnamed=False) for statement in back]
     sent = (*aside(text.encode()), *(each for both in ours for each in both), SYNC)
-    done = (PARSE_COMPLETE, BIND_COMPLETE, complete("X"), CLOSE_COMPLETE, CLOSE_COMPLETE)
-    own = (PARSE_COMPLETE, BIND_COMPLETE, complete(tag), *(CLOSE_COMPLETE for _ in range(4)))
+    begun = (CLOSE_COMPLETE, PARSE_COMPLETE, BIND_COMPLETE)
+    done = (*begun, complete("X"), CLOSE_COMPLETE, CLOSE_COMPLETE)
+    own = (*begun, complete(tag), *(CLOSE_COMPLETE for _ in range(4)))
     server.answers(sent, *own, *(done * len(back)), *reports, IDLE)
     client.gets(complete(tag), *reports, IDLE)
 

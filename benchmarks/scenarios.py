@@ -13,6 +13,7 @@ from benchmarks import procfs
 from benchmarks.idle import IdleClients
 from benchmarks.local import BenchmarkError
 from benchmarks.servers import (
+    CROWDED,
     DEFAULT,
     LOGIN,
     POOL_SIZE,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from benchmarks.postgres import Database
 
 CLIENTS = (1, 16, 64)
+CROWDS = (64, 200)
+"""Clients that share a pool of 8."""
 COPY_ROWS = 1_048_576
 COPY_SQL = f"COPY (SELECT repeat('x', 1023) FROM generate_series(1, {COPY_ROWS})) TO STDOUT"
 COPY_BYTES = COPY_ROWS * 1024
@@ -86,7 +89,8 @@ def select(mode: str, clients: int, flavour: Flavour = DEFAULT) -> Scenario:
         with procfs.on_one_core(servers + (procfs.tree(running.pid) if running.pid else [])):
             return _pgbench(bench, running, clients, f"-M{mode}")
 
-    return Scenario(f"{mode} {clients}", measure, flavour)
+    pool = f", pool {flavour.pool_size}" if flavour.pool_size != POOL_SIZE else ""
+    return Scenario(f"{mode} {clients}{pool}", measure, flavour)
 
 
 def _pgbench(bench: Bench, running: Running, clients: int, *options: str) -> Numbers:
@@ -195,8 +199,10 @@ def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
     else:
         # In session mode more clients than server connections would wait for each other forever.
         found += [select("prepared", clients, SESSION) for clients in CLIENTS if clients <= POOL_SIZE]
+    modes = ["simple", "extended", *(["prepared"] if prepared_in_transactions else [])]
     return [
         *found,
+        *(select(mode, clients, CROWDED) for mode in modes for clients in CROWDS),
         Scenario("login", login, LOGIN),
         Scenario("copy", copy, fresh=True),
         Scenario("idle", idle, fresh=True, proxies_only=True),

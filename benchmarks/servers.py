@@ -39,6 +39,7 @@ class Flavour:
 
     auth: str = "trust"
     pool_mode: str = "transaction"
+    pool_size: int = POOL_SIZE
     renewing: bool = False
     """Passwords end soon; they come from a command, which notes in RENEWALS when it is asked."""
 
@@ -46,6 +47,7 @@ class Flavour:
 DEFAULT = Flavour()
 LOGIN = Flavour(auth="scram-sha-256")
 SESSION = Flavour(pool_mode="session")
+CROWDED = Flavour(pool_size=8)
 RENEWING = Flavour(renewing=True)
 RENEWALS = "renewals"
 _TOKEN_LIFE = 4
@@ -131,7 +133,7 @@ class PgBouncer:
             "auth_type": flavour.auth,
             "auth_file": users,
             "pool_mode": flavour.pool_mode,
-            "default_pool_size": POOL_SIZE,
+            "default_pool_size": flavour.pool_size,
             "max_client_conn": MAX_CLIENTS,
             "server_tls_sslmode": "verify-full",
             "server_tls_ca_file": database.ca,
@@ -164,7 +166,7 @@ class Ambassador:
         settings: dict[str, object] = {
             "listen": [f"{HOST}:{port}"],
             "http": f"{HOST}:{http}",
-            "pool": {"mode": flavour.pool_mode, "size": POOL_SIZE},
+            "pool": {"mode": flavour.pool_mode, "size": flavour.pool_size},
             "clusters": {"main": {"url": database.url}},
             "auth": {"method": flavour.auth, "users": {database.user: database.password}},
             "query_log": {"slow": "250ms"},

@@ -37,6 +37,14 @@ def verdicts(results: Results, bouncer: str) -> Iterator[Verdict]:
         if load.endswith(" 1"):
             added = results.added(load, OURS, bouncer, DIRECT, "p50")
             yield from _at_most(f"added latency p50, {load} client, of what PgBouncer adds", added, 1.3)
+    for load in results.loads("tps"):
+        if load.endswith("pool 8"):
+            ratio = results.ratio(load, OURS, bouncer, "tps")
+            yield from _at_least(f"throughput, {load}, of PgBouncer's", ratio, 2.0)
+            ratio = results.ratio(load, OURS, DIRECT, "tps")
+            yield from _at_least(f"throughput, {load}, of a direct connection's", ratio, 1.0)
+            ratio = results.ratio(load, OURS, bouncer, "p99")
+            yield from _at_most(f"p99, {load}, of PgBouncer's", ratio, 1.0)
     yield from _at_least(
         "1 GiB COPY, speed, of PgBouncer's", results.ratio("copy", OURS, bouncer, "speed"), 0.9
     )

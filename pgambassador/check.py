@@ -71,7 +71,7 @@ def _gate(config: Config) -> bool:
 async def _cluster(config: Config, name: str, cluster: Cluster) -> bool:
     """Every host with one database, then the other databases with whichever host lets us in."""
     upstream = cluster.upstream()
-    keyring = _keyring(config, name, cluster, upstream)
+    keyring = keyring_for(config, name, cluster, upstream)
     first, *others = _databases(config, name, upstream)
     good = True
     for endpoint in upstream.endpoints:
@@ -82,7 +82,7 @@ async def _cluster(config: Config, name: str, cluster: Cluster) -> bool:
     return good
 
 
-def _keyring(config: Config, name: str, cluster: Cluster, upstream: Upstream) -> Keyring:
+def keyring_for(config: Config, name: str, cluster: Cluster, upstream: Upstream) -> Keyring:
     password = None if upstream.password is None else upstream.password.encode()
 
     def password_of(user: str) -> bytes | None:

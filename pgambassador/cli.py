@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
     for each in (run, check):
         _options(each)
+    explain = commands.add_parser("explain", help="say where a statement goes, and why", allow_abbrev=False)
+    explain.set_defaults(command=_explain_sql)
+    _options_of_explain(explain)
     demo = commands.add_parser(
         "demo", help="run a primary, a replica and the proxy to try", allow_abbrev=False
     )
@@ -104,6 +107,17 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pool-size", metavar="N", help="server connections for each database and user (20)")
     parser.add_argument("--pool-mode", metavar="MODE", help="transaction or session (transaction)")
+
+
+def _options_of_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sql", metavar="SQL", help="the statement")
+    parser.add_argument("url", metavar="URL", nargs="?", help="the servers to ask; left out: none is asked")
+    parser.add_argument("--config", metavar="FILE", help="configuration file")
+    parser.add_argument("--user", metavar="NAME", help="the client's user, for the rules")
+    parser.add_argument("--database", metavar="NAME", help="the database that the client asks for")
+    parser.add_argument("--application-name", metavar="NAME", default="", help="the client's, for the rules")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.set_defaults(listen=None, http=None, pool_size=None, pool_mode=None)
 
 
 def _load(arguments: argparse.Namespace) -> Config:
@@ -136,6 +150,26 @@ def _check(arguments: argparse.Namespace) -> int:
     from pgambassador.check import check
 
     return uvloop.run(check(config))
+
+
+def _explain_sql(arguments: argparse.Namespace) -> int:
+    named = arguments.url or arguments.config or os.environ.get("PGAMBASSADOR_CONFIG")
+    spoken = any(name.startswith(("PGAMBASSADOR_CLUSTERS__", "UPSTREAM_HOST")) for name in os.environ)
+    config = _load(arguments) if named or spoken else None
+    import uvloop
+
+    from pgambassador.explain import explain
+
+    return uvloop.run(
+        explain(
+            arguments.sql,
+            config,
+            user=arguments.user,
+            database=arguments.database,
+            application_name=arguments.application_name,
+            as_json=arguments.json,
+        )
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -39,6 +39,10 @@ class Upstream:
         self.openings.append(opening)
         return await opening
 
+    def prefer(self, endpoint: object) -> None: ...
+
+    def begin_like(self, parameters: Mapping[str, str]) -> None: ...
+
     async def cancel(self, link: Link) -> None:
         cancel = self._loop.create_future()
         self.cancels.append((link, cancel))

@@ -63,6 +63,10 @@ class Policy:
     def wanted(self) -> None:
         self.heard.append(("wanted",))
 
+    routes: Any = None
+
+    def carries(self) -> None: ...
+
     def yields(self) -> bool:
         self.heard.append(("yields",))
         return self.generous

@@ -99,6 +99,8 @@ class Upstream:
     channel_binding: str = "prefer"
     connect_timeout: int = DEFAULT_CONNECT_TIMEOUT
     target_session_attrs: str = "any"
+    learns_roles: bool = False
+    """Whether it is for us to learn which of the hosts is the primary: the URL does not say what it wants."""
     max_protocol_version: str = "latest"
     keepalives: bool = True
     keepalives_idle: int = 60
@@ -162,6 +164,7 @@ def parse_url(url: str, *, instance: str | None = None) -> Upstream:
         ssl_min_protocol_version=_choice(settings, "ssl_min_protocol_version", TLS_VERSIONS, "TLSv1.2"),
         channel_binding=_choice(settings, "channel_binding", CHANNEL_BINDINGS, "prefer"),
         connect_timeout=_whole(settings, "connect_timeout", DEFAULT_CONNECT_TIMEOUT, 1, 3600),
+        learns_roles=len(endpoints) > 1 and not settings.get("target_session_attrs"),
         target_session_attrs=_choice(
             settings, "target_session_attrs", SESSION_ATTRS, "any" if len(endpoints) == 1 else "read-write"
         ),

@@ -92,6 +92,11 @@ class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         Meta(description="Who a client has shown to be, and as whom it works on the server."),
     ] = {}
 
+    admins: Annotated[
+        tuple[str, ...],
+        Meta(min_length=0, description="Users who may use the console from other machines than this."),
+    ] = ()
+
     @property
     def effective_method(self) -> AuthMethod:
         if self.method is not None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,11 +14,12 @@ import msgspec
 from msgspec.structs import replace
 
 from pgambassador.config.checks import check
-from pgambassador.config.structs import Config
+from pgambassador.config.structs import Cluster, Config
 from pgambassador.errors import ConfigError
 
 LIVE = ("auth", "tls", "clients", "query_log", "log", "drain_timeout")
 _NOT_LIVE = ("clients.buffer", "query_log.file")
+_WEIGHTS = re.compile(r"clusters\..+\.routing\.weights(\..+)?")
 
 
 class Change(NamedTuple):
@@ -47,10 +49,19 @@ def compare(old: Config, new: Config) -> Change:
     taken = {name: getattr(new, name) for name in LIVE}
     taken["clients"] = replace(new.clients, buffer=old.clients.buffer)
     taken["query_log"] = replace(new.query_log, file=old.query_log.file)
+    taken["clusters"] = {name: _weighed(name, cluster, new) for name, cluster in old.clusters.items()}
     return Change(replace(old, **taken), live, [path for path in found if path not in live])
 
 
+def _weighed(name: str, cluster: Cluster, new: Config) -> Cluster:
+    if name not in new.clusters:
+        return cluster
+    return replace(cluster, routing=replace(cluster.routing, weights=new.clusters[name].routing.weights))
+
+
 def _is_live(path: str) -> bool:
+    if _WEIGHTS.fullmatch(path):
+        return True
     return path.partition(".")[0] in LIVE and path not in _NOT_LIVE
 
 

@@ -39,7 +39,7 @@ def _loosen(node: Any) -> None:
         if node.get("type") in ("number", "integer") and "examples" in node:
             node["type"] = [node["type"], "string"]
         if "discriminator" in node:
-            del node["discriminator"]["mapping"][INSTALLED]
+            node["discriminator"]["mapping"].pop(INSTALLED, None)
         for each in node.values():
             _loosen(each)
         if node.get("type") == "array" and node.get("default") == ["127.0.0.1:5432"]:

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from pgambassador.config.address import Address, parse_listen, parse_tcp
 from pgambassador.config.auth import Auth
 from pgambassador.config.providers import Credentials
+from pgambassador.config.routing import Routing
 from pgambassador.config.secret import Secret
 from pgambassador.config.values import Duration, DurationOrZero, Size
 
@@ -91,6 +92,8 @@ _INHERITED = PoolOverrides()
 Connections = Annotated[int, Meta(ge=1, le=1_000_000)]
 EVERY_OTHER = "*"
 """The entry for each name that is not listed."""
+CONSOLE = ("pgambassador", "pgbouncer")
+"""Names of the database that is the console."""
 
 
 class Cluster(Struct, frozen=True):
@@ -108,6 +111,12 @@ class Cluster(Struct, frozen=True):
     credentials: Annotated[
         Credentials | None, Meta(description="Where the password comes from, if not from the URL.")
     ] = None
+    routing: Annotated[Routing, Meta(description="Which statements go to replicas.")] = Routing()
+
+    @property
+    def splits(self) -> bool:
+        """Whether reads go to other servers than writes."""
+        return self.routing.reads == "replicas" and self.upstream().learns_roles
 
     def upstream(self) -> Upstream:
         from pgambassador.cluster.upstream import parse_url
@@ -260,6 +269,18 @@ class Config(Struct, frozen=True):
         name = entry.cluster or next(iter(self.clusters))
         pool = entry.pool.over(self.clusters[name].pool.over(self.pool))
         return Target(name, entry.database or database, pool, entry.user)
+
+    def is_console(self, database: str) -> bool:
+        """Whether the name means the console; one that is listed is a database."""
+        return database in CONSOLE and database not in self.databases
+
+    def only_database(self) -> str | None:
+        """What clients call the database, if there is only one that they can mean."""
+        names = list(self.databases)
+        if not names and len(self.clusters) == 1:
+            upstream = next(iter(self.clusters.values())).upstream()
+            names = [upstream.database or upstream.user or "postgres"]
+        return names[0] if len(names) == 1 and names[0] != EVERY_OTHER else None
 
     def server_user(self, target: Target, user: str) -> str:
         """Who a client is on the server; `user` is who it is by itself, or by `auth.map`."""

@@ -44,6 +44,7 @@ cdef class Answers(Failures):
         self.ledger = Ledger()
         self.scanner = Scanner(NEEDS, SERVER_LIMIT, WHOLE_LIMIT)
         self.prepared = {}
+        self.landing = []
         self.status = c'I'
         self.sqlstate = ""
         channel.on_readable = self.on_readable
@@ -79,7 +80,7 @@ cdef class Answers(Failures):
         cdef const unsigned char *run = NULL
         cdef Py_ssize_t length = 0
         cdef int kind
-        cdef bint due, news
+        cdef bint due, news, moves
         cdef double now = clock()
         cdef Home home = self.home
         scanner.begin(<const unsigned char *>shared, n)
@@ -95,6 +96,7 @@ cdef class Answers(Failures):
                     due = self.ledger.count and self.ledger.head().action == FAKE
                     news = kind == c'Z' and self.unsettled and self.session is not None
                     if length and (due or news):
+                        owner.request = None
                         home.bytes_sent += length
                         owner.channel.stage(<const char *>run, length)
                         length = 0
@@ -102,18 +104,28 @@ cdef class Answers(Failures):
                         self.pay()
                     if news:
                         self.settle_news()
+                    moves = owner is not None and owner.request is not None
                     self.message(kind, now)
                     if self.closed:
+                        if moves:
+                            length = 0  # it has asked elsewhere
                         break
+                    if self.repeating is not None:
+                        if owner is self.repeating:
+                            length = 0
+                            owner = None
+                        self.repeating = None
                     if self.instead is not None:
                         if length:
                             owner.channel.send(<const char *>run, length)
                             length = 0
+                        self.reader.request = None
                         self.reader.channel.send(self.instead, len(self.instead))
                         self.reader = self.instead = None
                 # The message, or the next piece of it, goes to `reader` (nobody: it is swallowed).
                 if self.reader is not owner or (length and scanner.at != run + length):
                     if length:
+                        owner.request = None
                         home.bytes_sent += length
                         owner.channel.send(<const char *>run, length)
                         length = 0
@@ -125,17 +137,21 @@ cdef class Answers(Failures):
                 if kind != MORE and kind in (c'Z', c'C', c'E', c'I', c'1', c'2', c'3', c's', c'T', c'n'):
                     self.finished(kind, now)
         except ProtocolViolation as error:
-            # What came before it was still an answer.
-            if length:
+            # What came before it was still an answer, or is asked for elsewhere.
+            if length and owner.request is None:
                 owner.channel.send(<const char *>run, length)
-                length = 0
+            length = 0
             self.reader = None
             self.lose(f"the server broke the protocol: {error.message}")
         except Exception as error:
             # Ours. What the connection owes is not known any more.
+            if length and owner.request is not None:
+                length = 0
             self.home.policy.broke(self, error)
             self.lose("an internal error of pgambassador")
         home.bytes_sent += length
+        if length:
+            owner.request = None
         if not self.closed and not scanner.left and self.ledger.count and self.ledger.head().action == FAKE:
             if length:
                 owner.channel.stage(<const char *>run, length)
@@ -190,6 +206,8 @@ cdef class Answers(Failures):
         else:
             head = self.ledger.head()
             self.reader = <Client>head.owner
+            if self.reader.request is not None and kind in (c'D', c'C', c'I', c'Z', c's', c'G', c'H', c'W'):
+                self.reader.request = None
         if kind == c'A':
             # For who listens, whatever is being answered, a question of ours perhaps.
             self.reader = self.session if self.pinned or self.home.sticky else None
@@ -297,6 +315,8 @@ cdef class Answers(Failures):
         if head.action == FORWARD and (of == c'Q' or of == c'E'):
             (<Client>head.owner).settled(of, <object>head.note, head.started, now, self.rows, self.sqlstate)
         if kind == c'Z':
+            if self.riders is not None and head.action == FORWARD:
+                self.landing.append(<object>head.owner)
             if self.status == c'I' and head.action == FORWARD:
                 self.home.transactions += 1
             self.sqlstate = ""

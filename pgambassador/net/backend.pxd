@@ -1,22 +1,16 @@
-from pgambassador.net.answers cimport Answers
+from pgambassador.net.carrier cimport Carrier
 from pgambassador.net.channel cimport Channel
 from pgambassador.net.parties cimport Client, Statement
 
-cdef class Backend(Answers):
+cdef class Backend(Carrier):
     cdef readonly object link
     cdef public object state
     cdef public object marked_by
     cdef public object defaults
-    cdef public bint curious
     cdef public bint tied
     cdef readonly double opened
     cdef public double expires
     cdef readonly double freed_at
-    cdef readonly bint spoiled
-    cdef readonly bint unsynced
-    # Its client has executed nothing since it joined, and another one was here before.
-    cdef bint unfamiliar
-    cdef Client last
     cdef readonly bint parked
     cdef readonly int cancelling
     cdef bint counted

@@ -1,17 +1,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from pgambassador.net.answers import Answers
+from pgambassador.net.carrier import Carrier
 from pgambassador.net.channel import Channel
 from pgambassador.net.connector import Link
 from pgambassador.net.parties import Client, Home, Statement
 from pgambassador.net.sockets import Sockets
 
-class Backend(Answers):
+class Backend(Carrier):
     state: Any
     defaults: Any
     marked_by: object | None
-    curious: bool
     tied: bool
     expires: float
     def __init__(
@@ -30,10 +29,6 @@ class Backend(Answers):
     def opened(self) -> float: ...
     @property
     def freed_at(self) -> float: ...
-    @property
-    def spoiled(self) -> bool: ...
-    @property
-    def unsynced(self) -> bool: ...
     @property
     def parked(self) -> bool: ...
     @property

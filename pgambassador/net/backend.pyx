@@ -19,12 +19,12 @@ cdef bytes TERMINATE = b"X\x00\x00\x00\x04"
 cdef bytes FLUSH = b"H\x00\x00\x00\x04"
 
 
-cdef class Backend(Answers):
+cdef class Backend(Carrier):
     """`link` is what opened the connection (its address, pid and key); `early` came behind the login's end."""
 
     def __init__(self, loop, Channel channel not None, Home home not None, link, dict parameters not None, state,
                  bytes early=b""):
-        Answers.__init__(self, loop, channel, home, parameters)
+        Carrier.__init__(self, loop, channel, home, parameters)
         self.link = link
         self.state = state
         self.opened = self.freed_at = clock()
@@ -53,9 +53,11 @@ cdef class Backend(Answers):
     cdef int settle_down(self) except -1:
         """After a read, or after a client's message: does it go home?"""
         cdef Client session = self.session
+        if self.landing:
+            return self.land()
         if self.scanner.left and self.reader is not None:
             return 0
-        if session is not None and session.stalled and not self.closed:
+        if session is not None and session.stalled and not self.closed and not (self.home.standby and self.ready()):
             return session.resume()
         if session is not None and self.copying and session.has_left():
             # A COPY that nobody will feed.
@@ -68,6 +70,8 @@ cdef class Backend(Answers):
                 done, self.done = self.done, None
                 if done is not None:
                     done(self.refused)
+                if self.spoiled and not self.cancelling:
+                    return self.lose("a cancel request may still reach it")
                 return self.release()
             return 0
         if self.dying and not self.told and self.ready():
@@ -95,6 +99,7 @@ cdef class Backend(Answers):
     cdef int release(self) except -1:
         self.session = None
         self.reader = None
+        self.riders = None
         self.channel.start_reading()
         self.freed_at = clock()
         if self.cancelling:
@@ -275,8 +280,13 @@ cdef class Backend(Answers):
 
     cdef int lose(self, str reason) except -1:
         cdef Client session = self.session
+        cdef Client client, half_told
+        cdef list riders, landing
         if self.closed:
             return 0
+        half_told = self.reader if self.scanner.left else None
+        riders, self.riders = self.riders, None
+        landing, self.landing = self.landing, []
         # In the middle of a message to its client nothing of ours can be said.
         cdef bint half = self.mid_reply(session)
         self.closed = True
@@ -288,9 +298,27 @@ cdef class Backend(Answers):
         done, self.done = self.done, None
         if done is not None:
             done(b"")
-        if session is not None:
+        for client in landing:
+            client.backend = None
+        for client in landing:
+            if client.request is None:
+                client.landed()
+            else:
+                client.again(self.home.standby)
+        if session is not None and session.backend is self:
             session.backend = None
-            session.orphaned(reason, self.told or half)
+            if session.request is not None and not half:
+                session.again(self.home.standby)
+            else:
+                session.orphaned(reason, self.told or half)
+        for client in riders or ():
+            if client.backend is not self:
+                continue
+            client.backend = None
+            if client.request is not None and client is not half_told:
+                client.again(self.home.standby)
+            else:
+                client.orphaned(reason, client is half_told)
         return 0
 
     @property

@@ -20,9 +20,10 @@ class HungUp(Unreachable):
 class Conversation:
     """Several dialogues one after the other; what was received and not yet used is kept between them."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, received: bytes = b"") -> None:
+        """`received`: what the server has said already and nobody has read."""
         self._transport = transport
-        self._received = bytearray()
+        self._received = bytearray(received)
 
     async def hold(self, dialogue: Dialogue[T], ahead: Callable[[Frame], Awaitable[None]] | None = None) -> T:
         """`ahead` is given each frame first, to do what must not hold up the event loop."""

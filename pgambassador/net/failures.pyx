@@ -20,6 +20,10 @@ ASKED, CHANGED_ROWS, STALE = "asked", "changed", "stale"
 # Such as "cached plan must not change result type", "cache lookup failed for type", "out of range for type integer".
 cdef object MAY_BE_STALE = ("0A", "22", "42", "XX")
 
+# What a standby cannot do, or will not do now, and what the primary may know already.
+cdef object ELSEWHERE = frozenset(("25006", "40001", "55000", "0A000"))
+cdef object NOT_THERE_YET = frozenset(("42", "3F", "3D"))
+
 cdef bytes PARSE_COMPLETE = b"1\x00\x00\x00\x04"
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
 
@@ -46,8 +50,8 @@ cdef class Failures:
             self.dying = True
             if self.session is None:
                 self.lose(f"the server ended an idle connection ({self.sqlstate})")
-            elif self.ready() and not self.home.sticky and not self.pinned:
-                # Its client is only about to let go of it, and need not know.
+            elif self.session.request is not None or self.ready() and not self.home.sticky and not self.pinned:
+                # Its client will ask again elsewhere, or is only about to let go of it, and need not know.
                 self.reader = None
             else:
                 self.reader = self.session
@@ -58,6 +62,8 @@ cdef class Failures:
         head = self.ledger.head()
         if self.fence and <object>head.note is not SURVEY:
             return self.fenced_off()
+        if head.action != FAKE and self.repeats(<Client>head.owner):
+            return self.repeat(<Client>head.owner)
         if head.kind == c'Q' or head.kind == c'F' or head.kind == c'S':
             if verdict == SWALLOW and <object>head.note is SURVEY and self.done is None:
                 self.rows_asked = None
@@ -96,6 +102,29 @@ cdef class Failures:
                 self.instead = renamed(message, note, self.reader.statements)
             self.sqlstate = ""
         self.copying = False
+        return 0
+
+    cdef bint repeats(self, Client owner) except -1:
+        """Whether the error is not one of the statement's, but of where it runs or whom it meets there."""
+        if owner is None or owner.request is None or owner.backend is not self:
+            return False
+        if self.home.standby:
+            return self.sqlstate in ELSEWHERE or self.sqlstate[:2] in NOT_THERE_YET and self.sqlstate != "42601"
+        return self.riders is not None and self.sqlstate == "57014"
+
+    cdef int repeat(self, Client owner) except -1:
+        """Nothing of the answer reaches its client, who asks again, elsewhere."""
+        cdef Entry *head = self.ledger.head()
+        if self.sqlstate == "25006":
+            owner.refuted()
+        self.reader = None
+        self.repeating = owner
+        if head.kind != c'Q':
+            self.undo(self.ledger.fail())
+            head = self.ledger.head()
+        head.action = SWALLOW
+        self.sqlstate = ""
+        self.landing.append(owner)
         return 0
 
     cdef int fenced_off(self) except -1:
@@ -160,6 +189,7 @@ cdef class Failures:
         while self.ledger.count and self.ledger.head().action == FAKE:
             head = self.ledger.head()
             owner = <Client>head.owner
+            owner.request = None
             owner.channel.stage(PARSE_COMPLETE if head.kind == c'P' else CLOSE_COMPLETE, 5)
             self.ledger.drop_head()
         return 0

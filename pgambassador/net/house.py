@@ -4,7 +4,7 @@
    parameters that a server takes only when a connection begins make it another pool.
 2. Clients are counted from when they have shown who they are to their end; before that they stand at the
    door, and take nobody's place.
-3. A replication connection belongs to no pool: it has a server connection of its own.
+3. A replication connection belongs to no pool: it has a server connection of its own. The console has none.
 4. All connections to a cluster take their secrets from its one keyring.
 5. Clusters fail apart: while one of them can be used, clients are welcome.
 """
@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from pgambassador.auth.credential import Plain
 from pgambassador.auth.doorway import Doorway
@@ -32,6 +32,9 @@ from pgambassador.credentials.keyring import Keyring
 from pgambassador.credentials.registry import keyring_of
 from pgambassador.errors import ConfigError, Refused, Unreachable
 from pgambassador.net import patience, tls
+from pgambassador.net.branch import Branch
+from pgambassador.net.branches import Branches
+from pgambassador.net.console import Console
 from pgambassador.net.derivation import Deriver
 from pgambassador.net.directory import Directory, Users
 from pgambassador.net.enquiry import enquiry
@@ -43,11 +46,13 @@ from pgambassador.net.numbers import Labels, Numbers, Register
 from pgambassador.net.origin import Origin
 from pgambassador.net.porter import Porter
 from pgambassador.net.reactor import reactor
+from pgambassador.net.routes import way_of
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements, statement_text
 from pgambassador.net.tasks import spawn
 from pgambassador.net.tunnel import Tunnel
 from pgambassador.net.turns import Turns
+from pgambassador.net.watch import Watch
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.pool.census import Stay
 from pgambassador.protocol.cancel import CancelKeys
@@ -78,12 +83,17 @@ class House:
         self.query_log = query_log
         self.gate = Gate(config.tls)
         self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
+        self.branches = {
+            name: Branches(name, cluster, self._forgotten)
+            for name, cluster in config.clusters.items()
+            if cluster.splits
+        }
         self.servers = reactor(asyncio.get_running_loop())
         self.sockets = reactor(asyncio.get_running_loop(), self.servers)
         self.statements = Statements()
-        self.keys: CancelKeys[Session | Tunnel] = CancelKeys()
+        self.keys: CancelKeys[Session | Tunnel | Console] = CancelKeys()
         self.cancels = Turns("cancel")
-        self.tunnels: set[Tunnel] = set()
+        self.tunnels: set[Tunnel | Console] = set()
         self.clients = 0
         self.logins = 0
         self.login_failures = 0
@@ -108,6 +118,10 @@ class House:
         self.limits.reload(config)
         for keeper in self.keepers.values():
             keeper.lane.slow, keeper.lane.sample = self._thresholds()
+        for name, branches in self.branches.items():
+            weights = config.clusters[name].routing.weights
+            if weights != old.clusters[name].routing.weights:
+                branches.watch.reweigh(weights)
 
     def keeper(self, database: str, user: str, given: Given = ()) -> Keeper:
         """The pool for a database and a user as the client named them; `given`: see `Settings.divided`."""
@@ -116,12 +130,12 @@ class House:
         key = (target.cluster, target.database, server_user, given)
         keeper = self.keepers.get(key)
         if keeper is None:
-            keeper = self.keepers[key] = Keeper(
+            origin = self._origin(target, user, dict(given))
+            common: dict[str, Any] = dict(  # noqa: C408  as they are called below
                 cluster=target.cluster,
                 database=" ".join((target.database, *(f"{name}={value}" for name, value in given))),
                 user=server_user,
                 config=target.pool,
-                upstream=self._origin(target, user, dict(given)),
                 statements=self.statements,
                 departed=self._departed,
                 vacate=partial(self._vacate, target.cluster),
@@ -129,7 +143,17 @@ class House:
                 sockets=self.servers,
                 commons=self.limits.commons[target.cluster],
                 caps=self.limits.caps(target, server_user, bool(given)),
+                routing=self.config.clusters[target.cluster].routing,
             )
+            keeper = self.keepers[key] = Keeper(upstream=origin, **common)
+            branches = self.branches.get(target.cluster)
+            if branches is not None and not keeper.lane.sticky:
+                trunk = keeper
+                branches.adopt(
+                    keeper,
+                    origin,
+                    lambda at, known: Branch(trunk, known, upstream=origin.at(at), **common),
+                )
             keeper.lane.slow, keeper.lane.sample = self._thresholds()
             if self.query_log is not None:
                 keeper.lane.sink = self._record
@@ -209,10 +233,19 @@ class House:
         for key, keeper in list(self.keepers.items()):
             if not keeper.essential and keeper.unused:
                 del self.keepers[key]
+                if keeper.cluster in self.branches:
+                    self.branches[keeper.cluster].release(keeper)
                 if keeper.lease is not None:
                     keeper.lease.end()
-                self.register.retire(Numbers(keeper, self._labels(key)))
+                for pool in keeper.all():
+                    self.register.retire(Numbers(pool, self._labels(key)))
         self.limits.forget()
+
+    def _forgotten(self, keeper: Keeper, branch: Branch) -> None:
+        """A pool on a standby is gone; what it has counted stays."""
+        for key, each in self.keepers.items():
+            if each is keeper:
+                self.register.retire(Numbers(branch, self._labels(key)))
 
     def trouble(self) -> dict[str, str]:
         """By cluster, why clients have no use for it: a configured pool, or any server, cannot be reached."""
@@ -236,11 +269,21 @@ class House:
         for tunnel in list(self.tunnels):
             tunnel.close()  # it would never end by itself, and goes on elsewhere where it stopped
 
+    def every(self) -> list[Keeper]:
+        """All pools, those on standbys too."""
+        return [pool for keeper in self.keepers.values() for pool in keeper.all()]
+
     def credentials(self) -> list[Keyring]:
         return list(self.keyrings.values())
 
     def pools(self) -> list[Numbers]:
-        return self.register.sums(Numbers(keeper, self._labels(key)) for key, keeper in self.keepers.items())
+        return self.register.sums(
+            Numbers(pool, self._labels(key)) for key, keeper in self.keepers.items() for pool in keeper.all()
+        )
+
+    def watches(self) -> list[Watch]:
+        """Of the clusters whose servers are watched."""
+        return [branches.watch for branches in self.branches.values()]
 
     def _labels(self, key: tuple[str, str, str, Given]) -> Labels:
         cluster, database, user, _ = key
@@ -302,8 +345,8 @@ class House:
         if self.clients == 0 and self.draining and self.on_empty is not None:
             self.on_empty()
 
-    def ended(self, tunnel: Tunnel) -> None:
-        """A replication connection is over."""
+    def ended(self, tunnel: Tunnel | Console) -> None:
+        """A connection that belongs to no pool is over."""
         self.tunnels.discard(tunnel)
         self.keys.release(tunnel.pid)
         self.dismiss(tunnel.stay)
@@ -326,6 +369,7 @@ class House:
         facts: Facts = session.facts
         received, sent = session.traffic()
         link = session.backend.link if session.backend is not None else None
+        text = statement_text(note)
         self.query_log.add(
             (
                 time.time(),
@@ -333,7 +377,7 @@ class House:
                 facts.database,
                 facts.user,
                 facts.application_name,
-                statement_text(note),
+                text,
                 seconds,
                 waited,
                 rows,
@@ -341,5 +385,7 @@ class House:
                 sent,
                 link.address if link is not None else "",
                 sqlstate,
+                *way_of(session, text),
+                session.riding,
             )
         )

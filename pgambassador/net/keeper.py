@@ -16,10 +16,11 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from pgambassador.config import Pool
+from pgambassador.config.routing import Routing
 from pgambassador.errors import AmbassadorError, Refused
 from pgambassador.net import patience
 from pgambassador.net.backend import Backend
@@ -30,6 +31,7 @@ from pgambassador.net.lane import Borrower, Lane
 from pgambassador.net.lease import Lease
 from pgambassador.net.lookout import Lookout
 from pgambassador.net.patience import as_error
+from pgambassador.net.routes import Routes
 from pgambassador.net.session import Session
 from pgambassador.net.sockets import Sockets
 from pgambassador.net.statements import Statements
@@ -40,6 +42,10 @@ from pgambassador.pool.commons import Cap, Commons
 from pgambassador.pool.plan import Plan
 from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
+
+if TYPE_CHECKING:
+    from pgambassador.cluster.upstream import Endpoint
+    from pgambassador.net.branch import Branch
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +58,8 @@ class Upstream(Protocol):
 
     async def open(self) -> Link: ...
     async def cancel(self, link: Link) -> None: ...
+    def prefer(self, endpoint: Endpoint | None) -> None: ...
+    def begin_like(self, parameters: Mapping[str, str]) -> None: ...
 
 
 class Keeper(States):
@@ -70,6 +78,7 @@ class Keeper(States):
         vacate: Callable[[bytes], None],
         buffer: int,
         sockets: Sockets,
+        routing: Routing = Routing(),  # noqa: B008  it is frozen
         commons: Commons | None = None,
         caps: Sequence[Cap] = (),
     ) -> None:
@@ -93,7 +102,10 @@ class Keeper(States):
         self.clients: set[Session] = set()
         self.backends: set[Backend] = set()
         self.greeting = Greeting(self)
-        self.lookout = Lookout(self.lane, config.harmless_extensions)
+        self.routes = Routes(self.lane, routing)
+        self.carries = self.routes.carries
+        self.lookout = Lookout(self.lane, config.harmless_extensions, self.routes.heed)
+        self.branches: dict[Endpoint, Branch] = {}
         self._parting: dict[Backend, asyncio.Task[object]] = {}
         self._retry: asyncio.TimerHandle | None = None
         self.lease = Lease(commons, caps, self) if commons is not None and caps else None
@@ -124,8 +136,7 @@ class Keeper(States):
         """How many connections should begin to be opened now."""
         if self.stopping:
             return 0
-        # The one that is being asked comes back, and is one of the total.
-        waiting = max(self.asked_for - self.lookout.asking, 0)
+        waiting = max(self.asked_for - self.lookout.asking, 0)  # the one that is asked comes back
         return self.plan.openings(waiting=waiting, total=self.lane.total, opening=self.opening, now=now)
 
     def begin(self) -> None:
@@ -173,12 +184,16 @@ class Keeper(States):
         if self.lease is not None:
             self.lease.opened(backend, link.sock)
         self.greeting.learn(dict(link.parameters))
+        self._receive(backend)
+        return True
+
+    def _receive(self, backend: Backend) -> None:
+        """A connection has been opened: somebody gets it, when that may be."""
         if self.lookout.knows:
             self.lane.add(backend)
         else:
             self.lane.add(backend, free=False)
             self.lookout.greet(backend)
-        return True
 
     def _failed(self, error: AmbassadorError) -> None:
         self.connect_failures += 1
@@ -325,6 +340,7 @@ class Keeper(States):
                 break  # the stack's bottom has been idle longest
             backend.close("idle")
         self.lookout.tick(now)
+        self.routes.tick(now)
         short = self.lane.total + self.opening < self.plan.min_size
         if self.out_of_reach or (short and self.greeting.parameters is not None):
             self.wanted()
@@ -334,17 +350,29 @@ class Keeper(States):
         """Whether it must find out by itself when the server is back: nobody is sent here meanwhile."""
         return self.essential and self.last_error is not None and self.lane.total == 0
 
+    def all(self) -> tuple[Keeper, ...]:
+        """It and those on standbys beside it."""
+        return (self, *self.branches.values())
+
     @property
     def unused(self) -> bool:
         """No clients, no connections, none under way."""
-        return not (
-            self.clients or self.lane.total or self.opening or self.lane.waiting or self.greeting.waiting
-        ) and (self.lease is None or self.lease.unused)
+        return (
+            not (
+                self.clients or self.lane.total or self.opening or self.lane.waiting or self.greeting.waiting
+            )
+            and all(branch.unused for branch in self.branches.values())
+            and (self.lease is None or self.lease.unused)
+        )
 
     def retire_idle(self, reason: str) -> None:
         """Close every connection that nobody uses."""
         for backend in list(self.lane.idle):
             backend.close(reason)
+
+    def prefer(self, endpoint: Endpoint | None) -> None:
+        """The primary is there, as far as is known."""
+        self.upstream.prefer(endpoint)
 
     # The end.
 

@@ -4,6 +4,9 @@ from pgambassador.net.parties cimport Client, Home
 cdef class Waiter(Client):
     cdef readonly bint waiting
     cdef readonly double waiting_since
+    # It may share a connection, for about so many seconds.
+    cdef bint brief_now
+    cdef double expected
 
     cdef int granted(self, Backend backend, double now) except -1
 
@@ -23,6 +26,21 @@ cdef class Lane(Home):
     # Another pool waits for what this one has: the policy is asked at each release.
     cdef public bint contested
     cdef public object sink
+    # Which standbys there are: None where everything goes one way.
+    cdef public object choice
+    # Waiting clients may share a connection, and some have waited although there are as many as there may be.
+    cdef public bint batching
+    cdef readonly bint crowded
+    # Of a standby's lane: what was acknowledged before then has been replayed there; its share; nearer ones first.
+    cdef public double fresh_until
+    cdef public double weight
+    cdef public int rank
+    # Connections that several clients share.
+    cdef list carriers
+    cdef bint watched
+    cdef readonly unsigned long long batches
+    cdef readonly unsigned long long batched
+    cdef readonly unsigned long long repeated
     cdef readonly unsigned long long queries
     cdef readonly unsigned long long errors
     cdef readonly unsigned long long bytes_received
@@ -35,8 +53,9 @@ cdef class Lane(Home):
 
     cdef Backend take(self, double now)
     cdef int serve(self, Backend backend) except -1
+    cdef int load(self, Backend backend, Waiter first, double now) except -1
     cdef bint lives(self, Backend backend) except -1
-    cdef int queue(self, Waiter waiter, double now) except -1
+    cdef int queue(self, Waiter waiter, double now, bint first=*) except -1
     cdef int unqueue(self, Waiter waiter) except -1
     cdef int count_query(self, double seconds, bint failed) except -1
     cdef int count_wait(self, double seconds) except -1

@@ -16,6 +16,9 @@ from pgambassador.net.parties cimport Client, Home, clock
 
 # An idle connection's end is seen by the event loop; only what came since its last turn could be missed.
 cdef double MOMENT = 0.01
+# How many share a connection at most, and for how long together.
+cdef Py_ssize_t BATCH_MOST = 32
+cdef double BATCH_SECONDS = 0.010
 
 
 cdef class Waiter(Client):
@@ -50,11 +53,14 @@ cdef class Lane(Home):
         self.idle = []
         self.free = []
         self.waiters = deque()
+        self.carriers = []
         self.limit = limit
         self.sticky = sticky
         self.statement_limit = max(statement_limit, 1)
         self.high_water = high_water
         self.slow = 1e300
+        self.weight = 1
+        self.first_answer = 0.0005
         self.bounds = len(bounds)
         for i in range(self.bounds):
             self.bound[i] = bounds[i]
@@ -82,13 +88,19 @@ cdef class Lane(Home):
         backend.close("the server talks without being asked")
         return False
 
-    cdef int queue(self, Waiter waiter, double now) except -1:
+    cdef int queue(self, Waiter waiter, double now, bint first=False) except -1:
+        """`first`: it has had its turn before."""
         waiter.waiting = True
         waiter.waiting_since = now
-        self.waiters.append(waiter)
+        if first:
+            self.waiters.appendleft(waiter)
+        else:
+            self.waiters.append(waiter)
         self.waiting += 1
         if self.total < self.limit:
             self.policy.wanted()
+        elif waiter.channel is not None:
+            self.crowded = True  # by clients
         return 0
 
     cdef int unqueue(self, Waiter waiter) except -1:
@@ -130,10 +142,51 @@ cdef class Lane(Home):
             self.waiting -= 1
             now = clock()
             self.count_wait(now - waiter.waiting_since)
+            if waiter.brief_now and self.waiting and backend.state is waiter.state and backend.marked_by is None:
+                return self.load(backend, waiter, now)
             waiter.granted(backend, now)
             return 0
         self.idle.append(backend)
         return 0
+
+    cdef int load(self, Backend backend, Waiter first, double now) except -1:
+        """Give the connection to several who wait and are soon done, in one write: as many as make the queue move
+        on all connections alike. Nobody is passed by who cannot share."""
+        cdef list riders = [first]
+        cdef Waiter waiter
+        cdef double seconds = first.expected
+        cdef Py_ssize_t most = min(self.waiting // max(self.total, 1) + 1, BATCH_MOST)
+        while len(riders) < most and self.waiters:
+            waiter = <Waiter>self.waiters[0]
+            if waiter.waiting:
+                seconds += waiter.expected
+                if not waiter.brief_now or waiter.state is not first.state or seconds > BATCH_SECONDS:
+                    break
+                waiter.waiting = False
+                self.waiting -= 1
+                self.count_wait(now - waiter.waiting_since)
+                riders.append(waiter)
+            self.waiters.popleft()
+        if len(riders) == 1:
+            return first.granted(backend, now)
+        self.batches += 1
+        self.batched += len(riders)
+        if backend not in self.carriers:
+            self.carriers.append(backend)
+            if not self.watched:
+                self.watched = True
+                self.policy.carries()
+        return backend.carry(riders, now)
+
+    def relieve(self):
+        """A few hundred times a second, while clients share connections: nobody waits long for another. Whether to
+        go on."""
+        cdef double now = clock()
+        for backend in list(self.carriers):
+            if not (<Backend>backend).relieve(now):
+                self.carriers.remove(backend)
+        self.watched = len(self.carriers) > 0
+        return self.watched
 
     cdef int gone(self, object backend, str reason) except -1:
         if not (<Backend>backend).counted:

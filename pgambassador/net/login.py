@@ -19,11 +19,14 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
 
+from pgambassador.admin.exchange import Exchange
 from pgambassador.auth.peer import Peer
 from pgambassador.auth.rules import LOGICAL, PHYSICAL, SESSION
 from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
 from pgambassador.net import patience
 from pgambassador.net.arrival import peer_of
+from pgambassador.net.console import Console
+from pgambassador.net.desk import COLUMNS, Desk, settings_for
 from pgambassador.net.facts import Facts
 from pgambassador.net.gate import explain
 from pgambassador.net.greeting import BASE
@@ -159,7 +162,7 @@ async def _first_packets(house: House, visitor: Visitor) -> Start | None:
 async def _cancel(house: House, pid: int, key: bytes) -> None:
     """Cancel what the session with this key is doing; its connection closes when the server has been told."""
     session = house.keys.find(pid, key)
-    if session is None or session.closed:
+    if session is None or session.closed or isinstance(session, Console):
         return
     if isinstance(session, Session) and session.waiting:
         keeper = session.policy
@@ -184,10 +187,20 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
     shown = _shown(peer, visitor)
     success, user = await house.porter.admit(shown, packet.user, packet.database, reader, kind)
     house.doorway.leave(guest)
+    console = kind == SESSION and house.config.is_console(packet.database)
+    if console and not peer.local and packet.user not in house.config.auth.admins:
+        raise Refused(
+            f'user "{packet.user}" may not use the console from another machine',
+            sqlstate="42501",
+            hint="Name the user in auth.admins.",
+        )
     try:
         stay = house.admit(peer)
         entrant = _Entrant(house, visitor, packet, success, user, stay, reader)
         try:
+            if console:
+                _attend(entrant)
+                return True
             house.lodge(stay, packet.database, packet.user)
             await (_replicate(entrant, kind) if kind else _begin(entrant))
             return True
@@ -280,6 +293,21 @@ async def _replicate(entrant: _Entrant, kind: str) -> None:
     tunnel.start(_greeting(success, link.parameters, tunnel.pid, key), early)
     if house.draining:
         tunnel.close()
+
+
+def _attend(entrant: _Entrant) -> None:
+    """The console, which has no server connection."""
+    house, visitor, packet, success, _, stay, reader = entrant
+    told = settings_for(packet)
+    early = reader.rest()
+    exchange = Exchange(Desk(house, packet.user).answer, COLUMNS, told)
+    console = Console(house.sockets, visitor.channel(), exchange, stay=stay, ended=house.ended)
+    console.pid, key = house.keys.issue(console, long=packet.version >= PROTOCOL_3_2)
+    house.tunnels.add(console)
+    house.logins += 1
+    console.start(_greeting(success, told, console.pid, key), early)
+    if house.draining:
+        console.close()
 
 
 def _greeting(success: bytes, told: Mapping[str, str], pid: int, key: bytes) -> bytes:

@@ -20,10 +20,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pgambassador.net.lane import Borrower
-from pgambassador.protocol.suspects import EVERYBODY, NOBODY, PROBE, Suspects, query, read
+from pgambassador.protocol.suspects import EVERYBODY, NOBODY, PROBE, TIMEOUT, Suspects, query, read
 from pgambassador.wire import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from pgambassador.net.backend import Backend
     from pgambassador.net.lane import Lane
 
@@ -34,6 +36,8 @@ SHARE = 20
 """A server connection is asked for one part in so many of the time."""
 AGAIN = 300.0
 _PATIENCE = 10.0
+_ANSWERED = 2.0
+"""A connection that does not answer the short question within this leads nowhere."""
 _LOST_MOST = 3
 _CANCELED = "57014"
 
@@ -42,8 +46,11 @@ class Lookout:
     """`suspects` is what is known now; `asking` whether a connection is being asked; `sequences` whether
     clients rely on currval() between transactions."""
 
-    def __init__(self, lane: Lane, harmless: Iterable[str] = ()) -> None:
+    def __init__(
+        self, lane: Lane, harmless: Iterable[str] = (), heard: Callable[[Suspects], None] = lambda _: None
+    ) -> None:
         self.suspects: Suspects = NOBODY
+        self._heard = heard
         self.sequences = False
         self._lane = lane
         self._query = query(harmless)
@@ -53,6 +60,8 @@ class Lookout:
         self._changed = False
         self.asking = False
         self._queued = False  # for a connection to ask
+        self._asked: Backend | None = None
+        self._patience = 0.0
         self._learnt = False
         self._lost = 0
         self._told = False
@@ -89,7 +98,7 @@ class Lookout:
                 self._refused(parse.fields(error))
             self._let_go()
 
-        self._begin(now)
+        self._begin(backend, now, 3 * TIMEOUT)
         self._changed = False
         backend.ask(self._query, 1, done, rows)
 
@@ -117,7 +126,7 @@ class Lookout:
             self._suspect_everybody(again=True)
             self._borrow(now)
 
-        self._begin(now)
+        self._begin(backend, now, _ANSWERED)
         backend.ask(PROBE, 1, done, rows)
 
     def _heed_tables(self, tables: bytes) -> None:
@@ -126,13 +135,15 @@ class Lookout:
             self._lane.policy.statements.forget()
         self._tables = tables
 
-    def _begin(self, now: float) -> None:
+    def _begin(self, backend: Backend, now: float, patience: float) -> None:
         self.asking = True
+        self._asked, self._patience = backend, patience
         self._looked_at = now
         self._queries = self._lane.queries
 
     def _end(self, since: float) -> None:
         self.asking = False
+        self._asked = None
         now = time.monotonic()
         self._due = now + SHARE * max(0.0, now - since)
 
@@ -147,6 +158,7 @@ class Lookout:
     def _suspect_everybody(self, *, again: bool) -> None:
         """Until it is known better, which is asked for as soon as that can be, or only in `AGAIN` seconds."""
         self.suspects, self._lane.wary, self._changed = EVERYBODY, True, again
+        self._heard(EVERYBODY)
         self._learnt = True
 
     def _borrow(self, now: float, *, probe: bool = False) -> None:
@@ -167,6 +179,8 @@ class Lookout:
 
     def tick(self, now: float) -> None:
         """From time to time, as long as the pool is used."""
+        if self._asked is not None and now - (self._looked_at or now) > self._patience:
+            self._asked.close("a question of pgambassador was not answered")  # nor would be a client's
         if self._changed and now >= self._due and self._lane.total:  # for this alone none is opened
             self._borrow(now)
         if self._looked_at is None or now < self._due or self._lane.queries == self._queries:
@@ -206,4 +220,5 @@ class Lookout:
             )
         self._heed_tables(suspects.tables)
         self.suspects = suspects
+        self._heard(suspects)
         self._lane.wary = bool(suspects) or self.sequences

@@ -37,6 +37,14 @@ _SUMS = (
     "cancels",
     "query_seconds",
     "wait_seconds",
+    "replica_queries",
+    "stale",
+    "without_replica",
+    "batches",
+    "batched",
+    "repeated",
+    "verdicts",
+    "judged",
 )
 
 
@@ -60,6 +68,14 @@ class Numbers:
     cancels: int
     query_seconds: float
     wait_seconds: float
+    replica_queries: int
+    stale: int
+    without_replica: int
+    batches: int
+    batched: int
+    repeated: int
+    verdicts: int
+    judged: int
 
     def __init__(self, keeper: Keeper, labels: Labels | None = None) -> None:
         lane = keeper.lane
@@ -73,6 +89,12 @@ class Numbers:
             setattr(self, name, getattr(lane, name))
         for name in ("opening", "connects", "connect_failures", "wait_timeouts", "cancels"):
             setattr(self, name, getattr(keeper, name))
+        for name in ("batches", "batched", "repeated"):
+            setattr(self, name, getattr(lane, name))
+        self.replica_queries = lane.queries if lane.standby else 0
+        choice = lane.choice
+        self.stale, self.without_replica = (0, 0) if choice is None else (choice.stale, choice.none)
+        self.verdicts, self.judged = len(keeper.routes), keeper.routes.judged
         self.query_histogram = lane.query_histogram
         self.wait_histogram = lane.wait_histogram
         self.closed = Counter(keeper.closed)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Protocol
 
-from pgambassador.cluster.upstream import Upstream
+from pgambassador.cluster.upstream import Endpoint, Upstream
 from pgambassador.credentials.keyring import Issued
 from pgambassador.errors import ConfigError, ServerRefused
 from pgambassador.net import connector
 from pgambassador.net.connector import Keys, Link
 from pgambassador.net.derivation import Deriver
+from pgambassador.protocol.settings import FIXED
+
+_NOT_SET = FIXED | {"application_name"}
 
 
 class Ring(Protocol):
@@ -45,6 +49,31 @@ class Origin:
         self.user = user
         self.only = only
         self.params = {**upstream.params, **params}
+
+    def prefer(self, endpoint: Endpoint | None) -> None:
+        """Try this host before the others."""
+        endpoints = self.upstream.endpoints
+        if endpoint is not None and endpoint != endpoints[0]:
+            rest = tuple(each for each in endpoints if each != endpoint)
+            self.upstream = replace(self.upstream, endpoints=(endpoint, *rest))
+
+    def begin_like(self, parameters: Mapping[str, str]) -> None:
+        """What clients have not set shall be as another server reports it."""
+        told = {name: value for name, value in parameters.items() if name.lower() not in _NOT_SET}
+        self.params = {**told, **self.params}
+
+    def at(self, endpoint: Endpoint) -> Origin:
+        """The same way to one server, whatever it is."""
+        upstream = replace(self.upstream, endpoints=(endpoint,), target_session_attrs="any")
+        return Origin(
+            upstream,
+            self.keyring,
+            database=self.database,
+            user=self.user,
+            params=self.params,
+            only=self.only,
+            deriver=self.deriver,
+        )
 
     async def open(self) -> Link:
         """Log in; raises Unreachable, ConfigError or ServerRefused."""

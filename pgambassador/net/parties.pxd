@@ -11,6 +11,10 @@ cdef class Statement:
     cdef readonly bint resets
     cdef public object shape
     cdef public object age
+    # What the pool that used it last knows of it.
+    cdef object verdict
+    cdef object judged_by
+    cdef unsigned long long generation
 
 cdef class Client:
     cdef readonly Channel channel
@@ -20,6 +24,10 @@ cdef class Client:
     cdef bytes unnamed
     # Its next message needs an answer that is still to come.
     cdef bint stalled
+    # What it has asked, while that can be asked again: no byte of the answer has been passed on.
+    cdef bytes request
+    # It shares a server connection with others.
+    cdef readonly bint riding
 
     cdef bint mid_message(self) noexcept
     cdef int settled(
@@ -31,11 +39,19 @@ cdef class Client:
     cdef bint may_read(self) noexcept
     cdef int cancelled(self, bytes error, bint ended) except -1
     cdef int orphaned(self, str reason, bint told) except -1
+    cdef int board(self, object backend, double now) except -1
+    cdef int landed(self) except -1
+    cdef int again(self, bint at_primary) except -1
+    cdef int refuted(self) except -1
 
 cdef class Home:
     cdef readonly unsigned long long transactions
     cdef readonly unsigned long long bytes_sent
     cdef public bint sticky
+    # It has a standby's connections.
+    cdef public bint standby
+    # Seconds that those who share a connection usually wait for the first of their answers.
+    cdef double first_answer
     cdef public Py_ssize_t statement_limit
     cdef public object policy
     cdef public Py_ssize_t high_water

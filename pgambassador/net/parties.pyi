@@ -25,11 +25,14 @@ class Client:
     @property
     def backend(self) -> Backend | None: ...
     @property
+    def riding(self) -> bool: ...
+    @property
     def statements(self) -> dict[bytes, Statement]: ...
 
 class Home:
     policy: Any
     sticky: bool
+    standby: bool
     statement_limit: int
     high_water: int
     @property

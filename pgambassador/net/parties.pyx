@@ -68,6 +68,22 @@ cdef class Client:
         """Your server connection is gone; `told`: its own last words have reached you."""
         return 0
 
+    cdef int board(self, object backend, double now) except -1:
+        """Say what you have to say to a connection that you share; it leaves with the others' words."""
+        return 0
+
+    cdef int landed(self) except -1:
+        """What you have asked on a connection that you share is answered."""
+        return 0
+
+    cdef int again(self, bint at_primary) except -1:
+        """Ask once more: nothing of the answer has reached you."""
+        return 0
+
+    cdef int refuted(self) except -1:
+        """What you have asked does more than read."""
+        return 0
+
 
 cdef class Home:
     """Where a server connection goes when nobody needs it. `policy` decides what is not mechanism."""

@@ -234,6 +234,12 @@ class Porter:
     # Passwords that only the server knows.
 
     async def _at_server(self, peer: Peer, user: str, database: str, frames: Frames) -> Admitted:
+        if self.config.is_console(database):
+            raise Refused(
+                "the console does not take a password that only the server knows",
+                hint="Write a rule for database pgambassador, with another method, before this one.",
+                sqlstate="0A000",
+            )
         if not peer.confidential:
             raise Refused(
                 "a password would have to come in clear text, over a connection without TLS",

@@ -2,12 +2,12 @@ from typing import Any
 
 from pgambassador.errors import AmbassadorError
 from pgambassador.net.channel import Channel
+from pgambassador.net.errands import Errands
 from pgambassador.net.facts import Facts
 from pgambassador.net.lane import Lane
-from pgambassador.net.requests import Requests
 from pgambassador.net.sockets import Sockets
 
-class Session(Requests):
+class Session(Errands):
     facts: Facts
     def __init__(
         self,
@@ -17,10 +17,6 @@ class Session(Requests):
         state: Any,
         facts: Facts,
     ) -> None: ...
-    @property
-    def closed(self) -> bool: ...
-    @property
-    def leaving(self) -> bool: ...
     @property
     def draining(self) -> bool: ...
     def on_readable(self) -> None: ...

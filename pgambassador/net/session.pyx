@@ -12,6 +12,7 @@ from pgambassador.net.backend cimport Backend
 from pgambassador.net.channel cimport Channel
 from pgambassador.net.lane cimport Lane
 from pgambassador.net.parties cimport clock
+from pgambassador.net.verdicts cimport UNSAID
 from pgambassador.wire.framing cimport MORE, Scanner
 
 from pgambassador.errors import ProtocolViolation
@@ -30,13 +31,14 @@ cdef Py_ssize_t WAIT_BOUND = 64 * 1024
 cdef char inbox[SHARED]
 
 cdef bytes READY_IDLE = b"Z\x00\x00\x00\x05I"
+cdef bytes READY_WITHIN = b"Z\x00\x00\x00\x05T"
 
 
-cdef class Session(Requests):
+cdef class Session(Errands):
     """`facts` belong to the policy; `state` is the client's settings, compared by identity with the server's."""
 
     def __init__(self, loop, Channel channel not None, Lane lane not None, state, facts):
-        Requests.__init__(self, lane)
+        Errands.__init__(self, lane)
         self.loop = loop
         self.channel = channel
         self.state = state
@@ -63,7 +65,7 @@ cdef class Session(Requests):
             n = self.channel.fill(inbox, SHARED)
             if n <= 0:
                 break
-            if self.waiting or self.stalled:
+            if self.waiting or self.stalled or self.riding:
                 self.lane.bytes_received += n
                 self.scanner.append(<const unsigned char *>inbox, n)
                 if self.scanner.held > WAIT_BOUND:
@@ -75,7 +77,7 @@ cdef class Session(Requests):
                 return
         if n > 0:
             self.loop.call_soon(self.on_readable)
-        elif n == 0 and (self.waiting or self.stalled) and self.said_goodbye():
+        elif n == 0 and (self.waiting or self.stalled or self.riding) and self.said_goodbye():
             # What it sent before it left is still done, when its turn comes.
             self.channel.stop_reading()
         elif n != -1:
@@ -107,7 +109,9 @@ cdef class Session(Requests):
             return 0
         backend = self.backend
         if backend is not None:
-            if self.length:
+            if self.riding:
+                self.cut(backend)
+            elif self.length:
                 backend.channel.send(<const char *>self.run, self.length)
                 self.length = 0
             else:
@@ -124,6 +128,7 @@ cdef class Session(Requests):
         return 0
 
     cdef int process(self) except -1:
+        cdef Backend backend
         cdef int kind
         while not self.closed and not self.leaving and not self.stalled:
             kind = self.scanner.next()
@@ -138,7 +143,15 @@ cdef class Session(Requests):
                 if not self.unlinked(kind):
                     return 0
             else:
+                backend = self.backend
+                if backend.home.standby and not self.may_follow(backend, kind):
+                    self.stall()
+                    return 0
+                if self.part != self.first_part:
+                    self.wrote = True
                 self.linked(kind)
+                if self.riding and not backend.unsynced:
+                    return 0
         return 0
 
     cdef int unlinked(self, int kind) except -1:
@@ -148,34 +161,27 @@ cdef class Session(Requests):
             self.refuse_one(kind)
             return True
         if kind == c'S' and self.scanner.size == 5:
-            self.channel.stage(READY_IDLE, 6)
+            self.channel.stage(READY_IDLE if self.begun is None else READY_WITHIN, 6)
             return True
         if kind == c'H' and self.scanner.size == 5 or kind in (c'd', c'c', c'f'):
             return True
         if kind == c'C' and self.scanner.have > 6 and self.scanner.at[5] == c'S' and not self.lane.sticky:
             self.close_statement(None)
             return True
-        if not self.acquire():
+        if self.lane.choice is not None:
+            if not self.look(kind):
+                self.scanner.back()
+                return False
+            if self.verdict.begins == UNSAID and kind == c'Q' and self.puts_off():
+                return True
+        if not self.acquire(kind):
+            if self.refusal is not None:
+                self.refuse_one(kind)
+                return True
             self.scanner.back()
             return False
         self.linked(kind)
         return True
-
-    cdef bint acquire(self) except -1:
-        cdef Backend backend = self.lane.take(self.now)
-        if backend is None:
-            self.lane.queue(self, self.now)
-            return False
-        self.waited = 0.0
-        backend.join(self)
-        return True
-
-    cdef int granted(self, Backend backend, double now) except -1:
-        self.now = now
-        self.waited = now - self.waiting_since
-        backend.join(self)
-        self.channel.start_reading()
-        return self.take(0)
 
     cdef bint said_goodbye(self) except -1:
         """Whether the last of what is kept is a Terminate."""
@@ -253,8 +259,15 @@ cdef class Session(Requests):
     ) except -1:
         cdef double seconds = now - started
         cdef Lane lane = self.lane
+        cdef Backend backend = self.backend
         cdef bint failed = len(sqlstate) > 0
-        lane.count_query(seconds, failed)
+        if backend is None:
+            lane.count_query(seconds, failed)
+        else:
+            (<Lane>backend.home).count_query(seconds, failed)
+            if self.doing is not None:
+                self.doing.took(now - max(started, backend.answered_at))
+            backend.answered_at = now
         if lane.sink is not None and (
             seconds >= lane.slow or failed or (lane.sample > 0 and rand() < lane.sample * RAND_MAX)
         ):
@@ -263,6 +276,10 @@ cdef class Session(Requests):
         return 0
 
     cdef int served(self) except -1:
+        if self.backend is None:
+            self.request = None
+            if self.wrote:
+                self.written()
         if self.leaving and self.parting is not None:
             self.fail(self.parting)
         elif self.leaving:
@@ -272,7 +289,7 @@ cdef class Session(Requests):
         self.changing.clear()
         if self.portals and (self.backend is None or (<Backend>self.backend).status == c'I'):
             self.portals.clear()
-        return 0
+        return self.resume() if self.stalled and self.backend is None and not self.closed else 0
 
     cdef int cancelled(self, bytes error, bint ended) except -1:
         self.passing = False
@@ -299,8 +316,9 @@ cdef class Session(Requests):
         """Stop waiting: the message that waits is answered with this ErrorResponse; the session goes on."""
         if not self.waiting:
             return
-        self.lane.unqueue(self)
+        self.asked.unqueue(self)
         self.refusal = error
+        self.begun = None
         self.now = clock()
         self.channel.start_reading()
         self.take(0)
@@ -314,7 +332,7 @@ cdef class Session(Requests):
     def drain(self):
         """Leave as soon as nothing is under way."""
         self.draining = True
-        if self.closed or self.waiting or self.scanner.held or self.scanner.left:
+        if self.closed or self.waiting or self.scanner.held or self.scanner.left or self.begun is not None:
             return
         if self.backend is None or (<Backend>self.backend).ready():
             self.policy.drained(self)
@@ -344,7 +362,7 @@ cdef class Session(Requests):
             return
         self.closed = True
         if self.waiting:
-            self.lane.unqueue(self)
+            self.asked.unqueue(self)
         self.lane.leaves()
         half = self.scanner.left > 0 and self.passing
         self.scanner.kept = None
@@ -353,7 +371,9 @@ cdef class Session(Requests):
         self.unnamed = self.bound = None
         self.channel.close(linger=True)
         try:
-            if backend is not None:
+            if backend is not None and self.riding:
+                backend.leave(self)
+            elif backend is not None:
                 backend.detach()
                 self.policy.abandoned(backend, half)
         finally:

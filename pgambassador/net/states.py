@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pgambassador.net.backend import Backend
     from pgambassador.net.lane import Lane
     from pgambassador.net.lookout import Lookout
+    from pgambassador.net.routes import Routes
     from pgambassador.net.session import Session
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class States:
     lane: Lane
     lookout: Lookout
     statements: Statements
+    routes: Routes
     vacate: Callable[[bytes], None]
     """Close what is idle in the databases that a statement names."""
     pins: Counter[str]
@@ -242,6 +244,7 @@ class States:
         }
         if facts.doubts & survey.CHANGED:
             self.statements.forget()  # only now do others see it
+            self.routes.changed()
         if facts.doubts & survey.REDEFINED:
             self.lookout.again(backend.freed_at)
         facts.asked = facts.doubts - survey.CHANGED - survey.REDEFINED

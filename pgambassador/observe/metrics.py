@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import platform
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -24,135 +24,12 @@ from prometheus_client.registry import Collector
 from pgambassador import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from pgambassador.auth.expiry import Ending
+    from pgambassador.observe.stats import CredentialStats, LogStats, PoolStats, ProxyStats, WatchStats
 
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
 """Upper bounds in seconds, inclusive; one more count, for what is longer, follows theirs in a histogram."""
-
-
-class PoolStats(Protocol):
-    """What a pool says about itself. Histograms are counts for each bucket, not cumulated."""
-
-    @property
-    def cluster(self) -> str: ...
-    @property
-    def database(self) -> str: ...
-    @property
-    def user(self) -> str: ...
-    @property
-    def size(self) -> int:
-        """Server connections at most."""
-        ...
-
-    @property
-    def idle(self) -> int: ...
-    @property
-    def active(self) -> int: ...
-    @property
-    def opening(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def sessions(self) -> int: ...
-    @property
-    def queries(self) -> int: ...
-    @property
-    def transactions(self) -> int: ...
-    @property
-    def errors(self) -> int: ...
-    @property
-    def bytes_received(self) -> int:
-        """From clients, for the server."""
-        ...
-
-    @property
-    def bytes_sent(self) -> int:
-        """To clients, from the server."""
-        ...
-
-    @property
-    def connects(self) -> int: ...
-    @property
-    def connect_failures(self) -> int: ...
-    @property
-    def wait_timeouts(self) -> int: ...
-    @property
-    def cancels(self) -> int: ...
-    @property
-    def query_seconds(self) -> float: ...
-    @property
-    def wait_seconds(self) -> float: ...
-    @property
-    def query_histogram(self) -> Sequence[int]: ...
-    @property
-    def wait_histogram(self) -> Sequence[int]: ...
-    @property
-    def closed(self) -> Mapping[str, int]:
-        """Server connections that ended, by reason."""
-        ...
-
-    @property
-    def pins(self) -> Mapping[str, int]:
-        """Sessions that had to keep their server connection, by reason."""
-        ...
-
-
-class CredentialStats(Protocol):
-    """What a cluster's keyring says about itself; None where there is nothing yet, or no end."""
-
-    @property
-    def cluster(self) -> str: ...
-    @property
-    def provider(self) -> str: ...
-    @property
-    def refreshes(self) -> int: ...
-    @property
-    def refresh_failures(self) -> int: ...
-    @property
-    def failing(self) -> int: ...
-    @property
-    def age(self) -> float | None: ...
-    @property
-    def expires(self) -> float | None: ...
-
-
-class ProxyStats(Protocol):
-    """What the process says about its clients, and its pools."""
-
-    @property
-    def clients(self) -> int: ...
-    @property
-    def logins(self) -> int: ...
-    @property
-    def login_failures(self) -> int: ...
-    @property
-    def rejected(self) -> Mapping[str, int]: ...
-    @property
-    def draining(self) -> bool: ...
-    def endings(self) -> Iterable[Ending]:
-        """When certificates end; the files are looked at."""
-        ...
-
-    def pools(self) -> Iterable[PoolStats]:
-        """Those of this moment; asked anew at every scrape."""
-        ...
-
-    def credentials(self) -> Iterable[CredentialStats]:
-        """One for each cluster."""
-        ...
-
-
-class LogStats(Protocol):
-    """What the query log says about itself."""
-
-    @property
-    def written(self) -> int: ...
-    @property
-    def dropped(self) -> int: ...
-    @property
-    def failed(self) -> int: ...
 
 
 _LABELS = ("cluster", "database", "user")
@@ -162,6 +39,7 @@ _GAUGES = (
     ("pgambassador_pool_size", "size", "Server connections that the pool may have."),
     ("pgambassador_pool_waiting_clients", "waiting", "Clients that wait for a server connection."),
     ("pgambassador_pool_clients", "sessions", "Clients that use the pool."),
+    ("pgambassador_routing_statements", "verdicts", "Statements of which it is remembered where they go."),
 )
 _STATES = ("idle", "active", "opening")
 _COUNTERS = (
@@ -178,6 +56,10 @@ _COUNTERS = (
     ),
     ("pgambassador_wait_timeouts", "wait_timeouts", "Clients that waited in vain for a server connection."),
     ("pgambassador_cancels", "cancels", "Cancel requests that were passed on."),
+    ("pgambassador_routing_misses", "judged", "Statements that were looked into, not being remembered."),
+    ("pgambassador_batches", "batches", "Writes to a server that several clients shared."),
+    ("pgambassador_batched_queries", "batched", "Queries that were sent in these."),
+    ("pgambassador_repeated_queries", "repeated", "Queries that were sent again, unseen by their clients."),
 )
 _HISTOGRAMS = (
     (
@@ -214,6 +96,7 @@ class Metrics(Collector):
         yield from self._process()
         yield from _of_pools(list(self._proxy.pools()))
         yield from _of_credentials(self._proxy.credentials())
+        yield from _of_servers(list(self._proxy.watches()))
 
     def _process(self) -> Iterator[Metric]:
         proxy = self._proxy
@@ -274,7 +157,19 @@ def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
         "Sessions that had to keep their server connection.",
         labels=(*_LABELS, "reason"),
     )
+    routed = CounterMetricFamily(
+        "pgambassador_routed_queries", "Queries that were answered, by where.", labels=(*_LABELS, "target")
+    )
+    missed = CounterMetricFamily(
+        "pgambassador_replica_misses",
+        "Reads that no replica could have: none was fresh enough (stale), or none could be used (none).",
+        labels=(*_LABELS, "reason"),
+    )
     for labels, pool in zip(names, pools, strict=True):
+        routed.add_metric((*labels, "primary"), pool.queries - pool.replica_queries)
+        routed.add_metric((*labels, "replica"), pool.replica_queries)
+        missed.add_metric((*labels, "stale"), pool.stale)
+        missed.add_metric((*labels, "none"), pool.without_replica)
         for state in _STATES:
             states.add_metric((*labels, state), getattr(pool, state))
         for reason, count in sorted(pool.closed.items()):
@@ -284,6 +179,8 @@ def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
     yield states
     yield closed
     yield pins
+    yield routed
+    yield missed
     for name, attribute, text in _COUNTERS:
         counter = CounterMetricFamily(name, text, labels=_LABELS)
         for labels, pool in zip(names, pools, strict=True):
@@ -327,6 +224,46 @@ def _of_credentials(keyrings: Iterable[CredentialStats]) -> Iterator[Metric]:
         if each.expires is not None:
             expiry.add_metric(names, each.expires)
     yield from (refreshes, failing, age, expiry)
+
+
+_ROLES = ("primary", "standby", "unknown")
+
+
+def _of_servers(watches: Sequence[WatchStats]) -> Iterator[Metric]:
+    labels = ("cluster", "server")
+    role = GaugeMetricFamily(
+        "pgambassador_server_role", "1 for what the server is.", labels=(*labels, "role")
+    )
+    well = GaugeMetricFamily("pgambassador_server_well", "1 if it may have statements.", labels=labels)
+    lag = GaugeMetricFamily(
+        "pgambassador_server_lag_seconds", "For how long a replica has shown nothing newer.", labels=labels
+    )
+    weight = GaugeMetricFamily("pgambassador_server_weight", "Its share of the reads.", labels=labels)
+    probes = CounterMetricFamily(
+        "pgambassador_server_probes", "Questions about its role that it has answered.", labels=labels
+    )
+    failures = CounterMetricFamily(
+        "pgambassador_server_probe_failures", "Questions that it has not.", labels=labels
+    )
+    searches = CounterMetricFamily(
+        "pgambassador_discoveries",
+        "How often a cluster's servers were looked for, by what came of it.",
+        labels=("cluster", "result"),
+    )
+    for watch in watches:
+        searches.add_metric((watch.name, "success"), watch.discoveries)
+        searches.add_metric((watch.name, "failure"), watch.discovery_failures)
+        for each in watch.servers():
+            names = (watch.name, str(each.server.endpoint))
+            for one in _ROLES:
+                role.add_metric((*names, one), int(each.server.role == one))
+            well.add_metric(names, int(each.server.well))
+            weight.add_metric(names, each.server.weight)
+            probes.add_metric(names, each.probes)
+            failures.add_metric(names, each.failures)
+            if each.lag is not None:
+                lag.add_metric(names, each.lag)
+    yield from (role, well, lag, weight, probes, failures, searches)
 
 
 def _cumulated(counts: Sequence[int]) -> list[tuple[str, float]]:

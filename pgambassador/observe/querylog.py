@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pgambassador.querylog")
 
-Record = tuple[float, str, str, str, str, bytes, float, float, int, int, int, str, str]
+Record = tuple[float, str, str, str, str, bytes, float, float, int, int, int, str, str, str, str, bool]
 """wall clock, client, database, user, application_name, statement, seconds, seconds waited, rows,
-bytes in, bytes out, server, SQLSTATE or ''"""
+bytes in, bytes out, server, SQLSTATE or '', primary or replica or '', why, whether it was batched"""
 
 RECORDS_LIMIT = 8192
 BYTES_LIMIT = 16 << 20  # of statements in the queue
@@ -176,6 +176,9 @@ class Formatter:
             sent,
             server,
             sqlstate,
+            route,
+            why,
+            batched,
         ) = record
         query, fingerprint = self._statement(text)
         line = {
@@ -192,6 +195,9 @@ class Formatter:
             "bytes_in": received,
             "bytes_out": sent,
             "server": server,
+            "route": route,
+            "why": why,
+            "batched": batched,
             "sqlstate": sqlstate,
             "slow": self._slow is not None and duration >= self._slow,
         }

@@ -177,7 +177,7 @@ class Service:
             if now - looked >= LOOK:
                 looked = now
                 self._remind()
-            for keeper in list(self.house.keepers.values()):
+            for keeper in self.house.every():
                 keeper.tick(now)
             for keyring in self.house.keyrings.values():
                 keyring.tick()
@@ -217,11 +217,13 @@ class Service:
     async def _close(self) -> None:
         for listener in self.listeners:
             listener.close()
-        for keeper in list(self.house.keepers.values()):
+        for keeper in self.house.every():
             keeper.stop()
+        for branches in self.house.branches.values():
+            branches.stop()
         for tunnel in list(self.house.tunnels):
             tunnel.close()
-        for keeper in list(self.house.keepers.values()):
+        for keeper in self.house.every():
             await keeper.stopped(CANCEL_PATIENCE if self._signals < 2 else 0)
         for keyring in self.house.keyrings.values():
             keyring.close()

@@ -23,4 +23,5 @@ cdef class Scanner:
     cdef void back(self) noexcept
     cdef int ask(self, Py_ssize_t n) except -1
     cdef int finish(self) except -1
+    cdef int prepend(self, bytes data) except -1
     cdef int append(self, const unsigned char *data, Py_ssize_t n) except -1

@@ -143,6 +143,12 @@ cdef class Scanner:
         memcpy(PyByteArray_AS_STRING(self.kept) + old, data, n)
         return 0
 
+    cdef int prepend(self, bytes data) except -1:
+        """Whole frames come again, before what is kept."""
+        self.kept = bytearray(data) + (self.kept or b"")
+        self.wanted = 0
+        return 0
+
     @property
     def held(self):
         """Bytes kept between two reads."""

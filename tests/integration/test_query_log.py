@@ -24,7 +24,8 @@ from tests.messages import COPY_DONE, SYNC, bind, copy_data, execute, parse
 Line = dict[str, Any]
 FIELDS = {
     "time", "client", "database", "user", "application_name", "query", "fingerprint", "duration_ms",
-    "wait_ms", "rows", "bytes_in", "bytes_out", "server", "sqlstate", "slow",
+    "wait_ms", "rows", "bytes_in", "bytes_out", "server", "route", "why", "batched",
+    "sqlstate", "slow",
 }  # fmt: skip
 
 
@@ -96,6 +97,7 @@ def test_what_is_said_of_a_statement(opened: Open, primary: Postgres) -> None:
     assert line["bytes_in"] == len(question)
     assert 19 * 20 < line["bytes_out"] < 2000
     assert line["server"] == f"{HOST}:{primary.port}"
+    assert (line["route"], line["why"], line["batched"]) == ("", "", False)
     assert line["sqlstate"] == ""
     assert line["slow"] is True
 

@@ -433,13 +433,15 @@ def test_what_is_recorded_of_a_statement(homes: Homes) -> None:
     server.sends(PARSE_COMPLETE, BIND_COMPLETE, complete("SELECT 3"), IDLE)
     client.read_all()
     assert [each[5] for each in records] == [b"select 1", b"select 2", b"select 3"]
-    at, address, database, user, application, _, seconds, waited, rows, *_, link, sqlstate = records[0]
+    at, address, database, user, application, _, seconds, waited, rows, *more = records[0]
+    link, sqlstate, route, why, batched = more[2:]
     assert at > 1.7e9
     assert (address, database, user, application) == ("client", "shop", "app", "")
     assert (waited, rows, sqlstate) == (0, 1, "")
+    assert (route, why, batched) == ("", "", False)
     assert 0 <= seconds < 10
     assert link == server.backend.link.address
-    assert records[1][-1] == "42703"
+    assert records[1][12] == "42703"
     client.leaves()
     assert (house.clients, len(house.keys)) == (0, 0)
     server.backend.close("")

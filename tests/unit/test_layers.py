@@ -22,32 +22,49 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config", "embedded"),
     ("credentials",),
     ("pool",),
-    ("observe",),
+    ("routing",),
+    ("observe", "admin"),
     ("net",),
     ("process",),
     ("check", "demo"),
+    ("explain",),
     ("cli",),
     ("__main__",),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
-ASYNCIO = ("credentials/", "net/", "process/", "observe/http.py", "check.py")
-PGLAST = ("observe/normalize.py", "protocol/ties.py")
+ASYNCIO = ("credentials/", "net/", "process/", "observe/http.py", "check.py", "explain.py")
+PGLAST = ("observe/normalize.py", "protocol/ties.py", "routing/reading.py")
 
 # Modules whose behaviour shows in the tests of another.
 TESTED_BY = {
     "__main__": "test_cli",
+    "builtin": "test_catalog",
     "conversation": "test_connector",
     "facts": "test_login",
     "failures": "test_backend",
     "answers": "test_backend",
+    "branch": "test_splitting",
+    "branches": "test_splitting",
+    "carrier": "test_no_mixups",
+    "choice": "test_splitting",
+    "errands": "test_splitting",
+    "routes": "test_splitting",
+    "sight": "test_splitting",
+    "verdicts": "test_splitting",
     "der": "test_certificate",
+    "desk": "test_console",
+    "grammar": "test_decision",
     "numbers": "test_keeper",
     "parties": "test_backend",
     "patience": "test_lease",
     "preparing": "test_session",
+    "question": "test_catalog",
+    "reading": "test_decision",
+    "prober": "test_watch",
     "requests": "test_session",
     "sockets": "test_reactor",
+    "stats": "test_metrics",
     "stream": "test_visitor",
     "transport": "test_connector",
     "trials": "test_porter",

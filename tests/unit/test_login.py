@@ -533,3 +533,30 @@ def test_cancelling_nothing(door: Door, state: str) -> None:
         door.loop.run()
     assert Caller(door, build.cancel_request(pid, key)).reads() == b""
     assert door.upstream.cancels == []
+
+
+@pytest.mark.parametrize("name", ["pgambassador", "pgbouncer"])
+def test_the_console_is_for_admins_from_other_machines(doors: MakeDoor, name: str) -> None:
+    packet = build.startup_message({"user": "app", "database": name})
+    caller = Caller(doors(), packet)
+    assert caller.is_refused()["C"] == "42501"
+    door = doors(auth=Auth(admins=("app",)))
+    caller = Caller(door, packet + query("show version"))
+    data = caller.reads()
+    assert b"server_version\x0018.0 (pgambassador" in data and data.count(b"pgambassador ") == 2
+    assert (door.house.clients, len(door.house.tunnels), len(door.house.keepers)) == (1, 1, 0)
+    caller.sends(build.TERMINATE)
+    assert (door.house.clients, len(door.house.tunnels), len(door.house.keys)) == (0, 0, 0)
+
+
+def test_the_console_does_not_ask_a_server_for_passwords(doors: MakeDoor) -> None:
+    auth = Auth(admins=("app",), rules=(AuthRule(method="upstream"),))
+    caller = Caller(doors(auth=auth), build.startup_message({"user": "app", "database": "pgambassador"}))
+    assert caller.is_refused()["C"] == "0A000"
+
+
+def test_a_listed_database_is_no_console(doors: MakeDoor) -> None:
+    door = doors(databases={"pgbouncer": Database()})
+    Caller(door, build.startup_message({"user": "app", "database": "pgbouncer"}))
+    door.opens()
+    assert door.house.keepers

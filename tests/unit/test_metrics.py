@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pgambassador import __version__
 from pgambassador.auth.expiry import Ending
+from pgambassador.cluster.upstream import Endpoint
 from pgambassador.observe.metrics import BUCKETS, Metrics
 
 ENDINGS = [Ending("", "tls.certificate", 1800000000.0), Ending("main", "sslrootcert", 1900000000.5)]
@@ -34,6 +35,14 @@ def pool(**changes):
         "connect_failures": 10,
         "wait_timeouts": 11,
         "cancels": 12,
+        "replica_queries": 40,
+        "stale": 16,
+        "without_replica": 17,
+        "batches": 18,
+        "batched": 19,
+        "repeated": 21,
+        "verdicts": 22,
+        "judged": 23,
         "query_seconds": 1.5,
         "wait_seconds": 0.25,
         "closed": {"idle": 13, "lost": 14},
@@ -49,7 +58,16 @@ def keyring(**changes):
     return SimpleNamespace(cluster="main", provider="exec", **(numbers | changes))
 
 
-def scrape(*pools, query_log=None, credentials=(), **changes):
+def seen(host="db", role="standby", *, lag=0.5, well=True):
+    server = SimpleNamespace(endpoint=Endpoint(host), role=role, well=well, weight=0.25)
+    return SimpleNamespace(server=server, lag=lag, probes=31, failures=2)
+
+
+def watch(*servers):
+    return SimpleNamespace(name="main", discoveries=7, discovery_failures=1, servers=lambda: list(servers))
+
+
+def scrape(*pools, query_log=None, credentials=(), watches=(), **changes):
     proxy = {
         "clients": 3,
         "logins": 7,
@@ -62,6 +80,7 @@ def scrape(*pools, query_log=None, credentials=(), **changes):
             **(proxy | changes),
             pools=lambda: iter(pools),
             credentials=lambda: iter(credentials),
+            watches=lambda: iter(watches),
             endings=lambda: ENDINGS,
         ),
         query_log,
@@ -96,10 +115,41 @@ def scrape(*pools, query_log=None, credentials=(), **changes):
         ("query_duration_seconds_count", 5),
         ("wait_duration_seconds_sum", 0.25),
         ("wait_duration_seconds_count", 1),
+        ("routing_statements", 22),
+        ("routing_misses_total", 23),
+        ("batches_total", 18),
+        ("batched_queries_total", 19),
+        ("repeated_queries_total", 21),
     ],
 )
 def test_a_pool(name, value):
     assert scrape(pool())[f"pgambassador_{name}", *sorted(WHERE.items())] == value
+
+
+def test_where_queries_went_and_why_not_to_a_replica():
+    found = scrape(pool())
+    for name, label, value in (
+        ("routed_queries_total", ("target", "primary"), 20),
+        ("routed_queries_total", ("target", "replica"), 40),
+        ("replica_misses_total", ("reason", "stale"), 16),
+        ("replica_misses_total", ("reason", "none"), 17),
+    ):
+        assert found[f"pgambassador_{name}", *sorted([*WHERE.items(), label])] == value
+
+
+def test_the_servers_that_are_watched():
+    found = scrape(watches=[watch(seen(), seen("old", "unknown", lag=None, well=False))])
+
+    def of(name, server, **more):
+        labels = {"cluster": "main", "server": f"{server}:5432", **more}
+        return found.get((f"pgambassador_server_{name}", *sorted(labels.items())))
+
+    assert [of("role", "db", role=role) for role in ("primary", "standby", "unknown")] == [0, 1, 0]
+    assert (of("well", "db"), of("well", "old")) == (1, 0)
+    assert (of("lag_seconds", "db"), of("lag_seconds", "old")) == (0.5, None)
+    assert (of("weight", "db"), of("probes_total", "db"), of("probe_failures_total", "db")) == (0.25, 31, 2)
+    for result, value in (("success", 7), ("failure", 1)):
+        assert found["pgambassador_discoveries_total", ("cluster", "main"), ("result", result)] == value
 
 
 def test_certificates_by_when_they_end():

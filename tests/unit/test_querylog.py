@@ -59,6 +59,9 @@ def record(text: bytes = b"select 1", *, duration: float = 0.3, sqlstate: str = 
         50,
         "db:5432",
         sqlstate,
+        "replica",
+        "read",
+        True,
     )
 
 
@@ -81,6 +84,9 @@ def test_a_line():
         "bytes_in": 40,
         "bytes_out": 50,
         "server": "db:5432",
+        "route": "replica",
+        "why": "read",
+        "batched": True,
         "sqlstate": "22012",
         "slow": True,
     }

@@ -20,6 +20,10 @@ def config(**more: Any) -> Config:
     return found
 
 
+def weighed(**weights: float) -> dict[str, Any]:
+    return {"clusters": {"main": {"url": URL, "routing": {"weights": weights}}}}
+
+
 def test_the_same_is_no_change() -> None:
     change = compare(config(), config())
     assert (change.live, change.restart) == ([], [])
@@ -36,6 +40,7 @@ def test_the_same_is_no_change() -> None:
         ({"clients": {"max": 5, "login_timeout": "1s"}}, ["clients.max", "clients.login_timeout"]),
         ({"log": {"level": "debug"}, "drain_timeout": "1s"}, ["log.level", "drain_timeout"]),
         ({"query_log": {"slow": "off"}}, ["query_log.slow"]),
+        (weighed(**{"10.0.0.1:5432": 0.1}), ["clusters.main.routing.weights.10.0.0.1:5432"]),
     ],
 )
 def test_what_is_taken_over(new: dict[str, Any], live: list[str]) -> None:
@@ -54,6 +59,10 @@ def test_what_is_taken_over(new: dict[str, Any], live: list[str]) -> None:
         (
             {"clusters": {"main": {"url": URL, "credentials": {"password": "hunter2"}}}},
             ["clusters.main.credentials"],
+        ),
+        (
+            {"clusters": {"main": {"url": URL, "routing": {"max_lag": "1s"}}}},
+            ["clusters.main.routing.max_lag"],
         ),
         ({"databases": {"shop": {"max_clients": 3}}}, ["databases.shop"]),
         ({"listen": ["127.0.0.1:1"], "http": "off"}, ["listen", "http"]),

@@ -1,0 +1,164 @@
+"""What somebody types on the console: a few statements, understood without a parser of SQL.
+
+1. Words are read in any case; a text is a string as SQL writes it, or a parameter.
+2. What is not known is an error that says what is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pgambassador.errors import Refused
+
+HINT: Final = "SHOW HELP lists what there is."
+
+_TOKEN: Final = re.compile(
+    r"""
+    (?P<space>(?:\s+|--[^\n]*|/\*.*?\*/)+)
+    | [eE]'(?P<escaped>(?:[^'\\]|''|\\.)*)'
+    | '(?P<string>(?:[^']|'')*)'
+    | \$(?P<tag>[A-Za-z_]*)\$(?P<dollar>.*?)\$(?P=tag)\$
+    | \$(?P<parameter>[0-9]{1,5})
+    | "(?P<quoted>(?:[^"]|"")*)"
+    | (?P<number>[0-9]+(?:\.[0-9]+)?)
+    | (?P<word>[^\W\d][\w$.]*)
+    | (?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_BEGINS: Final = ("begin", "start")
+_ENDS: Final = {"commit": "COMMIT", "end": "COMMIT", "rollback": "ROLLBACK", "abort": "ROLLBACK"}
+_IGNORED: Final = {"set": "SET", "reset": "RESET", "discard": "DISCARD ALL", "deallocate": "DEALLOCATE"}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """`kind`: word, name (a quoted one), text, number, parameter, or other."""
+
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`verb` is what to do: begin, end, ignore, weigh, which answer with `tag` alone; route, setting, or a
+    table's name, which show something. `texts` are what it is about; parameters come when it runs."""
+
+    verb: str
+    tag: str = "SHOW"
+    texts: tuple[Token, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """How many it needs."""
+        return max((int(each.value) for each in self.texts if each.kind == "parameter"), default=0)
+
+    def filled(self, values: Sequence[str]) -> tuple[str, ...]:
+        """`texts`, with these in place of the parameters."""
+        return tuple(
+            values[int(each.value) - 1] if each.kind == "parameter" else each.value for each in self.texts
+        )
+
+
+def read(text: str, tables: Sequence[str]) -> list[Command]:
+    """The statements of a query; `tables` are what SHOW knows by one word. Refused where one is not known."""
+    return [_command(tokens, tables) for tokens in _statements(text)]
+
+
+def _statements(text: str) -> Iterator[list[Token]]:
+    tokens: list[Token] = []
+    for match in _TOKEN.finditer(text):
+        token = _token(match)
+        if token is None:
+            continue
+        if token == Token("other", ";"):
+            if tokens:
+                yield tokens
+            tokens = []
+        else:
+            tokens.append(token)
+    if tokens:
+        yield tokens
+
+
+def _token(match: re.Match[str]) -> Token | None:
+    kind, found = match.lastgroup, match
+    if kind == "space":
+        return None
+    if kind == "escaped":
+        return Token("text", re.sub(r"\\(.)", r"\1", found["escaped"].replace("''", "'"), flags=re.DOTALL))
+    if kind == "string":
+        return Token("text", found["string"].replace("''", "'"))
+    if kind == "dollar":
+        return Token("text", found["dollar"])
+    if kind == "quoted":
+        return Token("name", found["quoted"].replace('""', '"'))
+    return Token(str(kind), found[str(kind)])
+
+
+def _command(tokens: list[Token], tables: Sequence[str]) -> Command:
+    words = [each.value.lower() if each.kind == "word" else "" for each in tokens]
+    first = words[0]
+    if first == "show":
+        return _show(tokens, words, tables)
+    if first in _BEGINS:
+        return Command("begin", "BEGIN" if first == "begin" else "START TRANSACTION")
+    if first in _ENDS:
+        return Command("end", _ENDS[first])
+    if words[:2] == ["set", "weight"]:
+        return _weigh(tokens[2:])
+    if first in _IGNORED:
+        return Command("ignore", _IGNORED[first])
+    raise unknown(tokens[0].value)
+
+
+def _show(tokens: list[Token], words: list[str], tables: Sequence[str]) -> Command:
+    """SHOW ROUTE [FOR user database] text, SHOW a table, or a setting as drivers ask for it."""
+    if words[1:2] == ["route"]:
+        rest = tokens[2:]
+        if words[2:3] == ["for"]:
+            rest = tokens[3:]
+        texts = ("word", "name", "text", "parameter")
+        wanted = 3 if words[2:3] == ["for"] else 1
+        if len(rest) != wanted or any(each.kind not in texts for each in rest) or not _is_text(rest[-1]):
+            raise Refused(
+                "SHOW ROUTE needs a statement in quotes",
+                sqlstate="42601",
+                hint="SHOW ROUTE 'SELECT 1', or SHOW ROUTE FOR user database 'SELECT 1'.",
+            )
+        return Command("route", texts=_numbered(rest))
+    if len(words) == 2 and words[1] in tables:
+        return Command(words[1])
+    if len(words) > 1 and all(words):
+        return Command("setting", texts=(Token("text", " ".join(words[1:])),))
+    raise unknown(" ".join(each.value for each in tokens[:3]))
+
+
+def _weigh(tokens: list[Token]) -> Command:
+    """SET WEIGHT 'HOST:PORT' number, with = or TO between."""
+    if len(tokens) == 3 and tokens[1].value.lower() in ("=", "to"):
+        del tokens[1]
+    if len(tokens) != 2 or not _is_text(tokens[0]) or tokens[1].kind not in ("number", "text", "parameter"):
+        raise Refused(
+            "SET WEIGHT needs a server and a number",
+            sqlstate="42601",
+            hint="SET WEIGHT '10.0.0.7:5432' 0.1; SHOW REPLICATION lists the servers.",
+        )
+    return Command("weigh", "SET", _numbered(tokens))
+
+
+def _numbered(tokens: list[Token]) -> tuple[Token, ...]:
+    if any(each.kind == "parameter" and not 0 < int(each.value) <= len(tokens) for each in tokens):
+        raise Refused("there is no such parameter", sqlstate="42P02", hint="Number them from $1.")
+    return tuple(tokens)
+
+
+def _is_text(token: Token) -> bool:
+    return token.kind in ("text", "parameter")
+
+
+def unknown(what: str) -> Refused:
+    return Refused(f"the console does not know {what[:64]!r}", sqlstate="42601", hint=HINT)

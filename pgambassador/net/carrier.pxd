@@ -1,0 +1,17 @@
+from pgambassador.net.answers cimport Answers
+from pgambassador.net.parties cimport Client
+
+cdef class Carrier(Answers):
+    cdef readonly bint spoiled
+    cdef readonly bint unsynced
+    cdef public bint curious
+    # Its client has executed nothing since it joined, and another one was here before.
+    cdef bint unfamiliar
+    cdef Client last
+    # When the last statement here had its answer, and when those who share it came.
+    cdef double answered_at
+    cdef double boarded
+    cdef double departed
+
+    cdef int carry(self, list clients, double now) except -1
+    cdef int land(self) except -1

@@ -1,0 +1,95 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Several clients on one server connection at once: their short reads leave in one write, and each gets its own answer.
+
+1. All of them are in the state in which the connection is, and each has asked one thing that only reads and is
+   complete, with a Sync of its own: what becomes of one does not touch the others.
+2. While nothing of an answer has been passed on, its client may ask again elsewhere: if the connection dies, if
+   somebody else's cancel request hits it, or if one of those before it takes long (`relieve`).
+3. An answer that nobody wants any more is swallowed.
+"""
+from pgambassador.net.parties cimport Client
+from pgambassador.protocol.ledger cimport SWALLOW, Entry
+
+# Seconds that they wait for one of them at least, and how many times what the first answer usually takes: where all
+# processors are busy everything is slow, and asking again would only add to it.
+cdef double PATIENCE = 0.005
+cdef double UNUSUAL = 4
+
+
+cdef class Carrier(Answers):
+    """The part of a server connection that can be shared."""
+
+    cdef int carry(self, list clients, double now) except -1:
+        """Several clients at once, in the state in which the connection is: what they ask leaves in one write."""
+        cdef Client client
+        self.riders = clients
+        self.resetting = True
+        self.last = None
+        self.unfamiliar = True
+        self.departed = self.boarded = now
+        for client in clients:
+            client.board(self, now)
+            if self.closed:
+                return 0
+            if self.unsynced or self.copying or self.spoiled or self.curious or client.stalled:
+                # None of it has been sent. They ask one by one.
+                return self.lose("what several clients have asked does not go together")
+        return self.channel.flush()
+
+    cdef int land(self) except -1:
+        """Some have got their answers, or ask again: they are on their own."""
+        cdef Client client
+        cdef list landing = self.landing
+        self.landing = []
+        if self.departed:
+            # The median, found step by step.
+            self.home.first_answer *= 1.05 if self.answered_at - self.departed > self.home.first_answer else 0.95
+            self.departed = 0
+        for client in landing:
+            if client.backend is self:
+                client.backend = None
+            if self.session is client:
+                self.session = None
+                self.resetting = True
+        if self.ledger.count == 0:
+            self.riders = None
+        self.settle_down()
+        for client in landing:
+            if client.request is None:
+                client.landed()
+            else:
+                client.again(self.home.standby)
+        return 0
+
+    def relieve(self, double now):
+        """What runs here takes long: those who wait behind it ask elsewhere, which for reads is no matter. Whether
+        anybody still rides."""
+        cdef Client client
+        cdef list riders = self.riders
+        cdef object first
+        if riders is None or self.closed or not self.ledger.count:
+            return False
+        if now - max(self.boarded, self.answered_at) < max(PATIENCE, UNUSUAL * self.home.first_answer):
+            return True
+        first = <object>self.ledger.head().owner
+        for client in list(riders):
+            if client is not first and client.request is not None and client.backend is self:
+                self.leave(client)
+                client.again(False)
+        return True
+
+    def leave(self, Client client not None):
+        """One of those who share it does not want its answer any more. Whether that was to come next."""
+        cdef Py_ssize_t i
+        cdef Entry *entry
+        cdef bint leads = self.ledger.count > 0 and <object>self.ledger.head().owner is client
+        for i in range(self.ledger.count):
+            entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
+            if <object>entry.owner is client and entry.action == FORWARD:
+                entry.action = SWALLOW
+        if self.reader is client:
+            self.reader = None
+        if client in self.riders:
+            self.riders.remove(client)
+        client.backend = None
+        return leads

@@ -1,0 +1,122 @@
+"""A connection to the console: the client's messages to an Exchange, and its answers back.
+
+1. Who does not read its answers is not read any more.
+2. It ends with its client, with a message that cannot be understood, and when this process ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from pgambassador.admin.exchange import Exchange
+from pgambassador.errors import AmbassadorError, ProtocolViolation, Refused
+from pgambassador.net.channel import Channel
+from pgambassador.net.sockets import Sockets
+from pgambassador.pool.census import Stay
+from pgambassador.wire import build
+from pgambassador.wire.frames import take_frame
+
+log = logging.getLogger(__name__)
+
+MESSAGE_MOST = 256 * 1024
+UNREAD_MOST = 256 * 1024
+_ROUNDS = 4
+
+
+class Console:
+    """`ended(console)` is called once."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        client: Channel,
+        exchange: Exchange,
+        *,
+        stay: Stay,
+        ended: Callable[[Console], None],
+    ) -> None:
+        self.stay = stay
+        self.pid = 0
+        self.closed = False
+        self._sockets = sockets
+        self._client = client
+        self._exchange = exchange
+        self._received = bytearray()
+        self._ended = ended
+        client.on_readable = self._on_readable
+        client.on_drained = self._on_drained
+
+    def start(self, greeting: bytes, early: bytes) -> None:
+        """Begin: `greeting` is for the client, `early` is what it has sent behind its login."""
+        self._client.write(greeting)
+        self._client.resume_reading()
+        self._received += early
+        self._answer()
+
+    def close(self) -> None:
+        """This process ends."""
+        if not self.closed:
+            self._fail(
+                Refused(
+                    "terminating connection because pgambassador is shutting down",
+                    sqlstate="57P01",
+                    hint="Connect again.",
+                )
+            )
+
+    def _on_readable(self) -> None:
+        for _ in range(_ROUNDS):
+            try:
+                data = self._client.read()
+            except ConnectionError:
+                data = b""
+            if data is None or self.closed:
+                return
+            if not data:
+                self._end()
+                return
+            self._received += data
+            if not self._answer():
+                return
+        self._sockets.call_soon(self._on_readable)
+
+    def _on_drained(self) -> None:
+        self._client.resume_reading()
+        self._answer()
+
+    def _answer(self) -> bool:
+        """Whatever is complete, as long as the answers are read; whether to read on."""
+        try:
+            while not self.closed and (frame := take_frame(self._received, MESSAGE_MOST)) is not None:
+                self._client.write(self._exchange.take(*frame))
+                if self._exchange.ended:
+                    self._end()
+                elif self._client.pending > UNREAD_MOST:
+                    self._client.pause_reading()
+                    return False
+        except ProtocolViolation as error:
+            self._fail(error)
+        except Exception:
+            log.exception("internal error on the console")
+            self._fail(
+                AmbassadorError(
+                    "internal error of pgambassador", hint="Connect again, and report what its log says."
+                )
+            )
+        return not self.closed
+
+    def _fail(self, error: AmbassadorError) -> None:
+        self._client.write(
+            build.error_response("FATAL", error.sqlstate, error.message, error.detail, error.hint)
+        )
+        self._end()
+
+    def _end(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._client.close(linger=True)
+            self._ended(self)
+
+    def __repr__(self) -> str:
+        return f"<Console{' closed' if self.closed else ''}>"

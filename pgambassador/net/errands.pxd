@@ -1,0 +1,32 @@
+from pgambassador.net.backend cimport Backend
+from pgambassador.net.lane cimport Lane
+from pgambassador.net.sight cimport Sight
+from pgambassador.net.verdicts cimport Verdict
+
+cdef class Errands(Sight):
+    cdef readonly bint closed
+    cdef readonly bint leaving
+    # The lane in which it waits.
+    cdef Lane asked
+    cdef double waited
+    # What is known of what it is doing.
+    cdef Verdict doing
+    # What its client is told in place of an answer.
+    cdef bytes refusal
+    # A BEGIN that its client has been told of, which goes out with what comes next.
+    cdef bytes begun
+    # What it does on the primary may have written something, and where that began.
+    cdef bint wrote
+    cdef Py_ssize_t first_part
+    # What is repeated shares no connection, comes first, and may have to go to the primary.
+    cdef bint repeating
+    cdef bint again_at_primary
+
+    cdef int take(self, Py_ssize_t n) except -1
+    cdef bint acquire(self, int kind) except -1
+    cdef int arrive(self, Backend backend) except -1
+    cdef Lane choose(self)
+    cdef bint may_follow(self, Backend backend, int kind) except -1
+    cdef bint puts_off(self) except -1
+    cdef int written(self) except -1
+    cdef int begin(self, Backend backend) except -1

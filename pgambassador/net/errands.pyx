@@ -1,0 +1,190 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Where a client's next message goes: to the primary, or to a standby that may answer it.
+
+1. What is decided is decided for a part of the pipeline, up to its Sync, or for a simple query. All of it must be
+   here and be known to read; whatever is not goes to the primary.
+2. A transaction stays where it began. Behind a part that a standby has not answered yet goes only another that reads.
+3. A BEGIN that does not say whether its transaction reads is answered at once, and sent with what comes next.
+4. A request that a standby may not be able to answer is kept until the first byte of its answer has been passed
+   on; until then it can be repeated, which its client does not notice.
+"""
+from pgambassador.net.backend cimport Backend
+from pgambassador.net.choice cimport Choice
+from pgambassador.net.lane cimport Lane
+from pgambassador.net.parties cimport clock
+from pgambassador.net.verdicts cimport READ_ONLY, Verdict
+from pgambassador.protocol.ledger cimport SWALLOW
+
+cdef bytes READY_IDLE = b"Z\x00\x00\x00\x05I"
+cdef bytes BEGUN = b"C\x00\x00\x00\x0aBEGIN\x00Z\x00\x00\x00\x05T"
+
+
+cdef class Errands(Sight):
+    """The part of a session that knows the way."""
+
+    cdef int take(self, Py_ssize_t n) except -1:
+        """Go on with what its client has sent; n bytes of that are new."""
+        return 0
+
+    cdef Lane choose(self):
+        """The lane for the part that was looked at; None: it is refused."""
+        cdef Choice choice = <Choice>self.lane.choice
+        cdef Verdict verdict = self.verdict
+        cdef Lane lane = None
+        cdef bint reads = verdict.read or verdict.begins == READ_ONLY
+        if self.begun is not None:
+            reads = verdict.makes_read_only
+        if reads and not self.stays and not self.again_at_primary:
+            lane = choice.pick(self.written_at, self.now, verdict.max_lag, verdict.replica)
+            if lane is None and choice.strict:
+                self.refusal = self.policy.routes.no_replica
+                return None
+        if lane is None:
+            self.wrote = not verdict.harmless or self.begun is not None
+            return self.lane
+        self.wrote = False
+        return lane
+
+    cdef bint may_follow(self, Backend backend, int kind) except -1:
+        """Whether a message goes on to the standby that is at work; else it comes again when that is done."""
+        if backend.unsynced or backend.copying or backend.ledger.skipping or not backend.ledger.count:
+            return True
+        if kind == c'S' or kind == c'H' or kind == c'd' or kind == c'c' or kind == c'f':
+            return True
+        if not self.look(kind) or not self.verdict.read:
+            return False
+        self.request = None  # it would come behind what follows
+        return True
+
+    cdef int written(self) except -1:
+        """What may have written something has come to its end."""
+        self.wrote = False
+        if self.lane.choice is not None:
+            self.written_at = (<Choice>self.lane.choice).written_at = clock()
+        return 0
+
+    cdef bint puts_off(self) except -1:
+        """Answer a BEGIN that does not say what its transaction does, if there is a standby that may have it."""
+        if self.begun is not None or not (<Choice>self.lane.choice).lanes or self.stays:
+            return False
+        self.begun = (<const char *>self.scanner.at)[:self.scanner.have]
+        self.unnamed = None
+        self.channel.stage(BEGUN, len(BEGUN))
+        return True
+
+    cdef int begin(self, Backend backend) except -1:
+        """Send the BEGIN that was put off."""
+        cdef bytes begun = self.begun
+        self.begun = None
+        self.part += 1
+        backend.unnamed_of = None
+        backend.ledger.put(c'Q', SWALLOW, self, None, None, self.now)
+        return backend.channel.stage(begun, len(begun))
+
+    cdef bint acquire(self, int kind) except -1:
+        """A server connection for the message in hand; without one it comes again."""
+        cdef Lane lane = self.lane
+        cdef Backend backend
+        cdef bint again = self.repeating
+        cdef bint looked = lane.choice is not None
+        if looked:
+            lane = self.choose()
+            if lane is None:
+                return False
+        else:
+            self.extent = 0
+        self.repeating = self.again_at_primary = False
+        self.doing = self.verdict if looked else None
+        backend = lane.take(self.now)
+        if backend is not None:
+            if lane.standby and self.extent and self.scanner.pos - self.scanner.have + self.extent == self.scanner.end:
+                self.request = (<const char *>self.scanner.at)[:self.extent]
+            self.waited = 0.0
+            self.arrive(backend)
+            return True
+        self.brief_now = False
+        if lane.batching and not again and self.begun is None and (looked or self.look(kind)):
+            self.doing = self.verdict
+            self.brief_now = self.brief and self.extent and self.verdict.brief()
+            self.expected = self.verdict.seconds
+        self.asked = lane
+        lane.queue(self, self.now, again)
+        return False
+
+    cdef int arrive(self, Backend backend) except -1:
+        backend.join(self)
+        if self.begun is not None:
+            self.begin(backend)
+        self.first_part = self.part
+        return 0
+
+    cdef int granted(self, Backend backend, double now) except -1:
+        self.now = now
+        self.waited = now - self.waiting_since
+        if self.extent and (<Lane>backend.home).standby and len(self.scanner.kept) == self.extent:
+            self.request = bytes(self.scanner.kept)
+        self.arrive(backend)
+        self.channel.start_reading()
+        return self.take(0)
+
+    cdef int board(self, object backend, double now) except -1:
+        self.now = now
+        self.waited = now - self.waiting_since
+        self.request = bytes(self.scanner.kept[:self.extent])
+        self.backend = backend
+        self.riding = True
+        self.first_part = self.part
+        self.channel.start_reading()
+        return self.take(0)
+
+    cdef int landed(self) except -1:
+        self.riding = False
+        if self.closed:
+            return 0
+        self.served()
+        if self.closed or self.leaving or self.scanner.kept is None:
+            return 0
+        return self.resume()
+
+    cdef int refuted(self) except -1:
+        if self.doing is not None:
+            self.doing.refuted()
+        return 0
+
+    cdef int again(self, bint at_primary) except -1:
+        cdef bytes request = self.request
+        self.riding = False
+        self.request = None
+        if self.closed:
+            return 0
+        for name in self.changing:
+            self.statements.pop(name, None)
+        self.changing.clear()
+        self.lane.repeated += 1
+        self.scanner.prepend(request)
+        self.repeating = True
+        self.again_at_primary = at_primary
+        return self.resume()
+
+    # What the policy may do with it.
+
+    def divert(self):
+        """Stop waiting for a standby: the primary shall answer."""
+        if not self.waiting:
+            return
+        self.asked.unqueue(self)
+        self.repeating = self.again_at_primary = True
+        self.resume()
+
+    def give_up(self, bytes error not None):
+        """The client wants no answer of the connection that it shares. Whether it was this that runs there."""
+        cdef Backend backend = self.backend
+        cdef bint leads
+        if not self.riding or self.request is None:
+            return False
+        leads = backend.leave(self)
+        self.request = None
+        self.channel.stage(error, len(error))
+        self.channel.send(READY_IDLE, 6)
+        self.landed()
+        return leads

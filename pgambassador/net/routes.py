@@ -1,0 +1,205 @@
+"""What one pool knows of its clients' statements: where they may run, and why.
+
+1. A verdict is given on what the database's catalog says of functions and relations. Until that is known, or
+   where a function may change its session, a statement needs the primary and shares no connection.
+2. The catalog is read through a connection that is free, again after changes that came through this pool and
+   after `AGAIN` seconds; verdicts given before are forgotten.
+3. Sessions for which the same rules and settings hold share their verdicts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from pgambassador.config.routing import RouteRule, Routing
+from pgambassador.errors import Refused
+from pgambassador.net.lane import Borrower
+from pgambassador.net.patience import as_error
+from pgambassador.net.verdicts import Verdict, Verdicts
+from pgambassador.protocol.suspects import NOBODY, Suspects
+from pgambassador.routing.catalog import NOTHING_KNOWN, QUERY, Catalog, read
+from pgambassador.routing.decision import Decision, Overrides, decide
+from pgambassador.routing.explanation import wants_replica
+from pgambassador.wire import parse
+
+if TYPE_CHECKING:
+    from pgambassador.net.backend import Backend
+    from pgambassador.net.lane import Lane
+    from pgambassador.net.session import Session
+
+log = logging.getLogger(__name__)
+
+AGAIN = 300.0
+_LOOK_AFTER = 0.004
+_PATIENCE = 5.0
+SETTING: Final = "pgambassador.route"
+_ROUTES: Final = ("primary", "replica", "any")
+_CIRCLES_MOST: Final = 100
+_NO_REPLICA: Final = Refused(
+    "no replica is fresh and well enough to answer",
+    sqlstate="57P03",
+    hint="Ask again, or let reads go to the primary then (routing.without_replica).",
+)
+
+
+class Circle:
+    """Sessions for which the same rules and settings hold; `route` is what they have set for themselves."""
+
+    def __init__(self, routes: Routes, rules: tuple[RouteRule, ...], route: str | None) -> None:
+        self._routes = routes
+        self.route = route
+        overrides = Overrides.of(routes.config.functions, rules)
+        if route is not None:
+            own = RouteRule(route=route)  # type: ignore[arg-type]
+            overrides = Overrides.of(routes.config.functions, (own, *rules))
+        self.overrides = overrides
+        self.verdicts = Verdicts(self._judge)
+
+    def _judge(self, text: bytes) -> Verdict:
+        self._routes.judged += 1
+        return Verdict(self.decide(text))
+
+    def decide(self, text: bytes) -> Decision:
+        """Where a statement goes."""
+        if self._routes.suspects.among(text):
+            return SUSPECT
+        return decide(parse.decode(text), self._routes.catalog, self.overrides)
+
+
+SUSPECT: Final = Decision("session", "primary", "may change its session, by what its functions do")
+
+
+class Routes:
+    """Belongs to a keeper, whose database and server user it is about. `judged` counts the statements that
+    were not known; its length is how many are."""
+
+    def __init__(self, lane: Lane, config: Routing) -> None:
+        self.config = config
+        self.catalog: Catalog = NOTHING_KNOWN
+        self.suspects: Suspects = NOBODY
+        self._lane = lane
+        self._circles: dict[tuple[tuple[RouteRule, ...], str | None], Circle] = {}
+        self.judged = 0
+        self._read_at: float | None = None
+        self._queries = 0
+        self._asking = False
+        self._asked: Backend | None = None
+        self._rows: list[bytes] = []
+        self._changed = False
+        self.no_replica = as_error(_NO_REPLICA)
+        lane.batching = config.batching and not lane.sticky
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything depends on what statements do."""
+        return self._lane.choice is not None or (self._lane.batching and self._lane.crowded)
+
+    def circle(self, session: Session) -> Circle:
+        """The circle of a session as it is now."""
+        facts = session.facts
+        values = session.state.values
+        route: str | None = values.get(SETTING, "").lower()
+        if values.get("default_transaction_isolation") == "serializable":
+            route = "primary"  # a standby cannot be serializable
+        return self.circle_of(facts.user, facts.database, facts.application_name, route or None)
+
+    def circle_of(self, user: str, database: str, application_name: str, route: str | None) -> Circle:
+        rules = self.config.rules_for(user, database, application_name)
+        key = (rules, route if route in _ROUTES else None)
+        found = self._circles.get(key)
+        if found is None:
+            if len(self._circles) >= _CIRCLES_MOST:
+                self._circles.clear()
+            found = self._circles[key] = Circle(self, *key)
+        return found
+
+    def carries(self) -> None:
+        """Several clients share a connection: look after them."""
+        asyncio.get_running_loop().call_later(_LOOK_AFTER, self._look_after)
+
+    def _look_after(self) -> None:
+        if self._lane.relieve():
+            self.carries()
+
+    # What the database knows.
+
+    def heed(self, suspects: Suspects) -> None:
+        """Other functions may change their sessions than before."""
+        self.suspects = suspects
+        self._forget()
+
+    def changed(self) -> None:
+        """Functions or relations have changed."""
+        self._changed = True
+
+    def tick(self, now: float) -> None:
+        """From time to time, as long as the pool is used and has a connection to spare."""
+        if self._asked is not None and now - (self._read_at or now) > _PATIENCE:
+            self._asked.close("a question of pgambassador was not answered")
+        if not self.wanted or self._asking or not self._lane.idle:
+            return
+        old = self._read_at is None or (now - self._read_at >= AGAIN and self._lane.queries != self._queries)
+        if self._changed or old:
+            self._asking = True
+            self._lane.borrow(Borrower(self._granted))
+            self._read_at, self._queries = now, self._lane.queries
+
+    def _granted(self, backend: Backend | None) -> None:
+        if backend is None:
+            self._asking = False
+            return
+        rows: list[bytes] = []
+
+        def done(error: bytes | None) -> None:
+            self._asking = False
+            self._asked = None
+            if error is None:
+                if rows != self._rows:
+                    self._rows = rows
+                    self._learn(read(rows))
+            elif error == b"":
+                # The connection was lost. If it did not answer, the question is not put again soon.
+                self._changed = time.monotonic() - (self._read_at or 0.0) < _PATIENCE
+            else:
+                self._learn(NOTHING_KNOWN)
+                log.warning("cannot read the database's catalog: %s", parse.fields(error).get("M", ""))
+
+        self._changed = False
+        self._asked = backend
+        backend.ask(QUERY, 1, done, rows)
+
+    def _learn(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._forget()
+
+    def _forget(self) -> None:
+        for circle in self._circles.values():
+            circle.verdicts.clear()
+
+    def __len__(self) -> int:
+        return sum(len(circle.verdicts) for circle in self._circles.values())
+
+
+def way_of(session: Session, text: bytes) -> tuple[str, str]:
+    """Where a statement that has just been answered ran, and why there, in a word or two; nothing where all
+    go one way."""
+    keeper, backend = session.policy, session.backend
+    if backend is None or keeper.lane.choice is None:
+        return "", ""
+    at_primary = backend in keeper.backends
+    verdict = keeper.routes.circle(session).verdicts.of(text)
+    decision = verdict.decision
+    if decision is None:
+        return "primary" if at_primary else "replica", "not looked at"
+    why = decision.rule or decision.kind
+    if wants_replica(decision) and at_primary:
+        if backend.transaction != "I":
+            why = "transaction"
+        else:
+            why = "no replica" if verdict.read or decision.begins else "a replica refused it"
+    elif not at_primary and not wants_replica(decision):
+        why = "transaction"
+    return "primary" if at_primary else "replica", why

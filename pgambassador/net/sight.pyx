@@ -1,0 +1,162 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""What a client is about to ask, read before it goes anywhere: one part of its pipeline, and what is known of it.
+
+1. A part is all up to its Sync, or a simple query. It is looked at when all of it is here; one that is long, or
+   that asks for an answer before its end, counts as not known.
+2. Of several statements in a part the first that is not known to read says what the part is.
+"""
+from libc.string cimport memchr, memcmp
+
+from pgambassador.net.lane cimport Lane
+from pgambassador.net.parties cimport Statement
+from pgambassador.net.verdicts cimport UNKNOWN, Verdict, Verdicts
+from pgambassador.wire.framing cimport Scanner
+from pgambassador.wire.replies cimport mentions_state
+
+cdef enum:
+    # Longer parts are not waited for.
+    LOOK_MOST = 64 * 1024
+
+# NAMEDATALEN, without its zero byte.
+cdef Py_ssize_t NAME_MOST = 63
+
+cdef const char *NO_LIMIT = b"\0\0\0\0"
+
+
+cdef class Sight(Requests):
+    """The part of a session that looks ahead."""
+
+    def __init__(self, Lane lane not None):
+        Requests.__init__(self, lane)
+        self.verdict = UNKNOWN
+        self.written_at = -1
+
+    cdef bint look(self, int kind) except -1:
+        """Read the part that begins with the message in hand. False: more of it has to come first."""
+        cdef Scanner scanner = self.scanner
+        cdef const unsigned char *text = scanner.at + 5
+        cdef Py_ssize_t n = scanner.have - 6
+        self.verdict = UNKNOWN
+        self.extent = 0
+        self.brief = False
+        if self.attuned is not self.state:
+            self.attune()
+        if kind == c'P' or kind == c'B' or kind == c'D' or kind == c'E':
+            return self.look_through()
+        if kind != c'Q' or scanner.left or n < 0 or memchr(text, 0, n + 1) != text + n:
+            return True
+        self.verdict = self.verdicts.find(<const char *>text, n)
+        self.extent = scanner.size if self.verdict.harmless else 0
+        self.brief = self.verdict.batchable and not mentions_state(<const char *>text, n)
+        return True
+
+    cdef bint look_through(self) except -1:
+        """The same, for the extended protocol up to its Sync."""
+        cdef Scanner scanner = self.scanner
+        cdef Verdicts verdicts = self.verdicts
+        cdef const unsigned char *at = scanner.at
+        cdef const unsigned char *end = scanner.data + scanner.end
+        cdef const unsigned char *name
+        cdef const unsigned char *text
+        cdef const unsigned char *stop
+        cdef Verdict whole = None, one, unnamed = None
+        cdef Statement statement
+        cdef bint brief = True, once = True, names = False
+        cdef Py_ssize_t size
+        cdef int kind, executions = 0
+        while True:
+            if end - at < 5:
+                return at - scanner.at > LOOK_MOST
+            kind = at[0]
+            size = 1 + ((<Py_ssize_t>at[1] << 24) | (at[2] << 16) | (at[3] << 8) | at[4])
+            if size < 5 or size > LOOK_MOST or at + size - scanner.at > LOOK_MOST:
+                return True
+            if end - at < size:
+                return False
+            stop = at + size
+            one = None
+            if kind == c'S':
+                break
+            if kind == c'P':
+                text = behind(at + 5, stop)
+                if text == NULL or memchr(text, 0, stop - text) == NULL:
+                    return True
+                size = <const unsigned char *>memchr(text, 0, stop - text) - text
+                one = verdicts.find(<const char *>text, size)
+                brief = brief and not mentions_state(<const char *>text, size)
+                if text == at + 6:
+                    unnamed = one
+                else:
+                    names = True
+                    brief = False
+            elif kind == c'B' or (kind == c'D' and size > 6 and at[5] == c'S'):
+                name = behind(at + 5, stop) if kind == c'B' else at + 6
+                text = behind(name, stop) if name != NULL else NULL
+                if text == NULL:
+                    return True
+                if text - name > 1:
+                    statement = self.statements.get((<const char *>name)[:min(text - name - 1, NAME_MOST)])
+                    if statement is not None:
+                        one = self.verdict_on(statement)
+                        brief = brief and not statement.sets and self.as_before(statement)
+                    elif not names:
+                        return True
+                elif unnamed is None:
+                    if self.unnamed is None:
+                        return True
+                    size = len(self.unnamed)
+                    if not self.unnamed.startswith(b"P") or self.unnamed[5] or b"\0" not in self.unnamed[6:]:
+                        return True
+                    text = <const unsigned char *><const char *>self.unnamed + 6
+                    size = <const unsigned char *>memchr(text, 0, size - 6) - text
+                    one = unnamed = verdicts.find(<const char *>text, size)
+                    brief = brief and not mentions_state(<const char *>text, size)
+            elif kind == c'E':
+                executions += 1
+                # A number of rows: its portal stays open.
+                if size < 10 or memcmp(stop - 4, NO_LIMIT, 4) != 0:
+                    brief = once = False
+            elif kind != c'D':
+                return True
+            if one is not None:
+                whole = one
+                once = once and one.harmless
+                if not one.read and not one.harmless:
+                    self.verdict = one
+                    return True
+            at = stop
+        if whole is None:
+            return True
+        self.verdict = whole
+        self.extent = stop - scanner.at if once else 0
+        self.brief = brief and once and executions == 1 and whole.batchable
+        return True
+
+    cdef Verdict verdict_on(self, Statement statement):
+        """What is remembered with the statement, if it is still true in this pool."""
+        cdef Verdicts verdicts = self.verdicts
+        if statement.judged_by is not verdicts or statement.generation != verdicts.generation:
+            statement.verdict = verdicts.find(<const char *>statement.text, len(statement.text))
+            statement.judged_by = verdicts
+            statement.generation = verdicts.generation
+        return <Verdict>statement.verdict
+
+    cdef bint as_before(self, Statement statement) except -1:
+        """Whether nothing has to be asked before it is executed."""
+        return statement.shape is None or statement.age == self.policy.statements.age
+
+    cdef int attune(self) except -1:
+        """Find out which verdicts hold for the session as it is now."""
+        circle = self.policy.routes.circle(self)
+        self.attuned = self.state
+        self.verdicts = circle.verdicts
+        self.stays = circle.route == "primary"
+        return 0
+
+
+cdef const unsigned char *behind(const unsigned char *start, const unsigned char *stop) noexcept:
+    """Where the string that begins at `start` ends, behind its zero byte; NULL if it does not."""
+    cdef const unsigned char *zero = NULL
+    if start < stop:
+        zero = <const unsigned char *>memchr(start, 0, stop - start)
+    return zero + 1 if zero != NULL else NULL

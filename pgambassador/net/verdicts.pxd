@@ -1,0 +1,41 @@
+cdef enum:
+    NOT_A_BEGIN = 0
+    UNSAID = 1
+    READ_ONLY = 2
+    READ_WRITE = 3
+
+cdef class Verdict:
+    cdef readonly object decision
+    # It only reads.
+    cdef readonly bint harmless
+    # A standby may answer it.
+    cdef readonly bint read
+    # One of several that share a write, if its text says so too.
+    cdef readonly bint batchable
+    # A hint wants a replica, however far behind that is.
+    cdef readonly bint replica
+    cdef readonly int begins
+    cdef readonly bint makes_read_only
+    cdef readonly double max_lag
+    # What it means depends on its literals.
+    cdef readonly bint literal
+    # Seconds that servers take for it, lately; below zero: not known.
+    cdef readonly double seconds
+    cdef readonly double long_ones
+
+    cdef int took(self, double seconds) noexcept
+    cdef bint brief(self) noexcept
+
+cdef class Verdicts:
+    cdef dict shapes
+    cdef dict texts
+    cdef object judge
+    cdef Py_ssize_t size
+    cdef readonly unsigned long long generation
+    cdef readonly unsigned long long misses
+
+    cdef Verdict find(self, const char *text, Py_ssize_t n)
+    cdef Verdict learn(self, bytes text)
+    cdef int keep(self, bint by_text, bytes key, Verdict verdict) except -1
+
+cdef Verdict UNKNOWN

@@ -1,0 +1,132 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""What is known of statements that have been seen before: where they may run, and how long they take.
+
+1. A verdict is the policy's. It is found again by the statement's shape, or by its text where literals matter.
+2. What is remembered is bounded in bytes: beyond that all is forgotten, and learnt anew.
+3. A statement that is long now and then counts as long, however brief it is on average.
+"""
+from pgambassador.routing.shape cimport shape
+
+cdef enum:
+    # Longer texts are not looked into.
+    LONGEST = 10 * 1024
+    REMEMBERED = 2 * 1024 * 1024
+    # What an entry costs beside its key.
+    OVERHEAD = 400
+
+# A statement is brief if it takes less than that on average, and is seldom long.
+cdef double BRIEF = 0.005
+cdef double LONG = 0.020
+cdef double SELDOM = 0.05
+# What the last execution counts for in the average, and in the share of long ones.
+cdef double MEAN = 1 / 32.0
+cdef double SHARE = 1 / 256.0
+
+cdef unsigned char room[LONGEST]
+cdef dict BEGINS = {"": NOT_A_BEGIN, "unsaid": UNSAID, "read only": READ_ONLY, "read write": READ_WRITE}
+
+
+cdef class Verdict:
+    """`decision` is a `routing.decision.Decision`, or None: not known, and so nothing that a standby may have."""
+
+    def __init__(self, decision=None):
+        self.decision = decision
+        self.max_lag = self.seconds = -1
+        if decision is None:
+            return
+        self.harmless = decision.kind == "read"
+        self.read = decision.target == "replica" and not decision.begins or self.harmless and decision.target == "any"
+        self.replica = decision.hint == "replica"
+        self.batchable = decision.batchable
+        self.begins = BEGINS[decision.begins]
+        if self.begins == READ_ONLY and decision.target == "primary":
+            self.begins = READ_WRITE  # a hint or a rule wants it there
+        self.makes_read_only = decision.makes_read_only and decision.target != "primary"
+        self.literal = decision.literal
+        if decision.max_lag is not None:
+            self.max_lag = decision.max_lag
+
+    cdef int took(self, double seconds) noexcept:
+        if self is UNKNOWN:
+            return 0
+        if self.seconds < 0:
+            self.seconds = seconds
+        self.seconds += (seconds - self.seconds) * MEAN
+        self.long_ones += ((seconds > LONG) - self.long_ones) * SHARE
+        return 0
+
+    cdef bint brief(self) noexcept:
+        return 0 <= self.seconds < BRIEF and self.long_ones < SELDOM
+
+    def refuted(self):
+        """A standby has refused it although it seemed to read: it goes to the primary from now on."""
+        self.read = self.batchable = self.harmless = False
+
+    def __repr__(self):
+        return f"<Verdict {'read' if self.read else 'primary'} {self.seconds * 1e3:.3f} ms>"
+
+
+UNKNOWN = Verdict()
+
+
+cdef class Verdicts:
+    """`judge(text)` gives the Verdict on a text that is not remembered."""
+
+    def __init__(self, judge):
+        self.judge = judge
+        self.clear()
+
+    def clear(self):
+        """All verdicts were given on what is not true any more."""
+        self.shapes = {}
+        self.texts = {}
+        self.size = 0
+        self.generation += 1
+
+    cdef Verdict find(self, const char *text, Py_ssize_t n):
+        cdef Verdict found
+        cdef bytes key, whole
+        cdef Py_ssize_t size
+        if n > LONGEST:
+            return UNKNOWN
+        size = shape(<const unsigned char *>text, n, room, LONGEST)
+        whole = None
+        if size >= 0:
+            key = (<const char *>room)[:size]
+            found = <Verdict>self.shapes.get(key)
+            if found is None:
+                whole = text[:n]
+                found = self.learn(whole)
+                self.keep(False, key, found)
+                if found.literal:
+                    self.keep(True, whole, found)
+                return found
+            if not found.literal:
+                return found
+        whole = text[:n]
+        found = <Verdict>self.texts.get(whole)
+        if found is None:
+            found = self.learn(whole)
+            self.keep(True, whole, found)
+        return found
+
+    cdef Verdict learn(self, bytes text):
+        self.misses += 1
+        return <Verdict?>self.judge(text)
+
+    cdef int keep(self, bint by_text, bytes key, Verdict verdict) except -1:
+        if self.size + len(key) + OVERHEAD > REMEMBERED:
+            self.clear()
+        self.size += len(key) + OVERHEAD
+        if by_text:
+            self.texts[key] = verdict
+        else:
+            self.shapes[key] = verdict
+        return 0
+
+    def of(self, bytes text not None):
+        """The Verdict on a text."""
+        return self.find(<const char *>text, len(text))
+
+    def __len__(self):
+        return len(self.shapes) + len(self.texts)

@@ -1,0 +1,3 @@
+"""The shape of a statement: its tokens, with a placeholder byte for each literal (compiled)."""
+
+def shape_of(text: bytes) -> bytes | None: ...

@@ -1,0 +1,122 @@
+"""Reads go to standbys that are fresh enough, all else to the primary; where it ran is the server's word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import LiteralString
+
+import psycopg
+import pytest
+from psycopg import Connection
+
+from pgambassador.embedded import Postgres
+from tests.harness import USERS, Ambassador, wait_until
+
+HERE = "select inet_server_port()"
+"""Told to be a function that reads like any other, by the configuration of these tests."""
+ROUTING = {"functions": {"read": ["inet_server_port"]}, "probe": {"interval": "200ms"}}
+
+
+def several(*servers: Postgres) -> str:
+    """A URL of several hosts."""
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    url = servers[0].url("app", USERS["app"].password, "app")
+    return url.replace(f"127.0.0.1:{servers[0].port}", hosts)
+
+
+def cluster(*servers: Postgres, **routing: object) -> dict[str, object]:
+    return {"clusters": {"main": {"url": several(*servers), "routing": ROUTING | routing}}}
+
+
+@pytest.fixture(scope="module")
+def proxy(ambassadors: Callable[..., Ambassador], primary: Postgres, replica: Postgres) -> Ambassador:
+    made = ambassadors(cluster(primary, replica))
+    with client(made) as connection:
+        wait_until(lambda: port(connection) == replica.port, "reads reach the replica")
+    return made
+
+
+def client(proxy: Ambassador, **options: object) -> Connection:
+    return psycopg.connect(proxy.dsn(user="app", dbname="app"), autocommit=True, **options)  # type: ignore[arg-type]
+
+
+def port(connection: Connection, sql: LiteralString = HERE, *, prepare: bool | None = None) -> int:
+    ((number,),) = connection.execute(sql, prepare=prepare).fetchall()
+    return int(number)
+
+
+@pytest.fixture
+def connection(proxy: Ambassador) -> Iterator[Connection]:
+    with client(proxy) as made:
+        yield made
+
+
+def test_a_read_runs_on_the_replica(connection: Connection, replica: Postgres) -> None:
+    assert port(connection) == replica.port
+
+
+def test_a_prepared_read_runs_on_the_replica(connection: Connection, replica: Postgres) -> None:
+    assert {port(connection, prepare=True) for _ in range(5)} == {replica.port}
+
+
+def test_a_write_runs_on_the_primary(connection: Connection, primary: Postgres) -> None:
+    connection.execute("create table if not exists written (at int)")
+    assert port(connection, "insert into written values (1) returning inet_server_port()") == primary.port
+
+
+def test_a_transaction_runs_on_the_primary(connection: Connection, primary: Postgres) -> None:
+    with connection.transaction():
+        assert port(connection) == primary.port
+        assert port(connection) == primary.port
+
+
+def test_a_read_only_transaction_runs_on_the_replica_as_a_whole(
+    connection: Connection, replica: Postgres
+) -> None:
+    connection.execute("begin read only")
+    assert port(connection) == replica.port
+    assert connection.execute("select pg_is_in_recovery()").fetchone() == (True,)
+    connection.execute("commit")
+
+
+def test_a_transaction_that_is_made_read_only_first_runs_on_the_replica(
+    connection: Connection, replica: Postgres
+) -> None:
+    connection.execute("begin")
+    connection.execute("set transaction read only")
+    assert port(connection) == replica.port
+    connection.execute("commit")
+
+
+def test_a_session_reads_what_it_has_written(
+    connection: Connection, observer: Connection, primary: Postgres, replica: Postgres
+) -> None:
+    """The replica does not replay: it must not be asked, until it does again."""
+    connection.execute("create table if not exists own (n int)")
+    with psycopg.connect(replica.url(), autocommit=True) as standby:
+        wait_until(lambda: port(connection) == replica.port, "reads are back at the replica")
+        standby.execute("select pg_wal_replay_pause()")
+        try:
+            connection.execute("insert into own values (1)")
+            assert port(connection) == primary.port
+            assert connection.execute("select count(*) from own").fetchone() != (0,)
+        finally:
+            standby.execute("select pg_wal_replay_resume()")
+    wait_until(lambda: port(connection) == replica.port, "reads are back at the replica")
+
+
+def test_many_writes_and_reads_behind_them(proxy: Ambassador, primary: Postgres, replica: Postgres) -> None:
+    """No read is stale, and once one has run on the replica all do, until the next write."""
+    with client(proxy) as connection:
+        connection.execute("create table if not exists counted (n int)")
+        connection.execute("truncate counted")
+        connection.execute("insert into counted values (0)")
+        for number in range(1, 200):
+            connection.execute("update counted set n = %s", (number,))
+            where: list[int] = []
+            while where.count(replica.port) < 10:
+                row = connection.execute("select n, inet_server_port() from counted").fetchone()
+                assert row is not None and row[0] == number
+                where.append(row[1])
+                assert len(where) < 10_000
+            assert where[where.index(replica.port) :] == [replica.port] * 10

@@ -28,6 +28,8 @@ from pgambassador.net.lane import Lane
 from pgambassador.net.parties import Statement
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements
+from pgambassador.net.verdicts import Verdict, Verdicts
+from pgambassador.routing.decision import Decision
 from pgambassador.wire import build
 from tests import messages
 from tests.loop import Loop
@@ -144,6 +146,52 @@ class Policy:
         self.heard.append(("left", reason))
 
 
+class Routes:
+    """Judges statements by how they begin, in place of what a database's catalog says."""
+
+    no_replica = build.error_response("ERROR", "57P03", "no replica will do")
+    route: str | None = None
+    judge_as_writes = False
+
+    def __init__(self) -> None:
+        self.verdicts = Verdicts(self.judge)
+
+    def circle(self, session: Session) -> Routes:
+        return self
+
+    def judge(self, text: bytes) -> Verdict:
+        text = text.lower()
+        if text.startswith(b"select") and self.judge_as_writes:
+            decision = Decision("write", "primary", "writes now")
+        elif text.startswith(b"ruled"):
+            decision = Decision("unknown", "replica", "a rule says so")
+        elif text.startswith(b"select"):
+            decision = Decision("read", "replica", "reads", batchable=b"slow" not in text)
+        elif text == b"begin read only":
+            decision = Decision("transaction", "replica", "begins", begins="read only")
+        elif text.startswith(b"begin"):
+            decision = Decision("transaction", "primary", "begins", begins="unsaid")
+        elif text.startswith(b"set transaction read only"):
+            decision = Decision("transaction", "any", "makes it read only", makes_read_only=True)
+        elif text in (b"commit", b"rollback"):
+            decision = Decision("transaction", "any", "ends it", ends=True)
+        else:
+            decision = Decision("write", "primary", "writes")
+        return Verdict(decision)
+
+
+class Routed(Policy):
+    """There are standbys, or connections that several clients share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.routes = Routes()
+        self.wants_fresher = 0
+
+    def fresher_wanted(self, now: float) -> None:
+        self.wants_fresher += 1
+
+
 class Playbook:
     """`piece`: how many bytes `sends` writes at once, 0 for all."""
 
@@ -187,22 +235,24 @@ class Playbook:
         buffer: int = 0,
         add: bool = True,
         parameters: dict[str, str] | None = None,
+        lane: Lane | None = None,
     ) -> Server:
         """A server connection that has been opened for the lane."""
+        lane = lane or self.lane
         ours, theirs = _pair(buffer)
         link = cast(Link, SimpleNamespace(address=f"server{len(self.peers)}"))
         channel = Channel(cast(Any, self.loop), ours)
         backend = Backend(
             cast(Any, self.loop),
             channel,
-            self.lane,
+            lane,
             link,
             dict(parameters or {}),
             state,
             early,
         )
         if add:
-            self.lane.add(backend)
+            lane.add(backend)
         return Server(self, theirs, backend)
 
     def end(self) -> None:

@@ -29,6 +29,8 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+# Around texts that drivers put in place of parameters.
+_BRACKETS: Final = "()"
 _BEGINS: Final = ("begin", "start")
 _ENDS: Final = {"commit": "COMMIT", "end": "COMMIT", "rollback": "ROLLBACK", "abort": "ROLLBACK"}
 _IGNORED: Final = {"set": "SET", "reset": "RESET", "discard": "DISCARD ALL", "deallocate": "DEALLOCATE"}
@@ -86,7 +88,7 @@ def _statements(text: str) -> Iterator[list[Token]]:
 
 def _token(match: re.Match[str]) -> Token | None:
     kind, found = match.lastgroup, match
-    if kind == "space":
+    if kind == "space" or (kind == "other" and found["other"] in _BRACKETS):
         return None
     if kind == "escaped":
         return Token("text", re.sub(r"\\(.)", r"\1", found["escaped"].replace("''", "'"), flags=re.DOTALL))

@@ -23,7 +23,7 @@ from pgambassador.wire.framing import WHOLE
 cdef dict NEEDS = {ord(kind): 5 for kind in "123DGHINTVWAcdnstv"}
 NEEDS[ord("Z")] = NEEDS[ord("S")] = NEEDS[ord("C")] = WHOLE
 NEEDS[ord("A")] = 9  # a process ID
-NEEDS[ord("E")] = 128  # severity and SQLSTATE stand at its beginning
+NEEDS[ord("E")] = NEEDS[ord("N")] = 128  # severity and SQLSTATE stand at its beginning
 cdef Py_ssize_t SERVER_LIMIT = 0x7FFFFFFF
 cdef Py_ssize_t WHOLE_LIMIT = 1024 * 1024
 
@@ -80,7 +80,7 @@ cdef class Answers(Failures):
         cdef const unsigned char *run = NULL
         cdef Py_ssize_t length = 0
         cdef int kind
-        cdef bint due, news, moves
+        cdef bint due, news, again
         cdef double now = clock()
         cdef Home home = self.home
         scanner.begin(<const unsigned char *>shared, n)
@@ -93,9 +93,19 @@ cdef class Answers(Failures):
                     if scanner.left and self.wants_all(kind):
                         scanner.ask(scanner.size)
                         continue
-                    due = self.ledger.count and self.ledger.head().action == FAKE
+                    again = kind == c'E' and self.ledger.count and self.asks_again()
+                    if again and owner is not None and owner is <object>self.ledger.head().owner:
+                        length = 0
+                        owner = None
+                    due = not again and self.ledger.count and self.ledger.head().action == FAKE
                     news = kind == c'Z' and self.unsettled and self.session is not None
-                    if length and (due or news):
+                    if length and kind == c'E':
+                        # An error may have its client do something else.
+                        owner.request = None
+                        home.bytes_sent += length
+                        owner.channel.send(<const char *>run, length)
+                        length = 0
+                    elif length and (due or news):
                         owner.request = None
                         home.bytes_sent += length
                         owner.channel.stage(<const char *>run, length)
@@ -104,17 +114,9 @@ cdef class Answers(Failures):
                         self.pay()
                     if news:
                         self.settle_news()
-                    moves = owner is not None and owner.request is not None
                     self.message(kind, now)
                     if self.closed:
-                        if moves:
-                            length = 0  # it has asked elsewhere
                         break
-                    if self.repeating is not None:
-                        if owner is self.repeating:
-                            length = 0
-                            owner = None
-                        self.repeating = None
                     if self.instead is not None:
                         if length:
                             owner.channel.send(<const char *>run, length)
@@ -145,8 +147,9 @@ cdef class Answers(Failures):
             self.lose(f"the server broke the protocol: {error.message}")
         except Exception as error:
             # Ours. What the connection owes is not known any more.
-            if length and owner.request is not None:
-                length = 0
+            if length and owner.request is None:
+                owner.channel.send(<const char *>run, length)
+            length = 0
             self.home.policy.broke(self, error)
             self.lose("an internal error of pgambassador")
         home.bytes_sent += length
@@ -154,9 +157,11 @@ cdef class Answers(Failures):
             owner.request = None
         if not self.closed and not scanner.left and self.ledger.count and self.ledger.head().action == FAKE:
             if length:
-                owner.channel.stage(<const char *>run, length)
+                owner.channel.send(<const char *>run, length)
             owner = <Client>self.ledger.head().owner
-            self.pay()
+            # Who may yet have to ask again is paid with the server's next word.
+            if owner.request is None:
+                self.pay()
             owner.channel.flush()
         elif length:
             owner.channel.send(<const char *>run, length)
@@ -213,9 +218,14 @@ cdef class Answers(Failures):
             self.reader = self.session if self.pinned or self.home.sticky else None
             if self.reader is not None and self.scanner.have >= 9:
                 self.sender(<unsigned char *>self.scanner.at + 5)
+        elif kind == c'N':
+            if self.reader is not None and self.reader.request is not None and self.says_farewell():
+                self.reader = None
         elif kind == c'S':
             if not self.parameter():
                 self.reader = None
+            else:
+                self.reader.request = None  # it is told of it once
         elif kind == c'E':
             self.error(verdict, now)
         elif kind == c'D':
@@ -319,6 +329,7 @@ cdef class Answers(Failures):
                 self.landing.append(<object>head.owner)
             if self.status == c'I' and head.action == FORWARD:
                 self.home.transactions += 1
+                (<Client>head.owner).committed()
             self.sqlstate = ""
             if <object>head.note is SURVEY:
                 self.aimed = False

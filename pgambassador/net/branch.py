@@ -80,6 +80,7 @@ class Branch(Keeper):
                 self._failed(
                     Unreachable("another server than before has answered", hint="It is looked at again.")
                 )
+                self.divert()  # this connection still counts, and those who wait would wait for it
 
         self.lane.add(backend, free=False)
         backend.ask(IDENTITY, 1, done, rows)

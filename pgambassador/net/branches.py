@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pgambassador.net.choice import Choice
+from pgambassador.net.choice import Choice, Writes
 from pgambassador.net.watch import Watch
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Branches:
         self.routing = cluster.routing
         self.keepers: dict[Keeper, Make] = {}
         self.watch = Watch(name, cluster, self._open, self._changed, self._moved)
+        self._writes = Writes()
         self._choices: dict[Keeper, Choice] = {}
         self._origin: Origin | None = None
 
@@ -48,6 +49,7 @@ class Branches:
         return Choice(
             self,
             max_lag=self.routing.max_lag,
+            writes=self._writes,
             everybody=level == "global",
             eventual=level in ("eventual", "bounded"),
             strict=self.routing.without_replica == "error",

@@ -1,5 +1,4 @@
 from pgambassador.net.answers import Answers
-from pgambassador.net.parties import Client
 
 class Carrier(Answers):
     curious: bool
@@ -8,4 +7,3 @@ class Carrier(Answers):
     @property
     def unsynced(self) -> bool: ...
     def relieve(self, now: float) -> bool: ...
-    def leave(self, client: Client) -> bool: ...

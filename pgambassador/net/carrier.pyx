@@ -7,6 +7,8 @@
    somebody else's cancel request hits it, or if one of those before it takes long (`relieve`).
 3. An answer that nobody wants any more is swallowed.
 """
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
 from pgambassador.net.parties cimport Client
 from pgambassador.protocol.ledger cimport SWALLOW, Entry
 
@@ -14,6 +16,8 @@ from pgambassador.protocol.ledger cimport SWALLOW, Entry
 # processors are busy everything is slow, and asking again would only add to it.
 cdef double PATIENCE = 0.005
 cdef double UNUSUAL = 4
+
+cdef bytes SYNC = b"S\x00\x00\x00\x04"
 
 
 cdef class Carrier(Answers):
@@ -29,6 +33,8 @@ cdef class Carrier(Answers):
         self.departed = self.boarded = now
         for client in clients:
             client.board(self, now)
+        for client in clients:
+            client.speak()
             if self.closed:
                 return 0
             if self.unsynced or self.copying or self.spoiled or self.curious or client.stalled:
@@ -51,8 +57,16 @@ cdef class Carrier(Answers):
             if self.session is client:
                 self.session = None
                 self.resetting = True
+        if self.unsynced and self.session is None:
+            # It has failed before its Sync was sent.
+            self.unsynced = False
+            self.ledger.put(c'S', SWALLOW, None, None, None, 0.0)
+            self.channel.send(SYNC, 5)
         if self.ledger.count == 0:
             self.riders = None
+        else:
+            # Perhaps one of them did not read, which is no matter of the others.
+            self.channel.start_reading()
         self.settle_down()
         for client in landing:
             if client.request is None:
@@ -64,32 +78,39 @@ cdef class Carrier(Answers):
     def relieve(self, double now):
         """What runs here takes long: those who wait behind it ask elsewhere, which for reads is no matter. Whether
         anybody still rides."""
-        cdef Client client
-        cdef list riders = self.riders
-        cdef object first
-        if riders is None or self.closed or not self.ledger.count:
+        if self.riders is None or self.closed or not self.ledger.count:
             return False
         if now - max(self.boarded, self.answered_at) < max(PATIENCE, UNUSUAL * self.home.first_answer):
             return True
-        first = <object>self.ledger.head().owner
-        for client in list(riders):
+        self.clear_behind(<Client>self.ledger.head().owner)
+        return True
+
+    cdef int clear_behind(self, Client first) except -1:
+        """All but this one ask elsewhere."""
+        cdef Client client
+        for client in list(self.riders):
             if client is not first and client.request is not None and client.backend is self:
                 self.leave(client)
                 client.again(False)
-        return True
+        return 0
 
-    def leave(self, Client client not None):
-        """One of those who share it does not want its answer any more. Whether that was to come next."""
+    cdef bint leave(self, Client client) except -1:
+        """One of those who share it does not want its answer any more, and nothing that happens here is its concern.
+        Whether that answer was to come next. None of it is faked: who shares a connection prepares no names."""
         cdef Py_ssize_t i
         cdef Entry *entry
         cdef bint leads = self.ledger.count > 0 and <object>self.ledger.head().owner is client
         for i in range(self.ledger.count):
             entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
-            if <object>entry.owner is client and entry.action == FORWARD:
+            if <object>entry.owner is client:
                 entry.action = SWALLOW
+                Py_INCREF(None)
+                entry.owner = <void *>None
+                Py_DECREF(client)
         if self.reader is client:
             self.reader = None
         if client in self.riders:
             self.riders.remove(client)
         client.backend = None
+        self.channel.start_reading()  # if it was stopped because this one did not read
         return leads

@@ -1,8 +1,11 @@
 from pgambassador.net.lane cimport Lane
 
+cdef class Writes:
+    cdef public double at
+
 cdef class Choice:
     cdef public tuple lanes
-    cdef public double written_at
+    cdef public Writes writes
     cdef public double max_lag
     cdef public bint everybody
     cdef public bint eventual

@@ -6,9 +6,13 @@ from pgambassador.net.lane import Lane
 class _Policy(Protocol):
     def fresher_wanted(self, now: float, /) -> None: ...
 
+class Writes:
+    at: float
+    def __init__(self) -> None: ...
+
 class Choice:
     lanes: tuple[Lane, ...]
-    written_at: float
+    writes: Writes
     max_lag: float
     everybody: bool
     eventual: bool
@@ -20,6 +24,7 @@ class Choice:
         policy: _Policy,
         *,
         max_lag: float,
+        writes: Writes | None = None,
         everybody: bool = False,
         eventual: bool = False,
         strict: bool = False,

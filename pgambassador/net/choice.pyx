@@ -9,15 +9,23 @@
 from pgambassador.net.lane cimport Lane
 
 
+cdef class Writes:
+    """When something was written last by clients of several pools, all those of one cluster."""
+
+    def __init__(self):
+        self.at = -1
+
+
 cdef class Choice:
     """`lanes` are the standbys' lanes; `everybody`: what any client has written counts, not only one's own;
-    `eventual`: nothing that was written counts; `strict`: not the primary instead; `choose(lanes)` picks in place of the least busy one."""
+    `eventual`: nothing that was written counts; `strict`: not the primary instead; `choose(lanes)` picks in place
+    of the least busy one."""
 
-    def __init__(self, policy, *, double max_lag, bint everybody=False, bint eventual=False,
+    def __init__(self, policy, *, double max_lag, Writes writes=None, bint everybody=False, bint eventual=False,
                  bint strict=False, choose=None):
         self.policy = policy
         self.lanes = ()
-        self.written_at = -1
+        self.writes = Writes() if writes is None else writes
         self.max_lag = max_lag
         self.everybody = everybody
         self.eventual = eventual
@@ -35,7 +43,7 @@ cdef class Choice:
             self.none += 1
             return None
         if self.everybody:
-            written_at = self.written_at
+            written_at = self.writes.at
         if max_lag < 0:
             max_lag = self.max_lag
         self.turn = self.turn + 1 if self.turn + 1 < count else 0

@@ -17,6 +17,7 @@ from pgambassador.routing.freshness import NEVER
 from pgambassador.routing.reading import fingerprint
 
 if TYPE_CHECKING:
+    from pgambassador.config import Config
     from pgambassador.net.branches import Branches
     from pgambassador.net.house import House
     from pgambassador.net.keeper import Keeper
@@ -56,6 +57,16 @@ _HELP: Final = (
     ("SHOW VERSION", "what is running"),
     ("SET WEIGHT 'HOST:PORT' number", "give a replica another share of the reads, until the next restart"),
 )
+
+
+def check_admin(config: Config, user: str) -> None:
+    """Whether somebody may use the console from another machine."""
+    if user not in config.auth.admins:
+        raise Refused(
+            f'user "{user}" may not use the console from another machine',
+            sqlstate="42501",
+            hint="Name the user in auth.admins.",
+        )
 
 
 def settings_for(packet: StartupPacket) -> dict[str, str]:
@@ -159,7 +170,7 @@ class Desk:
         if branches is None or keeper.lane.choice is None:
             made = replace(made, splits=False)
         else:
-            written = keeper.lane.choice.written_at if keeper.routes.config.consistency == "global" else NEVER
+            written = keeper.lane.choice.writes.at if keeper.routes.config.consistency == "global" else NEVER
             found = standings(
                 decision,
                 branches.watch.topology,

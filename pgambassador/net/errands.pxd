@@ -21,6 +21,8 @@ cdef class Errands(Sight):
     # What is repeated shares no connection, comes first, and may have to go to the primary.
     cdef bint repeating
     cdef bint again_at_primary
+    # The transaction that its client has been told of has failed before it was begun.
+    cdef bint aborted
 
     cdef int take(self, Py_ssize_t n) except -1
     cdef bint acquire(self, int kind) except -1
@@ -29,4 +31,7 @@ cdef class Errands(Sight):
     cdef bint may_follow(self, Backend backend, int kind) except -1
     cdef bint puts_off(self) except -1
     cdef int written(self) except -1
+    cdef bytes readiness(self)
+    cdef bint spurns(self, int kind) except -1
+    cdef int skip_part(self) except -1
     cdef int begin(self, Backend backend) except -1

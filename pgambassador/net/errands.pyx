@@ -5,7 +5,8 @@
    here and be known to read; whatever is not goes to the primary.
 2. A transaction stays where it began. Behind a part that a standby has not answered yet goes only another that reads.
 3. A BEGIN that does not say whether its transaction reads is answered at once, and sent with what comes next.
-4. A request that a standby may not be able to answer is kept until the first byte of its answer has been passed
+4. The message before which that BEGIN should have gone may be refused: then all is, up to the transaction's end.
+5. A request that a standby may not be able to answer is kept until the first byte of its answer has been passed
    on; until then it can be repeated, which its client does not notice.
 """
 from pgambassador.net.backend cimport Backend
@@ -13,9 +14,16 @@ from pgambassador.net.choice cimport Choice
 from pgambassador.net.lane cimport Lane
 from pgambassador.net.parties cimport clock
 from pgambassador.net.verdicts cimport READ_ONLY, Verdict
-from pgambassador.protocol.ledger cimport SWALLOW
+
+from pgambassador.wire import build
 
 cdef bytes READY_IDLE = b"Z\x00\x00\x00\x05I"
+cdef bytes READY_WITHIN = b"Z\x00\x00\x00\x05T"
+cdef bytes READY_FAILED = b"Z\x00\x00\x00\x05E"
+cdef bytes ROLLED_BACK = b"C\x00\x00\x00\x0dROLLBACK\x00Z\x00\x00\x00\x05I"
+cdef bytes IN_FAILED = build.error_response(
+    "ERROR", "25P02", "current transaction is aborted, commands ignored until end of transaction block"
+)
 cdef bytes BEGUN = b"C\x00\x00\x00\x0aBEGIN\x00Z\x00\x00\x00\x05T"
 
 
@@ -47,12 +55,13 @@ cdef class Errands(Sight):
 
     cdef bint may_follow(self, Backend backend, int kind) except -1:
         """Whether a message goes on to the standby that is at work; else it comes again when that is done."""
-        if backend.unsynced or backend.copying or backend.ledger.skipping or not backend.ledger.count:
+        if self.part == self.first_part or backend.unsynced or backend.copying:
             return True
-        if kind == c'S' or kind == c'H' or kind == c'd' or kind == c'c' or kind == c'f':
+        if backend.ledger.skipping or not backend.ledger.count:
             return True
-        if not self.look(kind) or not self.verdict.read:
-            return False
+        if kind != c'S' and kind != c'H' and kind != c'd' and kind != c'c' and kind != c'f':
+            if not self.look(kind) or not self.verdict.read:
+                return False
         self.request = None  # it would come behind what follows
         return True
 
@@ -60,8 +69,33 @@ cdef class Errands(Sight):
         """What may have written something has come to its end."""
         self.wrote = False
         if self.lane.choice is not None:
-            self.written_at = (<Choice>self.lane.choice).written_at = clock()
+            self.written_at = (<Choice>self.lane.choice).writes.at = clock()
         return 0
+
+    cdef int committed(self) except -1:
+        # What it asks next may be under way already, and so it may keep its connection for long.
+        if self.wrote and self.lane.choice is not None:
+            self.written_at = (<Choice>self.lane.choice).writes.at = clock()
+        return 0
+
+    cdef bytes readiness(self):
+        """What a ReadyForQuery of ours says."""
+        if self.begun is None:
+            return READY_IDLE
+        return READY_FAILED if self.aborted else READY_WITHIN
+
+    cdef bint spurns(self, int kind) except -1:
+        """In a transaction that has failed before it was begun: only its end is done."""
+        if not self.verdict.ends:
+            self.refusal = IN_FAILED
+            return True
+        self.aborted = False
+        if kind != c'Q':
+            return False
+        self.begun = None
+        self.unnamed = None
+        self.channel.stage(ROLLED_BACK, len(ROLLED_BACK))
+        return True
 
     cdef bint puts_off(self) except -1:
         """Answer a BEGIN that does not say what its transaction does, if there is a standby that may have it."""
@@ -73,13 +107,13 @@ cdef class Errands(Sight):
         return True
 
     cdef int begin(self, Backend backend) except -1:
-        """Send the BEGIN that was put off."""
+        """Send the BEGIN that was put off: if it fails, a cancel request has hit it perhaps, the server does nothing
+        of what stands behind it."""
         cdef bytes begun = self.begun
         self.begun = None
-        self.part += 1
-        backend.unnamed_of = None
-        backend.ledger.put(c'Q', SWALLOW, self, None, None, self.now)
-        return backend.channel.stage(begun, len(begun))
+        self.beginning = True
+        backend.precede(build.parse(b"", begun[5:len(begun) - 1]) + build.EXECUTION, 1)
+        return 0
 
     cdef bint acquire(self, int kind) except -1:
         """A server connection for the message in hand; without one it comes again."""
@@ -112,6 +146,7 @@ cdef class Errands(Sight):
         return False
 
     cdef int arrive(self, Backend backend) except -1:
+        self.beginning = False
         backend.join(self)
         if self.begun is not None:
             self.begin(backend)
@@ -133,7 +168,11 @@ cdef class Errands(Sight):
         self.request = bytes(self.scanner.kept[:self.extent])
         self.backend = backend
         self.riding = True
+        self.beginning = False
         self.first_part = self.part
+        return 0
+
+    cdef int speak(self) except -1:
         self.channel.start_reading()
         return self.take(0)
 
@@ -142,8 +181,10 @@ cdef class Errands(Sight):
         if self.closed:
             return 0
         self.served()
-        if self.closed or self.leaving or self.scanner.kept is None:
+        if self.closed or self.leaving:
             return 0
+        if self.scanner.kept is None:
+            return self.channel.start_reading()  # it was stopped if all had much to say
         return self.resume()
 
     cdef int refuted(self) except -1:
@@ -161,10 +202,25 @@ cdef class Errands(Sight):
             self.statements.pop(name, None)
         self.changing.clear()
         self.lane.repeated += 1
+        if self.part == self.first_part:
+            self.skip_part()
         self.scanner.prepend(request)
         self.repeating = True
         self.again_at_primary = at_primary
         return self.resume()
+
+    cdef int skip_part(self) except -1:
+        """The rest of a request that has not been sent to its end is kept, and will come again with all of it."""
+        cdef bytearray kept = self.scanner.kept
+        cdef Py_ssize_t at = 0
+        cdef int kind = 0
+        self.litter.clear()
+        self.lent.clear()
+        while kept is not None and at + 5 <= len(kept) and kind != c'S' and kind != c'Q':
+            kind = kept[at]
+            at += 1 + int.from_bytes(kept[at + 1:at + 5], "big")
+        self.scanner.kept = kept[at:] if kept is not None and at < len(kept) else None
+        return 0
 
     # What the policy may do with it.
 
@@ -177,14 +233,21 @@ cdef class Errands(Sight):
         self.resume()
 
     def give_up(self, bytes error not None):
-        """The client wants no answer of the connection that it shares. Whether it was this that runs there."""
+        """The client wants no answer of the connection that it shares. That connection, if its statement runs there:
+        nobody else's does then, and it may be cancelled; otherwise None."""
         cdef Backend backend = self.backend
         cdef bint leads
-        if not self.riding or self.request is None:
-            return False
+        if not self.riding or backend is None:
+            return None
+        if self.request is None:
+            # It has got a part of its answer, and shall see how that ends.
+            backend.clear_behind(self)
+            return backend
         leads = backend.leave(self)
+        if leads:
+            backend.clear_behind(None)
         self.request = None
         self.channel.stage(error, len(error))
         self.channel.send(READY_IDLE, 6)
         self.landed()
-        return leads
+        return backend if leads else None

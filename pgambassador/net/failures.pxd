@@ -45,10 +45,9 @@ cdef class Failures:
     # The statement whose rows are being described, to a client or to us.
     cdef Statement described
 
-    # Those who share it, and of these who has got an answer; who has to ask again, and that at the primary.
+    # Those who share it, and who has got an answer or has to ask again.
     cdef list riders
     cdef list landing
-    cdef Client repeating
 
     # Rows of the answer to a question of ours.
     cdef list rows_asked
@@ -58,6 +57,9 @@ cdef class Failures:
     cdef int error(self, int verdict, double now) except -1
     cdef int fenced_off(self) except -1
     cdef bint repeats(self, Client owner) except -1
+    cdef bint asks_again(self) except -1
+    cdef bint says_farewell(self) except -1
+    cdef int doubt(self, Statement statement) except -1
     cdef int repeat(self, Client owner) except -1
     cdef int undo(self, list dropped) except -1
     cdef int pay(self) except -1

@@ -21,8 +21,10 @@ ASKED, CHANGED_ROWS, STALE = "asked", "changed", "stale"
 cdef object MAY_BE_STALE = ("0A", "22", "42", "XX")
 
 # What a standby cannot do, or will not do now, and what the primary may know already.
-cdef object ELSEWHERE = frozenset(("25006", "40001", "55000", "0A000"))
+cdef object ELSEWHERE = frozenset(("25006", "40001", "40P01", "55000", "0A000"))
 cdef object NOT_THERE_YET = frozenset(("42", "3F", "3D"))
+
+cdef object FAREWELLS = frozenset((b"57P01", b"57P02"))
 
 cdef bytes PARSE_COMPLETE = b"1\x00\x00\x00\x04"
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
@@ -62,14 +64,14 @@ cdef class Failures:
         head = self.ledger.head()
         if self.fence and <object>head.note is not SURVEY:
             return self.fenced_off()
-        if head.action != FAKE and self.repeats(<Client>head.owner):
+        if self.repeats(<Client>head.owner):
             return self.repeat(<Client>head.owner)
         if head.kind == c'Q' or head.kind == c'F' or head.kind == c'S':
             if verdict == SWALLOW and <object>head.note is SURVEY and self.done is None:
                 self.rows_asked = None
                 if self.aimed and self.sqlstate == "57014":
                     self.home.policy.cancel_again(self)
-            elif verdict == SWALLOW and self.refused is None:
+            elif verdict == SWALLOW and self.refused is None and self.riders is None:
                 self.failed = True
                 self.refused = (<const char *>self.scanner.at)[5:self.scanner.have]
         else:
@@ -81,15 +83,8 @@ cdef class Failures:
             elif self.sqlstate in ("26000", "42P05") and type(<object>head.note) is Statement and not self.home.sticky:
                 # What this server knows is not what we think it knows (a DO block can DEALLOCATE).
                 self.retiring = True
-            elif self.prepared.get(<object>head.note) is ASKED:
-                self.prepared[<object>head.note] = STALE
-            elif self.sqlstate[:2] in MAY_BE_STALE and <object>head.note in self.prepared:
-                # Perhaps a table or a type has changed, and it has to be parsed again: not if a client was told of
-                # its rows, which the server keeps from becoming others.
-                if self.sqlstate == "0A000":
-                    self.home.policy.statements.outdated((<const char *>self.scanner.at)[:self.scanner.have])
-                if self.sqlstate != "0A000" or (<Statement>head.note).shape is None:
-                    self.prepared[<object>head.note] = STALE
+            elif <object>head.note in self.prepared:
+                self.doubt(<Statement>head.note)
             note = <object>head.note
             if self.reader is not None:
                 self.reader.settled(head.kind, note, head.started, now, 0, self.sqlstate)
@@ -103,6 +98,34 @@ cdef class Failures:
             self.sqlstate = ""
         self.copying = False
         return 0
+
+    cdef int doubt(self, Statement statement) except -1:
+        """A statement that the server knows has failed."""
+        if self.prepared[statement] is ASKED:
+            self.prepared[statement] = STALE
+        elif self.sqlstate[:2] in MAY_BE_STALE:
+            # Perhaps a table or a type has changed, and it has to be parsed again: not if a client was told of its
+            # rows, which the server keeps from becoming others.
+            if self.sqlstate == "0A000":
+                self.home.policy.statements.outdated((<const char *>self.scanner.at)[:self.scanner.have])
+            if self.sqlstate != "0A000" or statement.shape is None:
+                self.prepared[statement] = STALE
+        return 0
+
+    cdef bint asks_again(self) except -1:
+        """Whether the error in hand reaches nobody: then nothing may that was to go out with it."""
+        cdef Client owner = <Client>self.ledger.head().owner
+        cdef Failure found
+        if owner is None or owner.request is None or owner.backend is not self:
+            return False
+        found = failure(self.scanner.at + 5, self.scanner.have - 5)
+        self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
+        return found.fatal or self.fence > 0 or self.repeats(owner)
+
+    cdef bint says_farewell(self) except -1:
+        """Whether a notice is that of a server which stops at once. Who asks again elsewhere need not know."""
+        cdef Failure found = failure(self.scanner.at + 5, self.scanner.have - 5)
+        return (<const char *>found.sqlstate)[:5] in FAREWELLS
 
     cdef bint repeats(self, Client owner) except -1:
         """Whether the error is not one of the statement's, but of where it runs or whom it meets there."""
@@ -118,11 +141,14 @@ cdef class Failures:
         if self.sqlstate == "25006":
             owner.refuted()
         self.reader = None
-        self.repeating = owner
-        if head.kind != c'Q':
+        if head.kind != c'Q' and head.kind != c'S':
+            if self.sqlstate == "42P05":
+                self.retiring = True
+            elif <object>head.note in self.prepared:
+                self.doubt(<Statement>head.note)
             self.undo(self.ledger.fail())
-            head = self.ledger.head()
-        head.action = SWALLOW
+        if self.ledger.count:
+            self.ledger.head().action = SWALLOW
         self.sqlstate = ""
         self.landing.append(owner)
         return 0
@@ -134,7 +160,8 @@ cdef class Failures:
         cdef Py_ssize_t i
         cdef int kind
         cdef bint ended = False
-        if self.sqlstate == "57014":
+        # Without a BEGIN what follows would count by itself.
+        if self.sqlstate == "57014" and not session.beginning:
             for i in range(self.fence, self.ledger.count):
                 if ended:
                     break
@@ -172,9 +199,9 @@ cdef class Failures:
                 elif note is not None and owner is not None:
                     owner.statements.setdefault(name, note)
             elif kind == c'B':
-                if name is not None:
+                if name is not None and owner is not None:
                     (<object>owner).portals[name[0]] = name[1]  # the portal of that name is the one before
-            elif name is not None:
+            elif name is not None and owner is not None:
                 # Of a Close or a simple query that was skipped: the unnamed statement is still there.
                 owner.unnamed = name
             if kind == c'Q' and action == FORWARD and self.ledger.count and self.ledger.head().action == SWALLOW:

@@ -235,17 +235,21 @@ class House:
                 del self.keepers[key]
                 if keeper.cluster in self.branches:
                     self.branches[keeper.cluster].release(keeper)
-                if keeper.lease is not None:
-                    keeper.lease.end()
                 for pool in keeper.all():
-                    self.register.retire(Numbers(pool, self._labels(key)))
+                    self._forget(pool, key)
         self.limits.forget()
 
     def _forgotten(self, keeper: Keeper, branch: Branch) -> None:
-        """A pool on a standby is gone; what it has counted stays."""
+        """A standby is gone, and the pool on it."""
         for key, each in self.keepers.items():
             if each is keeper:
-                self.register.retire(Numbers(branch, self._labels(key)))
+                self._forget(branch, key)
+
+    def _forget(self, pool: Keeper, key: tuple[str, str, str, Given]) -> None:
+        """What it has counted stays."""
+        if pool.lease is not None:
+            pool.lease.end()
+        self.register.retire(Numbers(pool, self._labels(key)))
 
     def trouble(self) -> dict[str, str]:
         """By cluster, why clients have no use for it: a configured pool, or any server, cannot be reached."""

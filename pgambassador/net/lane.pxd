@@ -4,6 +4,8 @@ from pgambassador.net.parties cimport Client, Home
 cdef class Waiter(Client):
     cdef readonly bint waiting
     cdef readonly double waiting_since
+    # Where it waits. Its place in another queue, in which it waited before, is not its place any more.
+    cdef object queued
     # It may share a connection, for about so many seconds.
     cdef bint brief_now
     cdef double expected

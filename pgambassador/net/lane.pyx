@@ -91,6 +91,7 @@ cdef class Lane(Home):
     cdef int queue(self, Waiter waiter, double now, bint first=False) except -1:
         """`first`: it has had its turn before."""
         waiter.waiting = True
+        waiter.queued = self
         waiter.waiting_since = now
         if first:
             self.waiters.appendleft(waiter)
@@ -136,7 +137,7 @@ cdef class Lane(Home):
             return 0
         while self.waiters:
             waiter = <Waiter>self.waiters.popleft()
-            if not waiter.waiting:
+            if not waiter.waiting or waiter.queued is not self:
                 continue
             waiter.waiting = False
             self.waiting -= 1
@@ -155,10 +156,10 @@ cdef class Lane(Home):
         cdef list riders = [first]
         cdef Waiter waiter
         cdef double seconds = first.expected
-        cdef Py_ssize_t most = min(self.waiting // max(self.total, 1) + 1, BATCH_MOST)
+        cdef Py_ssize_t most = min(max(self.waiting // max(self.total, 1), self.waiting // 2) + 1, BATCH_MOST)
         while len(riders) < most and self.waiters:
             waiter = <Waiter>self.waiters[0]
-            if waiter.waiting:
+            if waiter.waiting and waiter.queued is self:
                 seconds += waiter.expected
                 if not waiter.brief_now or waiter.state is not first.state or seconds > BATCH_SECONDS:
                     break
@@ -244,7 +245,7 @@ cdef class Lane(Home):
     def first_waiting(self):
         """The waiter whose turn is next, or None."""
         while self.waiters:
-            if (<Waiter>self.waiters[0]).waiting:
+            if (<Waiter>self.waiters[0]).waiting and (<Waiter>self.waiters[0]).queued is self:
                 return self.waiters[0]
             self.waiters.popleft()
         return None

@@ -1,8 +1,7 @@
 """From accept to the first ReadyForQuery: the life of a client before it is a session.
 
 1. Nothing is read beyond what the next step needs to know, and all of it within `clients.login_timeout`.
-2. Whatever goes wrong is one ErrorResponse, severity FATAL, and a closed connection.
-   Who goes while an answer is held back is not waited for.
+2. What goes wrong is one ErrorResponse (FATAL) and a closed connection. Who left meanwhile is not waited for.
 3. The success is one write: AuthenticationOk, ParameterStatus, BackendKeyData, ReadyForQuery.
 """
 
@@ -26,7 +25,7 @@ from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreach
 from pgambassador.net import patience
 from pgambassador.net.arrival import peer_of
 from pgambassador.net.console import Console
-from pgambassador.net.desk import COLUMNS, Desk, settings_for
+from pgambassador.net.desk import COLUMNS, Desk, check_admin, settings_for
 from pgambassador.net.facts import Facts
 from pgambassador.net.gate import explain
 from pgambassador.net.greeting import BASE
@@ -50,6 +49,7 @@ _MESSAGE_LIMIT = 65535 + 4
 CANNOT_CONNECT_NOW = "57P03"
 # What clients are told at their login is remembered up to this size, which they have a say in.
 _KEEP = 2048
+_CANCELED = build.error_response("ERROR", "57014", "canceling statement due to user request")
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 
 
@@ -167,7 +167,7 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
     if isinstance(session, Session) and session.waiting:
         keeper = session.policy
         keeper.cancels += 1
-        session.refuse(build.error_response("ERROR", "57014", "canceling statement due to user request"))
+        session.refuse(_CANCELED)
         return
     await house.cancels.hold(session, partial(_cancel_at_server, session))
 
@@ -175,6 +175,13 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
 async def _cancel_at_server(session: Session | Tunnel) -> None:
     if isinstance(session, Tunnel):
         await session.cancel()
+    elif session.riding:
+        # Others share its connection: they are out of the way before anything is cancelled there.
+        backend = session.give_up(_CANCELED)
+        if backend is None:
+            session.policy.cancels += 1
+        else:
+            await session.policy.cancel(backend)
     elif session.backend is not None and session.backend.works:
         await session.policy.cancel(session.backend)
 
@@ -188,12 +195,8 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
     success, user = await house.porter.admit(shown, packet.user, packet.database, reader, kind)
     house.doorway.leave(guest)
     console = kind == SESSION and house.config.is_console(packet.database)
-    if console and not peer.local and packet.user not in house.config.auth.admins:
-        raise Refused(
-            f'user "{packet.user}" may not use the console from another machine',
-            sqlstate="42501",
-            hint="Name the user in auth.admins.",
-        )
+    if console and not peer.local:
+        check_admin(house.config, packet.user)
     try:
         stay = house.admit(peer)
         entrant = _Entrant(house, visitor, packet, success, user, stay, reader)
@@ -299,13 +302,12 @@ def _attend(entrant: _Entrant) -> None:
     """The console, which has no server connection."""
     house, visitor, packet, success, _, stay, reader = entrant
     told = settings_for(packet)
-    early = reader.rest()
     exchange = Exchange(Desk(house, packet.user).answer, COLUMNS, told)
     console = Console(house.sockets, visitor.channel(), exchange, stay=stay, ended=house.ended)
     console.pid, key = house.keys.issue(console, long=packet.version >= PROTOCOL_3_2)
     house.tunnels.add(console)
     house.logins += 1
-    console.start(_greeting(success, told, console.pid, key), early)
+    console.start(_greeting(success, told, console.pid, key), reader.rest())
     if house.draining:
         console.close()
 

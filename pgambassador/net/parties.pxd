@@ -28,11 +28,14 @@ cdef class Client:
     cdef bytes request
     # It shares a server connection with others.
     cdef readonly bint riding
+    # Before what it asks goes a BEGIN that its client has been told of.
+    cdef bint beginning
 
     cdef bint mid_message(self) noexcept
     cdef int settled(
         self, int kind, object note, double started, double now, unsigned long long rows, object sqlstate
     ) except -1
+    cdef int committed(self) except -1
     cdef int served(self) except -1
     cdef int resume(self) except -1
     cdef bint has_left(self) noexcept
@@ -40,6 +43,7 @@ cdef class Client:
     cdef int cancelled(self, bytes error, bint ended) except -1
     cdef int orphaned(self, str reason, bint told) except -1
     cdef int board(self, object backend, double now) except -1
+    cdef int speak(self) except -1
     cdef int landed(self) except -1
     cdef int again(self, bint at_primary) except -1
     cdef int refuted(self) except -1

@@ -44,6 +44,10 @@ cdef class Client:
         """A statement of yours has ended."""
         return 0
 
+    cdef int committed(self) except -1:
+        """Outside a transaction a ReadyForQuery is about to reach you."""
+        return 0
+
     cdef int served(self) except -1:
         """Your server connection owes you nothing, and may have been taken back."""
         return 0
@@ -69,7 +73,11 @@ cdef class Client:
         return 0
 
     cdef int board(self, object backend, double now) except -1:
-        """Say what you have to say to a connection that you share; it leaves with the others' words."""
+        """You share a connection."""
+        return 0
+
+    cdef int speak(self) except -1:
+        """Say what you have to say to the connection that you share; it leaves with the others' words."""
         return 0
 
     cdef int landed(self) except -1:

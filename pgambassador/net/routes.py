@@ -87,7 +87,7 @@ class Routes:
         self._queries = 0
         self._asking = False
         self._asked: Backend | None = None
-        self._rows: list[bytes] = []
+        self._rows: list[bytes] | None = None
         self._changed = False
         self.no_replica = as_error(_NO_REPLICA)
         lane.batching = config.batching and not lane.sticky
@@ -139,7 +139,8 @@ class Routes:
         """From time to time, as long as the pool is used and has a connection to spare."""
         if self._asked is not None and now - (self._read_at or now) > _PATIENCE:
             self._asked.close("a question of pgambassador was not answered")
-        if not self.wanted or self._asking or not self._lane.idle:
+        spare = self._lane.idle or self._lane.total >= self._lane.limit
+        if not self.wanted or self._asking or not spare:
             return
         old = self._read_at is None or (now - self._read_at >= AGAIN and self._lane.queries != self._queries)
         if self._changed or old:
@@ -164,6 +165,7 @@ class Routes:
                 # The connection was lost. If it did not answer, the question is not put again soon.
                 self._changed = time.monotonic() - (self._read_at or 0.0) < _PATIENCE
             else:
+                self._rows = None
                 self._learn(NOTHING_KNOWN)
                 log.warning("cannot read the database's catalog: %s", parse.fields(error).get("M", ""))
 

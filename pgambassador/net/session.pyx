@@ -31,7 +31,6 @@ cdef Py_ssize_t WAIT_BOUND = 64 * 1024
 cdef char inbox[SHARED]
 
 cdef bytes READY_IDLE = b"Z\x00\x00\x00\x05I"
-cdef bytes READY_WITHIN = b"Z\x00\x00\x00\x05T"
 
 
 cdef class Session(Errands):
@@ -144,10 +143,11 @@ cdef class Session(Errands):
                     return 0
             else:
                 backend = self.backend
-                if backend.home.standby and not self.may_follow(backend, kind):
-                    self.stall()
-                    return 0
-                if self.part != self.first_part:
+                if backend.home.standby:
+                    if not self.may_follow(backend, kind):
+                        self.stall()
+                        return 0
+                elif self.part != self.first_part:
                     self.wrote = True
                 self.linked(kind)
                 if self.riding and not backend.unsynced:
@@ -161,7 +161,7 @@ cdef class Session(Errands):
             self.refuse_one(kind)
             return True
         if kind == c'S' and self.scanner.size == 5:
-            self.channel.stage(READY_IDLE if self.begun is None else READY_WITHIN, 6)
+            self.channel.stage(self.readiness(), 6)
             return True
         if kind == c'H' and self.scanner.size == 5 or kind in (c'd', c'c', c'f'):
             return True
@@ -172,6 +172,10 @@ cdef class Session(Errands):
             if not self.look(kind):
                 self.scanner.back()
                 return False
+            if self.aborted and self.spurns(kind):
+                if self.refusal is not None:
+                    self.refuse_one(kind)
+                return True
             if self.verdict.begins == UNSAID and kind == c'Q' and self.puts_off():
                 return True
         if not self.acquire(kind):
@@ -200,14 +204,15 @@ cdef class Session(Errands):
         cdef bytes refusal = self.refusal
         self.refusal = None
         if refusal is not None:
+            self.aborted = self.begun is not None
             self.channel.stage(refusal, len(refusal))
             if kind == c'Q' or kind == c'F':
-                self.channel.stage(READY_IDLE, 6)
+                self.channel.stage(self.readiness(), 6)
                 return 0
             self.skipping = True
         if kind == c'S':
             self.skipping = False
-            self.channel.stage(READY_IDLE, 6)
+            self.channel.stage(self.readiness(), 6)
         return 0
 
     cdef int terminate(self) except -1:
@@ -245,8 +250,16 @@ cdef class Session(Errands):
     cdef int resume(self) except -1:
         self.stalled = False
         self.now = clock()
-        self.channel.start_reading()
-        return self.take(0)
+        if self.scanner.held <= WAIT_BOUND:
+            self.channel.start_reading()
+            return self.take(0)
+        self.take(0)
+        # It may wait again with as much as before.
+        if self.scanner.held <= WAIT_BOUND and not self.closed and self.may_read() and (
+            self.backend is None or (<Backend>self.backend).channel.backlog() <= self.lane.high_water
+        ):
+            self.channel.start_reading()
+        return 0
 
     cdef bint may_read(self) noexcept:
         return not self.leaving and self.channel.backlog() <= self.lane.high_water
@@ -276,10 +289,12 @@ cdef class Session(Errands):
         return 0
 
     cdef int served(self) except -1:
-        if self.backend is None:
+        cdef Backend backend = self.backend
+        cdef bint rests = backend is None or backend.ready()
+        if backend is None:
             self.request = None
-            if self.wrote:
-                self.written()
+        if self.wrote and rests:
+            self.written()
         if self.leaving and self.parting is not None:
             self.fail(self.parting)
         elif self.leaving:
@@ -289,7 +304,7 @@ cdef class Session(Errands):
         self.changing.clear()
         if self.portals and (self.backend is None or (<Backend>self.backend).status == c'I'):
             self.portals.clear()
-        return self.resume() if self.stalled and self.backend is None and not self.closed else 0
+        return self.resume() if self.stalled and rests and not self.closed else 0
 
     cdef int cancelled(self, bytes error, bint ended) except -1:
         self.passing = False
@@ -318,7 +333,6 @@ cdef class Session(Errands):
             return
         self.asked.unqueue(self)
         self.refusal = error
-        self.begun = None
         self.now = clock()
         self.channel.start_reading()
         self.take(0)
@@ -371,7 +385,7 @@ cdef class Session(Errands):
         self.unnamed = self.bound = None
         self.channel.close(linger=True)
         try:
-            if backend is not None and self.riding:
+            if self.riding and backend is not None:
                 backend.leave(self)
             elif backend is not None:
                 backend.detach()

@@ -3,7 +3,8 @@
 
 1. A part is all up to its Sync, or a simple query. It is looked at when all of it is here; one that is long, or
    that asks for an answer before its end, counts as not known.
-2. Of several statements in a part the first that is not known to read says what the part is.
+2. Of several statements in a part the first that is not known to read says what the part is; one that makes its
+   transaction read only must be the last of them.
 """
 from libc.string cimport memchr, memcmp
 
@@ -119,9 +120,13 @@ cdef class Sight(Requests):
             elif kind != c'D':
                 return True
             if one is not None:
-                whole = one
+                if whole is not None and whole is not one and (whole.begins or whole.makes_read_only):
+                    return True  # what follows it may do more than that
+                if whole is None or whole.harmless:
+                    whole = one
                 once = once and one.harmless
-                if not one.read and not one.harmless:
+                brief = brief and one.batchable
+                if not one.read and not one.harmless and not one.begins and not one.makes_read_only:
                     self.verdict = one
                     return True
             at = stop
@@ -129,7 +134,7 @@ cdef class Sight(Requests):
             return True
         self.verdict = whole
         self.extent = stop - scanner.at if once else 0
-        self.brief = brief and once and executions == 1 and whole.batchable
+        self.brief = brief and once and executions == 1
         return True
 
     cdef Verdict verdict_on(self, Statement statement):

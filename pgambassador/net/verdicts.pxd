@@ -16,6 +16,8 @@ cdef class Verdict:
     cdef readonly bint replica
     cdef readonly int begins
     cdef readonly bint makes_read_only
+    # It ends a transaction.
+    cdef readonly bint ends
     cdef readonly double max_lag
     # What it means depends on its literals.
     cdef readonly bint literal

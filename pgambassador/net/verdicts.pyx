@@ -42,6 +42,7 @@ cdef class Verdict:
         if self.begins == READ_ONLY and decision.target == "primary":
             self.begins = READ_WRITE  # a hint or a rule wants it there
         self.makes_read_only = decision.makes_read_only and decision.target != "primary"
+        self.ends = decision.ends
         self.literal = decision.literal
         if decision.max_lag is not None:
             self.max_lag = decision.max_lag

@@ -106,7 +106,7 @@ def test_a_session_reads_what_it_has_written(
 
 
 def test_many_writes_and_reads_behind_them(proxy: Ambassador, primary: Postgres, replica: Postgres) -> None:
-    """No read is stale, and once one has run on the replica all do, until the next write."""
+    """No read is stale, and reads come back to the replica after each write."""
     with client(proxy) as connection:
         connection.execute("create table if not exists counted (n int)")
         connection.execute("truncate counted")
@@ -119,4 +119,3 @@ def test_many_writes_and_reads_behind_them(proxy: Ambassador, primary: Postgres,
                 assert row is not None and row[0] == number
                 where.append(row[1])
                 assert len(where) < 10_000
-            assert where[where.index(replica.port) :] == [replica.port] * 10

@@ -33,6 +33,7 @@ def text(value: str) -> Token:
         ("show route $$select 'a'$$", [Command("route", texts=(text("select 'a'"),))]),
         ("show route $a$select $$b$$$a$", [Command("route", texts=(text("select $$b$$"),))]),
         (r"show route E'a\\b\'c'", [Command("route", texts=(text(r"a\b'c"),))]),
+        ("show route ('a')", [Command("route", texts=(text("a"),))]),
         ("show route $1", [Command("route", texts=(Token("parameter", "1"),))]),
         (
             """show route for app "Big ""Shop\""" 'x'""",

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from pgambassador.auth.credential import Credential, Plain
 from pgambassador.auth.peer import Peer
 from pgambassador.auth.rules import LOGICAL
+from pgambassador.cluster.upstream import Endpoint
 from pgambassador.config import (
     Clients,
     Cluster,
@@ -207,6 +208,23 @@ def test_names_that_come_from_clients_leave_nothing_behind(homes: Homes) -> None
     assert house.keepers == {}
     assert [(each.connects, each.size) for each in house.pools()] == [(1000, 0)], "no counter goes back"
     assert len(house.limits._caps) == 0
+    assert "0 pools" in repr(house.limits.commons["open"])
+
+
+def test_what_pools_on_standbys_have_counted_stays(homes: Homes) -> None:
+    limited = replace(CLUSTERS["open"], max_connections=9)
+    house = homes.build(clusters={"open": limited}, databases=WILD)
+    keeper = house.keeper("t1", "a")
+    for place in "bc":
+        branch: Any = house.keeper("t1", place)  # any pool will do
+        del house.keepers["open", "t1", place, ()]
+        branch.connects = 3
+        keeper.branches[Endpoint(place)] = branch
+    assert [each.connects for each in house.pools()] == [6]
+    house._forgotten(keeper, keeper.branches.pop(Endpoint("c")))
+    assert [each.connects for each in house.pools()] == [6]
+    house.prune()
+    assert [(each.connects, each.size) for each in house.pools()] == [(6, 0)]
     assert "0 pools" in repr(house.limits.commons["open"])
 
 

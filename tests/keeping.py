@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from pgambassador.config import Pool
+from pgambassador.config.routing import Routing
 from pgambassador.errors import AmbassadorError
 from pgambassador.net.connector import Link
 from pgambassador.net.greeting import BASE
@@ -90,6 +91,7 @@ class Keeping(Playbook):
             sockets=cast(Any, loop),
             commons=commons,
             caps=caps,
+            routing=Routing(batching=False),
         )
         super().__init__(piece=piece, policy=self.keeper, lane=self.keeper.lane, loop=loop)
 

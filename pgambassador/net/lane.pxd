@@ -30,6 +30,8 @@ cdef class Lane(Home):
     cdef public object sink
     # Which standbys there are: None where everything goes one way.
     cdef public object choice
+    # Who is given the next connection that comes free, before all who wait.
+    cdef public object next_free
     # Waiting clients may share a connection, and some have waited although there are as many as there may be.
     cdef public bint batching
     cdef readonly bint crowded

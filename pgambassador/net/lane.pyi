@@ -55,6 +55,7 @@ class Lane(Home):
     weight: float
     rank: int
     choice: Choice | None
+    next_free: Callable[[Backend], None] | None
     # sink(session, note, seconds, waited, rows, sqlstate)
     sink: Callable[[Session, object, float, float, int, str], None] | None
     def __init__(

@@ -135,6 +135,10 @@ cdef class Lane(Home):
         if self.contested and self.policy.yields():
             backend.close("another pool's turn")
             return 0
+        if self.next_free is not None:
+            granted, self.next_free = self.next_free, None
+            granted(backend)
+            return 0
         while self.waiters:
             waiter = <Waiter>self.waiters.popleft()
             if not waiter.waiting or waiter.queued is not self:

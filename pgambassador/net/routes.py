@@ -139,13 +139,15 @@ class Routes:
         """From time to time, as long as the pool is used and has a connection to spare."""
         if self._asked is not None and now - (self._read_at or now) > _PATIENCE:
             self._asked.close("a question of pgambassador was not answered")
-        spare = self._lane.idle or self._lane.total >= self._lane.limit
-        if not self.wanted or self._asking or not spare:
+        if not self.wanted or self._asking:
             return
         old = self._read_at is None or (now - self._read_at >= AGAIN and self._lane.queries != self._queries)
         if self._changed or old:
             self._asking = True
-            self._lane.borrow(Borrower(self._granted))
+            if self._lane.idle:
+                self._lane.borrow(Borrower(self._granted))
+            else:
+                self._lane.next_free = self._granted  # who waits for one is a client
             self._read_at, self._queries = now, self._lane.queries
 
     def _granted(self, backend: Backend | None) -> None:
@@ -170,7 +172,7 @@ class Routes:
                 log.warning("cannot read the database's catalog: %s", parse.fields(error).get("M", ""))
 
         self._changed = False
-        self._asked = backend
+        self._asked, self._read_at = backend, time.monotonic()
         backend.ask(QUERY, 1, done, rows)
 
     def _learn(self, catalog: Catalog) -> None:

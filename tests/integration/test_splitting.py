@@ -119,3 +119,44 @@ def test_many_writes_and_reads_behind_them(proxy: Ambassador, primary: Postgres,
                 assert row is not None and row[0] == number
                 where.append(row[1])
                 assert len(where) < 10_000
+
+
+def test_a_session_says_where_it_wants_to_be(
+    connection: Connection, proxy: Ambassador, primary: Postgres, replica: Postgres
+) -> None:
+    connection.execute("set pgambassador.route = 'primary'")
+    wait_until(lambda: port(connection) == primary.port, "the setting is known")
+    assert {port(connection) for _ in range(5)} == {primary.port}
+    connection.execute("reset pgambassador.route")
+    wait_until(lambda: port(connection) == replica.port, "reads are back at the replica")
+    with client(proxy, options="-c pgambassador.route=primary") as other:
+        assert {port(other) for _ in range(5)} == {primary.port}
+
+
+def test_a_hint_says_where_a_statement_goes(
+    connection: Connection, primary: Postgres, replica: Postgres
+) -> None:
+    assert port(connection, "/* pgambassador: primary */ select inet_server_port()") == primary.port
+    assert port(connection, "select inet_server_port() -- pgambassador: replica") == replica.port
+    recovering = connection.execute("select pg_is_in_recovery() /* pgambassador: replica */")
+    assert recovering.fetchone() == (True,)
+    assert connection.execute("select pg_is_in_recovery(), '/* pgambassador: replica */'").fetchone() == (
+        False,
+        "/* pgambassador: replica */",
+    )
+
+
+def test_a_function_that_lies_is_asked_on_the_primary(
+    connection: Connection, primary: Postgres, replica: Postgres
+) -> None:
+    """It is called stable, and writes: the replica refuses it, and its client does not notice."""
+    connection.execute("create table if not exists lies (at int)")
+    connection.execute(
+        "create or replace function lie() returns int stable language plpgsql as"
+        " $$ begin execute 'insert into lies values (1)'; return inet_server_port(); end $$"
+    )
+    for _ in range(3):
+        with pytest.raises(
+            psycopg.errors.FeatureNotSupported, match="INSERT is not allowed in a non-volatile"
+        ):
+            connection.execute("select lie()")

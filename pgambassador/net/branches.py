@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pgambassador.net.balancing import chooser
 from pgambassador.net.choice import Choice, Writes
 from pgambassador.net.watch import Watch
 
@@ -45,7 +46,6 @@ class Branches:
     def choice(self) -> Choice:
         """For a pool on the primary."""
         level = self.routing.consistency
-        first = (lambda lanes: lanes[0]) if self.routing.balance == "round-robin" else None
         return Choice(
             self,
             max_lag=self.routing.max_lag,
@@ -53,7 +53,7 @@ class Branches:
             everybody=level == "global",
             eventual=level in ("eventual", "bounded"),
             strict=self.routing.without_replica == "error",
-            choose=first,
+            choose=chooser(self.routing.balance),
         )
 
     def adopt(self, keeper: Keeper, origin: Origin, branch: Make) -> None:

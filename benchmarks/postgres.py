@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DATABASE = "postgres"
 HBA = ("local all all scram-sha-256", f"host all all {HOST}/32 scram-sha-256")
-SETTINGS = {"max_connections": "300", "shared_buffers": "256MB", "autovacuum": "off"}
+SETTINGS = {"max_connections": "500", "shared_buffers": "256MB", "autovacuum": "off"}
 
 
 class Database:

@@ -22,6 +22,9 @@ HINT = "Check the network on the way there, or raise credentials.timeout."
 
 T = TypeVar("T")
 
+# What a thread does: it finds something out, and then tells.
+Work = Callable[[], Callable[[], None]]
+
 
 async def ask(question: Callable[[], T], *, seconds: float, whom: str, hint: str = HINT) -> T:
     """The answer, or what the question raises; Unreachable if it takes longer than `seconds`."""
@@ -48,18 +51,21 @@ async def run(question: Callable[[], T], whom: str) -> T:
         else:
             answer.set_result(result)  # type: ignore[arg-type]
 
-    def work() -> None:
-        if answer.done():
-            return  # nobody waits any more
+    def work() -> Callable[[], None]:
         result, error = None, None
-        try:
-            result = question()
-        except BaseException as raised:
-            error = raised
-        try:
-            loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:
-            pass  # the loop has ended
+        if not answer.done():  # or nobody waits any more
+            try:
+                result = question()
+            except BaseException as raised:
+                error = raised
+
+        def tell() -> None:
+            try:
+                loop.call_soon_threadsafe(settle, result, error)
+            except RuntimeError:
+                pass  # the loop has ended
+
+        return tell
 
     _crowds.setdefault(whom, _Crowd(whom)).put(work)
     return await answer
@@ -70,11 +76,11 @@ class _Crowd:
 
     def __init__(self, whom: str) -> None:
         self._name = f"ask {whom}"
-        self._questions: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._questions: SimpleQueue[Work] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._count = 0
 
-    def put(self, work: Callable[[], None]) -> None:
+    def put(self, work: Work) -> None:
         self._questions.put(work)
         if not self._idle.acquire(blocking=False) and self._count < MOST:
             self._count += 1
@@ -82,8 +88,10 @@ class _Crowd:
 
     def _serve(self) -> None:
         while True:
-            self._questions.get()()
+            tell = self._questions.get()()
+            # First this: whoever is told may ask again at once.
             self._idle.release()
+            tell()
 
 
 _crowds: dict[str, _Crowd] = {}

@@ -86,7 +86,7 @@ def test_a_thread_is_used_again() -> None:
     async def main() -> set[threading.Thread]:
         return {await ask(threading.current_thread, seconds=30, whom="one by one") for _ in range(20)}
 
-    assert len(asyncio.run(main())) <= 2
+    assert len(asyncio.run(main())) == 1
 
 
 def test_the_interpreter_does_not_wait_for_what_is_never_answered() -> None:

@@ -112,11 +112,12 @@ def decide(text: str, catalog: Catalog, overrides: Overrides = NO_OVERRIDES) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """Why a statement that looks like a read is not for a replica."""
+    """Why a statement that looks like a read is not for a replica. `alone`: nor may it travel with others."""
 
     kind: Kind
     reason: str
     movable: bool
+    alone: bool = True
 
     @property
     def rank(self) -> int:
@@ -136,6 +137,9 @@ _CALLS: Final[dict[Effect, tuple[Kind, bool, str]]] = {
     Effect.HERE: ("read", True, "speaks of the server it runs on"),
 }
 _BARRED: Final[dict[str, tuple[Kind, bool]]] = {"locks rows": ("write", False)}
+_CATALOG: Final = "is a system catalog"
+_SOCIABLE: Final = ("is unlogged", _CATALOG)
+"""A replica has other rows there; that is all there is about them."""
 
 
 def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decision:
@@ -157,23 +161,26 @@ def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decisio
             literal=reading.literal,
         )
     tables = _touched(reading, catalog)
-    found = min(_findings(reading, catalog, overrides), key=lambda each: each.rank, default=None)
-    if found is not None:
+    loose = any(overrides.effect(catalog, *each) is Effect.LOOSE for each in reading.functions)
+    batchable = reading.plain and reading.statements == 1 and not loose
+    findings = list(_findings(reading, catalog, overrides))
+    if findings:
+        found = min(findings, key=lambda each: each.rank)
         return Decision(
             found.kind,
             "primary",
             found.reason,
+            batchable=batchable and not any(each.alone for each in findings),
             idempotent=found.kind == "read",
             tables=tables,
             literal=reading.literal,
             movable=found.movable,
         )
-    loose = any(overrides.effect(catalog, *each) is Effect.LOOSE for each in reading.functions)
     return Decision(
         "read",
         "replica",
         "only reads",
-        batchable=reading.plain and reading.statements == 1 and not loose,
+        batchable=batchable,
         idempotent=True,
         tables=tables,
         literal=reading.literal,
@@ -223,7 +230,7 @@ def _findings(reading: Reading, catalog: Catalog, overrides: Overrides) -> Itera
 
 def _relation(schema: str, name: str, reading: Reading, catalog: Catalog) -> Iterator[_Finding]:
     if schema in ("pg_catalog", "information_schema"):
-        why = "is a system catalog"
+        why = _CATALOG
     elif schema.startswith("pg_temp"):
         why = "is temporary"
     elif name in catalog.relations or (not schema and name in reading.ctes and name not in catalog.barred):
@@ -234,7 +241,7 @@ def _relation(schema: str, name: str, reading: Reading, catalog: Catalog) -> Ite
         yield _Finding("unknown", f"reads {name}, which is not known", True)
         return
     kind, movable = _BARRED.get(why, ("read", False))
-    yield _Finding(kind, f"reads {name}, which {why}", movable)
+    yield _Finding(kind, f"reads {name}, which {why}", movable, alone=why not in _SOCIABLE)
 
 
 def _touched(reading: Reading, catalog: Catalog) -> frozenset[str]:

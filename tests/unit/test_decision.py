@@ -77,7 +77,15 @@ def test_which_statement_ends_a_transaction() -> None:
 
 
 def test_what_may_travel_with_others() -> None:
-    for text in ("SELECT 1", "TABLE accounts", "VALUES (1)", "WITH a AS (SELECT now()) SELECT * FROM a"):
+    for text in (
+        "SELECT 1",
+        "TABLE accounts",
+        "VALUES (1)",
+        "WITH a AS (SELECT now()) SELECT * FROM a",
+        "SELECT * FROM scratch",
+        "SELECT * FROM pg_catalog.pg_class",
+        "SELECT * FROM pg_type JOIN part_lost ON true",
+    ):
         assert of(text).batchable, text
     for text in (
         "SELECT 1; SELECT 2",
@@ -88,6 +96,12 @@ def test_what_may_travel_with_others() -> None:
         "SELECT pg_sleep(1)",
         "SELECT pg_is_in_recovery()",
         "SELECT writes(1)",
+        "SELECT * FROM counter",
+        "SELECT * FROM afar",
+        "SELECT * FROM scratch, locking",
+        "SELECT * FROM scratch, nothing",
+        "SELECT random() FROM scratch",
+        "SELECT pg_backend_pid() FROM scratch",
         "",
     ):
         assert not of(text).batchable, text

@@ -187,8 +187,7 @@ def _answering(watch: Watch) -> Endpoint:
 
 async def _learn(link: Link, target: Target) -> tuple[catalog.Catalog, suspects.Suspects]:
     """What its database's catalog says, as a pool asks it."""
-    transport = Transport(link.sock, link.peer)
-    transport.tls, transport.incoming, transport.outgoing = link.tls, link.incoming, link.outgoing
+    transport = Transport(link.sock, link.peer, link.tls, link.incoming, link.outgoing)
     conversation = Conversation(transport, link.leftover)
     try:
         known = catalog.read(await conversation.hold(_rows(catalog.QUERY)))

@@ -300,11 +300,7 @@ cdef class Backend(Carrier):
             done(b"")
         for client in landing:
             client.backend = None
-        for client in landing:
-            if client.request is None:
-                client.landed()
-            else:
-                client.again(self.home.standby)
+        self.dismiss(landing)
         if session is not None and session.backend is self:
             session.backend = None
             if session.request is not None and not half:

@@ -110,6 +110,9 @@ class Branch(Keeper):
         super().tick(now)
         self._weigh(now)
 
+    def inquire(self, now: float) -> None:
+        """The trunk does."""
+
     def retire(self, reason: str) -> None:
         """Close what is idle now, and the rest when it comes back."""
         self.retire_idle(reason)

@@ -40,7 +40,6 @@ class Branches:
         self.keepers: dict[Keeper, Make] = {}
         self.watch = Watch(name, cluster, self._open, self._changed, self._moved)
         self._writes = Writes()
-        self._choices: dict[Keeper, Choice] = {}
         self._origin: Origin | None = None
 
     def choice(self) -> Choice:
@@ -59,7 +58,7 @@ class Branches:
     def adopt(self, keeper: Keeper, origin: Origin, branch: Make) -> None:
         """A pool on the primary; `branch` makes one beside it."""
         self.keepers[keeper] = branch
-        keeper.lane.choice = self._choices[keeper] = self.choice()
+        keeper.lane.choice = self.choice()
         origin.prefer(self.watch.topology.leader)
         self._attach(keeper, self.watch.topology)
         if self._origin is None:
@@ -69,7 +68,6 @@ class Branches:
     def release(self, keeper: Keeper) -> None:
         """It is forgotten."""
         self.keepers.pop(keeper, None)
-        self._choices.pop(keeper, None)
 
     def stop(self) -> None:
         self.watch.stop()
@@ -84,7 +82,7 @@ class Branches:
 
     def _changed(self, topology: Topology) -> None:
         for keeper in list(self.keepers):
-            keeper.prefer(topology.leader)
+            keeper.upstream.prefer(topology.leader)
             self._attach(keeper, topology)
 
     def _moved(self, endpoint: Endpoint, fresh_until: float) -> None:
@@ -106,7 +104,8 @@ class Branches:
                 branch.lane.fresh_until = self.watch.freshness.fresh_until(endpoint)
             self._rate(branch, server)
             lanes.append(branch.lane)
-        self._choices[keeper].lanes = tuple(lanes)
+        assert keeper.lane.choice is not None
+        keeper.lane.choice.lanes = tuple(lanes)
         for endpoint, branch in list(keeper.branches.items()):
             if endpoint not in usable:
                 branch.divert()

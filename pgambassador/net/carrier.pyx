@@ -68,6 +68,11 @@ cdef class Carrier(Answers):
             # Perhaps one of them did not read, which is no matter of the others.
             self.channel.start_reading()
         self.settle_down()
+        return self.dismiss(landing)
+
+    cdef int dismiss(self, list landing) except -1:
+        """They go on: with what comes behind their answer, or by asking again."""
+        cdef Client client
         for client in landing:
             if client.request is None:
                 client.landed()

@@ -91,8 +91,7 @@ class Enquiry:
         return await self._hold(self._link, user)
 
     async def _hold(self, link: Link, user: str) -> Entry:
-        transport = Transport(link.sock, link.peer)
-        transport.tls, transport.incoming, transport.outgoing = link.tls, link.incoming, link.outgoing
+        transport = Transport(link.sock, link.peer, link.tls, link.incoming, link.outgoing)
         found = await Conversation(transport).hold(look_up(self._statement, user))
         self._used = asyncio.get_running_loop().time()
         return found

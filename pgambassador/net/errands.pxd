@@ -3,6 +3,8 @@ from pgambassador.net.lane cimport Lane
 from pgambassador.net.sight cimport Sight
 from pgambassador.net.verdicts cimport Verdict
 
+cdef bytes READY_IDLE
+
 cdef class Errands(Sight):
     cdef readonly bint closed
     cdef readonly bint leaving

@@ -339,11 +339,15 @@ class Keeper(States):
             if not self.plan.too_idle(freed_at=backend.freed_at, total=self.lane.total, now=now):
                 break  # the stack's bottom has been idle longest
             backend.close("idle")
-        self.lookout.tick(now)
-        self.routes.tick(now)
+        self.inquire(now)
         short = self.lane.total + self.opening < self.plan.min_size
         if self.out_of_reach or (short and self.greeting.parameters is not None):
             self.wanted()
+
+    def inquire(self, now: float) -> None:
+        """Ask from time to time what there is in the database."""
+        self.lookout.tick(now)
+        self.routes.tick(now)
 
     @property
     def out_of_reach(self) -> bool:
@@ -369,10 +373,6 @@ class Keeper(States):
         """Close every connection that nobody uses."""
         for backend in list(self.lane.idle):
             backend.close(reason)
-
-    def prefer(self, endpoint: Endpoint | None) -> None:
-        """The primary is there, as far as is known."""
-        self.upstream.prefer(endpoint)
 
     # The end.
 

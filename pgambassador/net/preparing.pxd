@@ -3,6 +3,9 @@ from pgambassador.net.lane cimport Lane, Waiter
 from pgambassador.net.parties cimport Statement
 from pgambassador.wire.framing cimport Scanner
 
+# NAMEDATALEN, without its zero byte.
+cdef Py_ssize_t NAME_MOST
+
 cdef class Preparing(Waiter):
     cdef readonly Lane lane
     cdef readonly object policy

@@ -172,8 +172,7 @@ class Prober:
         self._rested = self._conversation is not None
         if self._conversation is None or self._probe is None:
             self._link = link = await self._open(self.endpoint)
-            transport = Transport(link.sock, link.peer)
-            transport.tls, transport.incoming, transport.outgoing = link.tls, link.incoming, link.outgoing
+            transport = Transport(link.sock, link.peer, link.tls, link.incoming, link.outgoing)
             self._conversation = Conversation(transport, link.leftover)
             self._probe = Probe(await self._conversation.hold(abilities()))
         asked = self._clock()

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
-from pgambassador.config.routing import RouteRule, Routing
+from pgambassador.config.routing import Route, RouteRule, Routing
 from pgambassador.errors import Refused
 from pgambassador.net.lane import Borrower
 from pgambassador.net.patience import as_error
@@ -36,7 +36,6 @@ AGAIN = 300.0
 _LOOK_AFTER = 0.004
 _PATIENCE = 5.0
 SETTING: Final = "pgambassador.route"
-_ROUTES: Final = ("primary", "replica", "any")
 _CIRCLES_MOST: Final = 100
 _NO_REPLICA: Final = Refused(
     "no replica is fresh and well enough to answer",
@@ -48,14 +47,11 @@ _NO_REPLICA: Final = Refused(
 class Circle:
     """Sessions for which the same rules and settings hold; `route` is what they have set for themselves."""
 
-    def __init__(self, routes: Routes, rules: tuple[RouteRule, ...], route: str | None) -> None:
+    def __init__(self, routes: Routes, rules: tuple[RouteRule, ...], route: Route | None) -> None:
         self._routes = routes
         self.route = route
-        overrides = Overrides.of(routes.config.functions, rules)
-        if route is not None:
-            own = RouteRule(route=route)  # type: ignore[arg-type]
-            overrides = Overrides.of(routes.config.functions, (own, *rules))
-        self.overrides = overrides
+        own = () if route is None else (RouteRule(route=route),)
+        self.overrides = Overrides.of(routes.config.functions, (*own, *rules))
         self.verdicts = Verdicts(self._judge)
 
     def _judge(self, text: bytes) -> Verdict:
@@ -81,7 +77,7 @@ class Routes:
         self.catalog: Catalog = NOTHING_KNOWN
         self.suspects: Suspects = NOBODY
         self._lane = lane
-        self._circles: dict[tuple[tuple[RouteRule, ...], str | None], Circle] = {}
+        self._circles: dict[tuple[tuple[RouteRule, ...], Route | None], Circle] = {}
         self.judged = 0
         self._read_at: float | None = None
         self._queries = 0
@@ -108,7 +104,7 @@ class Routes:
 
     def circle_of(self, user: str, database: str, application_name: str, route: str | None) -> Circle:
         rules = self.config.rules_for(user, database, application_name)
-        key = (rules, route if route in _ROUTES else None)
+        key = (rules, next((known for known in get_args(Route) if known == route), None))
         found = self._circles.get(key)
         if found is None:
             if len(self._circles) >= _CIRCLES_MOST:

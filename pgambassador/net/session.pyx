@@ -10,6 +10,7 @@ from libc.stdlib cimport RAND_MAX, rand
 from pgambassador.net.answers cimport SHARED
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.channel cimport Channel
+from pgambassador.net.errands cimport READY_IDLE
 from pgambassador.net.lane cimport Lane
 from pgambassador.net.parties cimport clock
 from pgambassador.net.verdicts cimport UNSAID
@@ -29,8 +30,6 @@ cdef Py_ssize_t WAIT_BOUND = 64 * 1024
 
 # Not the buffer of the server connections: one of those may have to be read while a client's bytes are looked at.
 cdef char inbox[SHARED]
-
-cdef bytes READY_IDLE = b"Z\x00\x00\x00\x05I"
 
 
 cdef class Session(Errands):

@@ -10,6 +10,7 @@ from libc.string cimport memchr, memcmp
 
 from pgambassador.net.lane cimport Lane
 from pgambassador.net.parties cimport Statement
+from pgambassador.net.preparing cimport NAME_MOST
 from pgambassador.net.verdicts cimport UNKNOWN, Verdict, Verdicts
 from pgambassador.wire.framing cimport Scanner
 from pgambassador.wire.replies cimport mentions_state
@@ -17,9 +18,6 @@ from pgambassador.wire.replies cimport mentions_state
 cdef enum:
     # Longer parts are not waited for.
     LOOK_MOST = 64 * 1024
-
-# NAMEDATALEN, without its zero byte.
-cdef Py_ssize_t NAME_MOST = 63
 
 cdef const char *NO_LIMIT = b"\0\0\0\0"
 

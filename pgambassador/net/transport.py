@@ -75,9 +75,17 @@ async def resolve(endpoint: Endpoint) -> list[Address]:
 class Transport(Stream):
     """An open connection. Its parts are the relay's from the moment the login is done."""
 
-    def __init__(self, sock: socket.socket, address: Address) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: Address,
+        tls: ssl.SSLObject | None = None,
+        incoming: ssl.MemoryBIO | None = None,
+        outgoing: ssl.MemoryBIO | None = None,
+    ) -> None:
         super().__init__(sock)
         self.address = address
+        self.tls, self.incoming, self.outgoing = tls, incoming, outgoing
 
     async def send(self, data: bytes) -> None:
         try:

@@ -20,7 +20,7 @@ import pytest
 from psycopg import Connection
 
 from pgambassador.embedded import Postgres
-from tests.harness import USERS, Ambassador, wait_until
+from tests.harness import Ambassador, several, wait_until
 
 SECONDS = 12.0
 CLIENTS = 14
@@ -161,14 +161,13 @@ def test_everybody_reads_what_it_has_written_and_notices_nothing(
         connection.execute("drop table if exists counts; create table counts (client int primary key, n int)")
         connection.execute("insert into counts select c, 0 from generate_series(1, %s) c", (CLIENTS,))
         connection.execute("grant all on counts to app")
-    hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
-    url = primary.url("app", USERS["app"].password, "app").replace(f"127.0.0.1:{primary.port}", hosts)
     routing = {
         "functions": {"read": ["inet_server_port"]},
         "probe": {"interval": "100ms", "timeout": "500ms"},
     }
     proxy = ambassador(
-        {"clusters": {"main": {"url": url, "routing": routing}}}, pool={"size": 2, "wait_notice": "off"}
+        {"clusters": {"main": {"url": several(primary, standby), "routing": routing}}},
+        pool={"size": 2, "wait_notice": "off"},
     )
     dsn = proxy.dsn(user="app", dbname="app")
     with psycopg.connect(dsn, autocommit=True) as first:

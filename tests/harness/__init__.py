@@ -4,7 +4,7 @@ from tests.harness.ambassador import Ambassador
 from tests.harness.clients import pgbench, psql
 from tests.harness.link import Link
 from tests.harness.metrics import Metrics
-from tests.harness.servers import HBA, USERS, User, populate
+from tests.harness.servers import HBA, USERS, User, populate, several
 from tests.harness.waiting import wait_until
 from tests.harness.wire import Answer, Message, Wire
 
@@ -21,5 +21,6 @@ __all__ = [
     "pgbench",
     "populate",
     "psql",
+    "several",
     "wait_until",
 ]

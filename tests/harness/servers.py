@@ -62,5 +62,12 @@ def populate(server: Postgres) -> None:
     )
 
 
+def several(*servers: Postgres, user: str = "app") -> str:
+    """A URL of several hosts."""
+    first, *rest = [f"127.0.0.1:{server.port}" for server in servers]
+    url = servers[0].url(user, USERS[user].password, "app")
+    return url.replace(first, ",".join((first, *rest)))
+
+
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"

@@ -21,7 +21,7 @@ from pgambassador.net.origin import Origin
 from pgambassador.net.tasks import spawn
 from pgambassador.net.watch import Watch
 from pgambassador.routing.freshness import NEVER
-from tests.harness.servers import USERS
+from tests.harness.servers import USERS, several
 
 HOST = "127.0.0.1"
 
@@ -30,9 +30,7 @@ class Scene:
     """`pictures` and `moves` are all that the watch has told."""
 
     def __init__(self, *servers: Postgres, user: str = "app", **routing: Any) -> None:
-        hosts = ",".join(f"{HOST}:{server.port}" for server in servers)
-        url = servers[0].url(user, USERS[user].password, "app").replace(f"{HOST}:{servers[0].port}", hosts)
-        self.cluster = Cluster(url=Secret(url), routing=Routing(**routing))
+        self.cluster = Cluster(url=Secret(several(*servers, user=user)), routing=Routing(**routing))
         self.user = user
         self.pictures: list[Topology] = []
         self.moves: list[tuple[Endpoint, float]] = []

@@ -10,18 +10,11 @@ import pytest
 from psycopg import Connection
 
 from pgambassador.embedded import Postgres
-from tests.harness import USERS, Ambassador, wait_until
+from tests.harness import Ambassador, several, wait_until
 
 HERE = "select inet_server_port()"
 """Told to be a function that reads like any other, by the configuration of these tests."""
 ROUTING = {"functions": {"read": ["inet_server_port"]}, "probe": {"interval": "200ms"}}
-
-
-def several(*servers: Postgres) -> str:
-    """A URL of several hosts."""
-    hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
-    url = servers[0].url("app", USERS["app"].password, "app")
-    return url.replace(f"127.0.0.1:{servers[0].port}", hosts)
 
 
 def cluster(*servers: Postgres, **routing: object) -> dict[str, object]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pgambassador.cluster.upstream import Endpoint
     from pgambassador.config import Cluster, Config, Target
     from pgambassador.config.routing import RouteRule
-    from pgambassador.net.connector import Link
+    from pgambassador.net.link import Link
 
 MOST_FRAMES: Final = 20_000
 GRACE: Final = 0.5

@@ -12,9 +12,9 @@ from typing import Any, cast
 from pgambassador.config import Pool
 from pgambassador.config.routing import Routing
 from pgambassador.errors import AmbassadorError
-from pgambassador.net.connector import Link
 from pgambassador.net.greeting import BASE
 from pgambassador.net.keeper import Keeper
+from pgambassador.net.link import Link
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements
 from pgambassador.pool.commons import Cap, Commons

@@ -22,9 +22,9 @@ from typing import Any, cast
 
 from pgambassador.net.backend import Backend
 from pgambassador.net.channel import Channel
-from pgambassador.net.connector import Link
 from pgambassador.net.facts import Facts
 from pgambassador.net.lane import Lane
+from pgambassador.net.link import Link
 from pgambassador.net.parties import Statement
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements

@@ -3,7 +3,7 @@ from typing import Any
 
 from pgambassador.net.carrier import Carrier
 from pgambassador.net.channel import Channel
-from pgambassador.net.connector import Link
+from pgambassador.net.link import Link
 from pgambassador.net.parties import Client, Home, Statement
 from pgambassador.net.sockets import Sockets
 

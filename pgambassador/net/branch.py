@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pgambassador.errors import AmbassadorError
     from pgambassador.net.backend import Backend
-    from pgambassador.net.connector import Link
+    from pgambassador.net.link import Link
 
 log = logging.getLogger(__name__)
 

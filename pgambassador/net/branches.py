@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pgambassador.cluster.upstream import Endpoint
     from pgambassador.config import Cluster
     from pgambassador.net.branch import Branch
-    from pgambassador.net.connector import Link
     from pgambassador.net.keeper import Keeper
+    from pgambassador.net.link import Link
     from pgambassador.net.origin import Origin
 
     Make = Callable[[Endpoint, Callable[[int], bool]], Branch]

@@ -18,7 +18,6 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from pgambassador.auth import binding
@@ -31,6 +30,7 @@ from pgambassador.errors import AmbassadorError, ProtocolViolation, ServerRefuse
 from pgambassador.net import tls, way
 from pgambassador.net.conversation import Conversation, HungUp
 from pgambassador.net.derivation import Deriver, Prepared
+from pgambassador.net.link import Link
 from pgambassador.net.transport import Address, Transport, open_transport, resolve
 from pgambassador.protocol.startup import Channel, upstream_login
 from pgambassador.wire import build
@@ -46,44 +46,6 @@ _NO_SUCH_PROTOCOL = frozenset(("0A000", "08P01"))
 _OLD_FOR = 600.0
 _old_protocol: dict[Endpoint, float] = {}  # until when
 _NAMES_TIMEOUT = 2.0  # seconds for asking a server with the wrong certificate which names that has
-
-
-@dataclass(slots=True)
-class Link:
-    """A connection that is logged in; its socket and its TLS are the relay's from here on."""
-
-    sock: socket.socket
-    tls: ssl.SSLObject | None
-    incoming: ssl.MemoryBIO | None
-    outgoing: ssl.MemoryBIO | None
-    peer: Address
-    pid: int
-    key: bytes = field(repr=False)
-    parameters: dict[str, str] = field(repr=False)
-    asked: bool = True
-    """Whether the server wanted a password, or what stands for it."""
-    leftover: bytes = field(default=b"", repr=False)
-    """What the server has sent after the login's ReadyForQuery, decrypted; nearly always empty."""
-    retire_at: float | None = None
-    """When to replace it because its secret expires, in Unix time; None if that does not matter."""
-    instance: Endpoint | None = None
-    """What its secret knew the way to, if it came by one."""
-
-    @property
-    def address(self) -> str:
-        """As in "10.0.0.1:5432", for logs."""
-        return str(self.peer)
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return self.peer.endpoint
-
-    @property
-    def tls_version(self) -> str | None:
-        return self.tls.version() if self.tls is not None else None
-
-    def close(self) -> None:
-        self.sock.close()
 
 
 class Keys(Protocol):

@@ -20,8 +20,8 @@ from pgambassador.config import Config
 from pgambassador.credentials.keyring import Keyring
 from pgambassador.credentials.registry import keyring_of
 from pgambassador.errors import AmbassadorError, ServerRefused, Unreachable
-from pgambassador.net.connector import Link
 from pgambassador.net.conversation import Conversation
+from pgambassador.net.link import Link
 from pgambassador.net.origin import Origin
 from pgambassador.net.tasks import spawn
 from pgambassador.net.transport import Transport

@@ -5,8 +5,7 @@
 2. Clients are counted from when they have shown who they are to their end; before that they stand at the
    door, and take nobody's place.
 3. A replication connection belongs to no pool: it has a server connection of its own. The console has none.
-4. All connections to a cluster take their secrets from its one keyring.
-5. Clusters fail apart: while one of them can be used, clients are welcome.
+4. Clusters fail apart: while one of them can be used, clients are welcome.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,17 +23,14 @@ from pgambassador.auth.credential import Plain
 from pgambassador.auth.doorway import Doorway
 from pgambassador.auth.expiry import Ending
 from pgambassador.auth.peer import Peer
-from pgambassador.auth.rules import PHYSICAL
 from pgambassador.auth.server import Secret
-from pgambassador.config import Cluster, Config, Target
+from pgambassador.config import Config
 from pgambassador.credentials.keyring import Keyring
-from pgambassador.credentials.registry import keyring_of
 from pgambassador.errors import ConfigError, Refused, Unreachable
 from pgambassador.net import patience, tls
 from pgambassador.net.branch import Branch
 from pgambassador.net.branches import Branches
 from pgambassador.net.console import Console
-from pgambassador.net.derivation import Deriver
 from pgambassador.net.directory import Directory, Users
 from pgambassador.net.enquiry import enquiry
 from pgambassador.net.facts import Facts
@@ -43,16 +38,15 @@ from pgambassador.net.gate import Gate
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.limits import Limits
 from pgambassador.net.numbers import Labels, Numbers, Register
-from pgambassador.net.origin import Origin
 from pgambassador.net.porter import Porter
 from pgambassador.net.reactor import reactor
 from pgambassador.net.routes import way_of
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements, statement_text
-from pgambassador.net.tasks import spawn
 from pgambassador.net.tunnel import Tunnel
 from pgambassador.net.turns import Turns
 from pgambassador.net.watch import Watch
+from pgambassador.net.ways import Ways
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.pool.census import Stay
 from pgambassador.protocol.cancel import CancelKeys
@@ -72,11 +66,10 @@ class House:
 
     def __init__(self, config: Config, users: Users, query_log: QueryLog | None) -> None:
         self.config = config
-        self.keyrings = {name: self._keyring(name, cluster) for name, cluster in config.clusters.items()}
-        asking = enquiry(config, self.keyrings, self._listed_password)
+        self.ways = ways = Ways(config, self._listed_password, self._brought, self._refused)
+        asking = enquiry(config, ways.keyrings, self._listed_password)
         self.directory = Directory(config.auth, users, asking)
-        self.porter = Porter(config, self.directory, self._probe)
-        self._guesses = Deriver(0)
+        self.porter = Porter(config, self.directory, ways.probe)
         self.doorway: Doorway[Guest] = Doorway(config.clients.max)
         self.limits = Limits(config)
         self.register = Register(config)
@@ -109,9 +102,10 @@ class House:
     def reload(self, config: Config, users: Users, gate: Gate) -> None:
         """From now on go by this, which differs from before in what `compare` calls live."""
         old, self.config, self.gate = self.config, config, gate
+        self.ways.config = config
         asking = self.directory.enquiry
         if config.auth.query != old.auth.query:
-            asking = enquiry(config, self.keyrings, self._listed_password)
+            asking = enquiry(config, self.ways.keyrings, self._listed_password)
         self.directory.reload(config.auth, users, asking)
         self.porter.reload(config)
         self.doorway.resize(config.clients.max)
@@ -125,12 +119,12 @@ class House:
 
     def keeper(self, database: str, user: str, given: Given = ()) -> Keeper:
         """The pool for a database and a user as the client named them; `given`: see `Settings.divided`."""
-        target = self._target(database)
+        target = self.ways.target(database)
         server_user = self.config.server_user(target, user)
         key = (target.cluster, target.database, server_user, given)
         keeper = self.keepers.get(key)
         if keeper is None:
-            origin = self._origin(target, user, dict(given))
+            origin = self.ways.origin(target, user, dict(given))
             common: dict[str, Any] = dict(  # noqa: C408  as they are called below
                 cluster=target.cluster,
                 database=" ".join((target.database, *(f"{name}={value}" for name, value in given))),
@@ -159,52 +153,9 @@ class House:
                 keeper.lane.sink = self._record
         return keeper
 
-    def replication(self, database: str, user: str, params: Mapping[str, str], kind: str) -> Origin:
-        """Where a replication connection leads: that of a whole server names no database that matters."""
-        target = self.config.target(database)
-        if target is None and kind == PHYSICAL and len(self.config.clusters) == 1:
-            target = Target(next(iter(self.config.clusters)), database, self.config.pool)
-        replication = "true" if kind == PHYSICAL else "database"
-        return self._origin(target or self._target(database), user, {**params, "replication": replication})
-
-    def _target(self, database: str) -> Target:
-        target = self.config.target(database)
-        if target is None:
-            raise Refused(
-                f'database "{database[:64]}" does not exist',
-                sqlstate="3D000",
-                hint="The configuration's section databases names those that can be reached.",
-            )
-        return target
-
-    def _origin(self, target: Target, user: str, params: Mapping[str, str]) -> Origin:
-        cluster = self.config.clusters[target.cluster]
-        upstream = cluster.upstream()
-        server_user = self.config.server_user(target, user)
-        return Origin(
-            upstream,
-            self.keyrings[target.cluster],
-            database=target.database,
-            user=server_user,
-            params=params,
-            only=self.config.forces(target.cluster, server_user),
-        )
-
-    def _keyring(self, name: str, cluster: Cluster) -> Keyring:
-        upstream = cluster.upstream()
-
-        def password_of(user: str) -> Secret | None:
-            if upstream.user is not None and user != upstream.user:
-                return self._listed_password(user)  # a database's own user
-            if upstream.password is not None:
-                return upstream.password.encode()
-            return self._brought(name, user) if upstream.user is None else None
-
-        def refused(user: str, secret: Secret) -> None:
-            self.porter.refused(name, user, secret)
-
-        themselves = upstream.user is None
-        return keyring_of(name, cluster.credentials, password_of, spawn, refused, themselves=themselves)
+    def _refused(self, cluster: str, user: str, secret: Secret) -> None:
+        """A server has not taken it."""
+        self.porter.refused(cluster, user, secret)
 
     def _brought(self, cluster: str, user: str) -> Secret | None:
         """What opens a server for a user, from the lists or from its own login."""
@@ -213,12 +164,6 @@ class House:
     def _listed_password(self, user: str) -> Secret | None:
         credential = self.users.get(user)
         return credential.password if isinstance(credential, Plain) else None
-
-    def _probe(self, target: Target, user: str, password: bytes) -> Origin:
-        """A way to see whether the server takes the password."""
-        upstream = replace(self.config.clusters[target.cluster].upstream(), user=None, password=None)
-        keyring = keyring_of(target.cluster, None, lambda user: password, spawn)
-        return Origin(upstream, keyring, database=target.database, user=user, deriver=self._guesses)
 
     def _vacate(self, cluster: str, text: bytes) -> None:
         """A server drops, renames and copies only what nobody is connected to, and waits for that a while."""
@@ -278,7 +223,7 @@ class House:
         return [pool for keeper in self.keepers.values() for pool in keeper.all()]
 
     def credentials(self) -> list[Keyring]:
-        return list(self.keyrings.values())
+        return list(self.ways.keyrings.values())
 
     def pools(self) -> list[Numbers]:
         return self.register.sums(

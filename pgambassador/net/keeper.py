@@ -2,12 +2,10 @@
 
 1. Openings run in parallel, as many as `Plan` allows; each failure goes to the clients that wait when no
    other connection is left to wait for, in the server's own words.
-2. A client that left is never felt by the next one: its transaction is rolled back and its session reset, or
-   the connection is closed; a query still running is cancelled first.
-3. A server that is starting up (57P03) is asked again while clients wait, until their own time is up.
-4. The session's settings are tried out at login, once for each distinct set, so that bringing a connection
+2. A server that is starting up (57P03) is asked again while clients wait, until their own time is up.
+3. The session's settings are tried out at login, once for each distinct set, so that bringing a connection
    into that state needs no waiting for its outcome later.
-5. Under limits that several pools share nothing is opened without a place from its lease.
+4. Under limits that several pools share nothing is opened without a place from its lease.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from pgambassador.config import Pool
 from pgambassador.config.routing import Routing
@@ -25,17 +23,17 @@ from pgambassador.errors import AmbassadorError, Refused
 from pgambassador.net import patience
 from pgambassador.net.backend import Backend
 from pgambassador.net.channel import Channel
-from pgambassador.net.connector import Link
 from pgambassador.net.greeting import BASE, Greeting, starting_up
 from pgambassador.net.lane import Borrower, Lane
 from pgambassador.net.lease import Lease
+from pgambassador.net.link import Link, Upstream
 from pgambassador.net.lookout import Lookout
+from pgambassador.net.partings import Partings
 from pgambassador.net.patience import as_error
 from pgambassador.net.routes import Routes
 from pgambassador.net.session import Session
 from pgambassador.net.sockets import Sockets
 from pgambassador.net.statements import Statements
-from pgambassador.net.states import States
 from pgambassador.net.tasks import spawn
 from pgambassador.observe.metrics import BUCKETS
 from pgambassador.pool.commons import Cap, Commons
@@ -49,20 +47,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ROLLBACK = build.query("ROLLBACK")
-_DISCARD = build.query("DISCARD ALL")
 
-
-class Upstream(Protocol):
-    """How connections to this pool's server are opened."""
-
-    async def open(self) -> Link: ...
-    async def cancel(self, link: Link) -> None: ...
-    def prefer(self, endpoint: Endpoint | None) -> None: ...
-    def begin_like(self, parameters: Mapping[str, str]) -> None: ...
-
-
-class Keeper(States):
+class Keeper(Partings):
     """`departed(session, reason)` is called once for each session that has ended."""
 
     def __init__(
@@ -219,63 +205,6 @@ class Keeper(States):
             waiter.granted_to(None)
 
     # What the compiled part asks.
-
-    def abandoned(self, backend: Backend, half: bool) -> None:
-        """A client has left while it held the connection; `half`: in the middle of a message."""
-        if backend.closed:
-            return
-        if backend.finish_survey():
-            if backend.tied:
-                self._discard(backend, [])
-            return
-        if half or not backend.clean:
-            if backend.owes and not half:
-                task = spawn(self._cancel_and_close(backend), "cancel for a client that left")
-                self._parting[backend] = task
-            else:
-                backend.close("its client left in the middle of its work")
-            return
-        queries = []
-        if backend.transaction != "I":
-            queries.append(_ROLLBACK)
-            backend.marked_by = backend  # settings changed in it are undone, unseen
-        if self.lane.sticky or backend.tied:
-            self._discard(backend, queries)
-        else:
-            backend.ask(b"".join(queries), len(queries))
-
-    def _discard(self, backend: Backend, queries: list[bytes]) -> None:
-        """Have it forget everything, behind these queries."""
-        backend.forget_statements()
-        backend.state, backend.marked_by = BASE, None
-        backend.pinned = backend.tied = False
-        backend.ask(b"".join((*queries, _DISCARD)), len(queries) + 1)
-
-    async def _cancel_and_close(self, backend: Backend) -> None:
-        try:
-            await self.cancel(backend)
-        finally:
-            self._parting.pop(backend, None)
-            backend.close("its client left while a query ran")
-
-    def cancel_again(self, backend: Backend) -> None:
-        """A cancel request has hit our question instead of what its client has asked behind it."""
-        spawn(self.cancel(backend), "cancel again")
-
-    async def cancel(self, backend: Backend) -> None:
-        """Send a cancel request; until it has arrived the connection goes to nobody else."""
-        self.cancels += 1
-        backend.cancel_begins()
-        try:
-            await self.upstream.cancel(backend.link)
-        except AmbassadorError as error:
-            backend.spoil()  # it may have been sent, and arrive when another client's statement runs
-            log.warning("a cancel request failed: %s", error.sentence())
-        except BaseException:
-            backend.spoil()
-            raise
-        finally:
-            backend.cancel_ends()
 
     def lost(self, backend: Backend, reason: str) -> None:
         self.closed[reason] += 1

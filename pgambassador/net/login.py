@@ -283,7 +283,7 @@ async def _replicate(entrant: _Entrant, kind: str) -> None:
                 sqlstate="42704",
                 hint="Leave it out of the options.",
             )
-    origin = house.replication(packet.database, user, settings, kind)
+    origin = house.ways.replication(packet.database, user, settings, kind)
     link = await origin.open()
     early = reader.rest()
     client = visitor.channel()

@@ -11,8 +11,9 @@ from pgambassador.cluster.upstream import Endpoint, Upstream
 from pgambassador.credentials.keyring import Issued
 from pgambassador.errors import ConfigError, ServerRefused
 from pgambassador.net import connector
-from pgambassador.net.connector import Keys, Link
+from pgambassador.net.connector import Keys
 from pgambassador.net.derivation import Deriver
+from pgambassador.net.link import Link
 from pgambassador.protocol.settings import FIXED
 
 _NOT_SET = FIXED | {"application_name"}

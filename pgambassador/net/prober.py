@@ -21,8 +21,8 @@ from typing import Protocol
 from pgambassador.cluster.probe import Probe, Report, abilities
 from pgambassador.cluster.upstream import Endpoint
 from pgambassador.errors import AmbassadorError
-from pgambassador.net.connector import Link
 from pgambassador.net.conversation import Conversation, HungUp
+from pgambassador.net.link import Link
 from pgambassador.net.tasks import spawn
 from pgambassador.net.transport import Transport
 from pgambassador.routing.pace import Pace

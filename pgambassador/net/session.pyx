@@ -12,8 +12,8 @@ from pgambassador.net.backend cimport Backend
 from pgambassador.net.channel cimport Channel
 from pgambassador.net.errands cimport READY_IDLE
 from pgambassador.net.lane cimport Lane
+from pgambassador.net.lobby cimport Lobby
 from pgambassador.net.parties cimport clock
-from pgambassador.net.verdicts cimport UNSAID
 from pgambassador.wire.framing cimport MORE, Scanner
 
 from pgambassador.errors import ProtocolViolation
@@ -32,11 +32,11 @@ cdef Py_ssize_t WAIT_BOUND = 64 * 1024
 cdef char inbox[SHARED]
 
 
-cdef class Session(Errands):
+cdef class Session(Lobby):
     """`facts` belong to the policy; `state` is the client's settings, compared by identity with the server's."""
 
     def __init__(self, loop, Channel channel not None, Lane lane not None, state, facts):
-        Errands.__init__(self, lane)
+        Lobby.__init__(self, lane)
         self.loop = loop
         self.channel = channel
         self.state = state
@@ -153,66 +153,7 @@ cdef class Session(Errands):
                     return 0
         return 0
 
-    cdef int unlinked(self, int kind) except -1:
-        """A message while no server connection is held. False: it waits for one."""
-        self.passing = False
-        if self.refusal is not None or self.skipping:
-            self.refuse_one(kind)
-            return True
-        if kind == c'S' and self.scanner.size == 5:
-            self.channel.stage(self.readiness(), 6)
-            return True
-        if kind == c'H' and self.scanner.size == 5 or kind in (c'd', c'c', c'f'):
-            return True
-        if kind == c'C' and self.scanner.have > 6 and self.scanner.at[5] == c'S' and not self.lane.sticky:
-            self.close_statement(None)
-            return True
-        if self.lane.choice is not None:
-            if not self.look(kind):
-                self.scanner.back()
-                return False
-            if self.aborted and self.spurns(kind):
-                if self.refusal is not None:
-                    self.refuse_one(kind)
-                return True
-            if self.verdict.begins == UNSAID and kind == c'Q' and self.puts_off():
-                return True
-        if not self.acquire(kind):
-            if self.refusal is not None:
-                self.refuse_one(kind)
-                return True
-            self.scanner.back()
-            return False
-        self.linked(kind)
-        return True
-
-    cdef bint said_goodbye(self) except -1:
-        """Whether the last of what is kept is a Terminate."""
-        cdef bytes kept = bytes(self.scanner.kept or b"")
-        cdef Py_ssize_t at = 0
-        cdef int kind = 0
-        while at + 5 <= len(kept):
-            kind = kept[at]
-            at += 1 + int.from_bytes(kept[at + 1:at + 5], "big")
-        return kind == c'X' and at == len(kept)
-
     # Ends.
-
-    cdef int refuse_one(self, int kind) except -1:
-        """Answer with the refusal what would have needed a server: a query alone, the extended protocol to its Sync."""
-        cdef bytes refusal = self.refusal
-        self.refusal = None
-        if refusal is not None:
-            self.aborted = self.begun is not None
-            self.channel.stage(refusal, len(refusal))
-            if kind == c'Q' or kind == c'F':
-                self.channel.stage(self.readiness(), 6)
-                return 0
-            self.skipping = True
-        if kind == c'S':
-            self.skipping = False
-            self.channel.stage(self.readiness(), 6)
-        return 0
 
     cdef int terminate(self) except -1:
         if not self.finishes():
@@ -325,16 +266,6 @@ cdef class Session(Errands):
         return 0
 
     # What the policy may do with it.
-
-    def refuse(self, bytes error not None):
-        """Stop waiting: the message that waits is answered with this ErrorResponse; the session goes on."""
-        if not self.waiting:
-            return
-        self.asked.unqueue(self)
-        self.refusal = error
-        self.now = clock()
-        self.channel.start_reading()
-        self.take(0)
 
     def tell(self, bytes message not None):
         """Send a message of ours between replies; within one there is no place for it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pgambassador.net.channel import Channel
-from pgambassador.net.connector import Link
+from pgambassador.net.link import Link
 from pgambassador.net.origin import Origin
 from pgambassador.net.sockets import Sockets
 from pgambassador.pool.census import Stay

@@ -75,7 +75,7 @@ class Reload:
                 tls.reread(cluster.upstream())
             except AmbassadorError as error:
                 log.warning("cluster %s: %s", name, error.sentence())
-        for keyring in house.keyrings.values():
+        for keyring in house.ways.keyrings.values():
             keyring.renew()
         for each in warnings(change.config) if change.live else ():
             log.warning(each)

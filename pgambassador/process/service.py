@@ -179,7 +179,7 @@ class Service:
                 self._remind()
             for keeper in self.house.every():
                 keeper.tick(now)
-            for keyring in self.house.keyrings.values():
+            for keyring in self.house.ways.keyrings.values():
                 keyring.tick()
             self.house.limits.tick(now)
             self.house.prune()
@@ -225,7 +225,7 @@ class Service:
             tunnel.close()
         for keeper in self.house.every():
             await keeper.stopped(CANCEL_PATIENCE if self._signals < 2 else 0)
-        for keyring in self.house.keyrings.values():
+        for keyring in self.house.ways.keyrings.values():
             keyring.close()
         if self.http is not None:
             await self.http.close()

@@ -16,7 +16,7 @@ from pgambassador.config.secret import Secret
 from pgambassador.config.structs import Cluster
 from pgambassador.credentials.registry import keyring_of
 from pgambassador.embedded import Postgres
-from pgambassador.net.connector import Link
+from pgambassador.net.link import Link
 from pgambassador.net.origin import Origin
 from pgambassador.net.tasks import spawn
 from pgambassador.net.watch import Watch

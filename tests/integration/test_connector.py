@@ -23,8 +23,9 @@ from pgambassador.credentials.registry import keyring_of
 from pgambassador.embedded import Authority, Postgres, Workspace
 from pgambassador.embedded.ports import free_port
 from pgambassador.errors import AmbassadorError, ConfigError, Refused, ServerRefused, Unreachable
-from pgambassador.net.connector import Link, connect, send_cancel
+from pgambassador.net.connector import connect, send_cancel
 from pgambassador.net.conversation import Conversation
+from pgambassador.net.link import Link
 from pgambassador.net.tasks import spawn
 from pgambassador.net.transport import Transport
 from pgambassador.wire import build, parse

@@ -33,8 +33,9 @@ from pgambassador.credentials.provider import Login, Provider, Secret
 from pgambassador.embedded import Postgres, Workspace
 from pgambassador.errors import AmbassadorError, ConfigError, ServerRefused, Unreachable
 from pgambassador.net import way
-from pgambassador.net.connector import Link, connect, send_cancel
+from pgambassador.net.connector import connect, send_cancel
 from pgambassador.net.conversation import Conversation
+from pgambassador.net.link import Link
 from pgambassador.net.transport import Transport
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Dialogue

@@ -131,7 +131,7 @@ def test_what_is_not_listed(homes: Homes) -> None:
     assert house.keeper("tenant2", "a") is not keeper
     assert house.keeper("listed", "a") is house.keeper("listed", "b")
     assert house.keeper("listed", "a").user == "reader"
-    assert house.replication("listed", "a", {}, LOGICAL).user == "reader"
+    assert house.ways.replication("listed", "a", {}, LOGICAL).user == "reader"
 
 
 def test_the_databases_user_wins_over_that_of_the_url(homes: Homes) -> None:
@@ -139,7 +139,7 @@ def test_the_databases_user_wins_over_that_of_the_url(homes: Homes) -> None:
     house = homes.build(databases={"shop": Database(user="reader"), "*": Database()}, users=users)
     assert (house.keeper("shop", "a").user, house.keeper("any", "a").user) == ("reader", "app")
     # And the URL's password is nobody else's.
-    keyring = house.keyrings["main"]
+    keyring = house.ways.keyrings["main"]
     assert read(homes, keyring.attempt("reader", "shop")) == b"theirs"
     assert read(homes, keyring.attempt("verifier", "shop")) is None
     house.porter.wallet.put("main", "other", b"brought")
@@ -305,13 +305,13 @@ def read(homes: Homes, attempt: Any) -> bytes | None:
 
 def test_the_password_of_the_url_wins(homes: Homes) -> None:
     house = homes.build(users={"a": Plain(b"theirs")})
-    assert read(homes, house.keyrings["main"].attempt("app", "shop")) == b"secret"
+    assert read(homes, house.ways.keyrings["main"].attempt("app", "shop")) == b"secret"
 
 
 def test_who_has_the_name_of_the_url_gives_no_password(homes: Homes) -> None:
     clusters = {"main": Cluster(url=Secret("postgresql://app@db.example/shop"))}
     house = homes.build(clusters=clusters, users={"app": Plain(b"theirs")})
-    assert read(homes, house.keyrings["main"].attempt("app", "shop")) is None
+    assert read(homes, house.ways.keyrings["main"].attempt("app", "shop")) is None
 
 
 @pytest.mark.parametrize(
@@ -350,11 +350,11 @@ def test_one_keyring_for_each_cluster(homes: Homes) -> None:
         databases={"shop": Database(cluster="main"), "any": Database(cluster="open")},
     )
     pools: list[Any] = [house.keeper("shop", "a").upstream, house.keeper("any", "a").upstream]
-    pools += [house.keeper("any", "b").upstream, house.replication("shop", "a", {}, LOGICAL)]
+    pools += [house.keeper("any", "b").upstream, house.ways.replication("shop", "a", {}, LOGICAL)]
     assert [pool.keyring.cluster for pool in pools] == ["main", "open", "open", "main"]
     assert pools[1].keyring is pools[2].keyring
     assert pools[0].keyring is pools[3].keyring
-    assert house.credentials() == [house.keyrings["main"], house.keyrings["open"]]
+    assert house.credentials() == [house.ways.keyrings["main"], house.ways.keyrings["open"]]
 
 
 class Guest:
@@ -389,7 +389,7 @@ def test_who_stands_at_the_door_is_counted(homes: Homes) -> None:
 
 def test_what_a_client_brought_opens_a_server(homes: Homes) -> None:
     house = homes.build(clusters={"open": CLUSTERS["open"]}, users={"listed": Plain(b"theirs")})
-    keyring = house.keyrings["open"]
+    keyring = house.ways.keyrings["open"]
     assert read(homes, keyring.attempt("a", "shop")) is None
     house.porter.wallet.put("open", "a", b"brought")
     assert read(homes, keyring.attempt("a", "shop")) == b"brought"

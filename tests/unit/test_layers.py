@@ -48,8 +48,11 @@ TESTED_BY = {
     "der": "test_certificate",
     "desk": "test_console",
     "grammar": "test_decision",
+    "link": "test_connector",
+    "lobby": "test_session",
     "numbers": "test_keeper",
     "parties": "test_backend",
+    "partings": "test_keeper",
     "patience": "test_lease",
     "preparing": "test_session",
     "question": "test_catalog",
@@ -62,6 +65,7 @@ TESTED_BY = {
     "transport": "test_connector",
     "trials": "test_porter",
     "turns": "test_porter",
+    "ways": "test_house",
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

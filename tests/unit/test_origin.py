@@ -10,7 +10,8 @@ import pytest
 from pgambassador.cluster.upstream import Upstream, parse_url
 from pgambassador.credentials.provider import Way
 from pgambassador.errors import ServerRefused
-from pgambassador.net.connector import Keys, Link
+from pgambassador.net.connector import Keys
+from pgambassador.net.link import Link
 from pgambassador.net.origin import Origin
 from tests.loop import Loop
 

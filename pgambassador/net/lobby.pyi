@@ -1,0 +1,4 @@
+from pgambassador.net.errands import Errands
+
+class Lobby(Errands):
+    def refuse(self, error: bytes) -> None: ...

@@ -188,6 +188,9 @@ class Routed(Policy):
         self.routes = Routes()
         self.wants_fresher = 0
 
+    def joins(self, state: object) -> bool:
+        return state != "serializable"
+
     def fresher_wanted(self, now: float) -> None:
         self.wants_fresher += 1
 

@@ -76,7 +76,7 @@ cdef class Answers(Failures):
     cdef int take(self, Py_ssize_t n) except -1:
         """Settle n bytes of the shared buffer."""
         cdef Scanner scanner = self.scanner
-        cdef Client owner = None
+        cdef Client owner = None, creditor
         cdef const unsigned char *run = NULL
         cdef Py_ssize_t length = 0
         cdef int kind
@@ -157,13 +157,15 @@ cdef class Answers(Failures):
             owner.request = None
         if not self.closed and not scanner.left and self.ledger.count and self.ledger.head().action == FAKE:
             if length:
-                owner.channel.send(<const char *>run, length)
-            owner = <Client>self.ledger.head().owner
+                owner.channel.stage(<const char *>run, length)
+                length = 0
+            creditor = <Client>self.ledger.head().owner
             # Who may yet have to ask again is paid with the server's next word.
-            if owner.request is None:
+            if creditor is None or creditor.request is None:
                 self.pay()
-            owner.channel.flush()
-        elif length:
+            if creditor is not None:
+                creditor.channel.flush()
+        if length:
             owner.channel.send(<const char *>run, length)
         elif owner is not None:
             owner.channel.flush()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pgambassador.cluster.probe import IDENTITY, identity
 from pgambassador.errors import ProtocolViolation, Unreachable
 from pgambassador.net.keeper import Keeper
+from pgambassador.net.routes import TOGETHER
 from pgambassador.net.session import Session
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Branch(Keeper):
         self.weight = 1.0
         self.lookout = trunk.lookout
         self.lane.standby = True
+        self.lane.together = TOGETHER
         self.lane.batching = trunk.lane.batching
 
     def rate(self, weight: float, rank: int) -> None:

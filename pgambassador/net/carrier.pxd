@@ -12,6 +12,8 @@ cdef class Carrier(Answers):
     cdef double answered_at
     cdef double boarded
     cdef double departed
+    # Who is speaking shares the Sync of who speaks next.
+    cdef bint joining
 
     cdef int carry(self, list clients, double now) except -1
     cdef int land(self) except -1

@@ -2,15 +2,18 @@
 """Several clients on one server connection at once: their short reads leave in one write, and each gets its own answer.
 
 1. All of them are in the state in which the connection is, and each has asked one thing that only reads and is
-   complete, with a Sync of its own: what becomes of one does not touch the others.
+   complete. What becomes of one does not touch the others.
 2. While nothing of an answer has been passed on, its client may ask again elsewhere: if the connection dies, if
    somebody else's cancel request hits it, or if one of those before it takes long (`relieve`).
 3. An answer that nobody wants any more is swallowed.
+4. Neighbours that speak the extended protocol share a Sync, and with it a transaction and a write of the server,
+   as long as that takes no more than `Home.together`: their answers come at once. Each is told that it is ready when its statement is done: one that only reads
+   cannot fail afterwards, unless it is serializable. Who is behind an error has not been heard, and asks again.
 """
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from pgambassador.net.parties cimport Client
-from pgambassador.protocol.ledger cimport SWALLOW, Entry
+from pgambassador.protocol.ledger cimport FAKE, SWALLOW, Entry
 
 # Seconds that they wait for one of them at least, and how many times what the first answer usually takes: where all
 # processors are busy everything is slow, and asking again would only add to it.
@@ -25,7 +28,10 @@ cdef class Carrier(Answers):
 
     cdef int carry(self, list clients, double now) except -1:
         """Several clients at once, in the state in which the connection is: what they ask leaves in one write."""
-        cdef Client client
+        cdef Client client, behind
+        cdef Py_ssize_t i, n = len(clients)
+        cdef double seconds = 0
+        cdef double most = self.home.together if self.home.together and self.home.policy.joins(self.state) else 0
         self.riders = clients
         self.resetting = True
         self.last = None
@@ -33,7 +39,15 @@ cdef class Carrier(Answers):
         self.departed = self.boarded = now
         for client in clients:
             client.board(self, now)
-        for client in clients:
+        for i in range(n):
+            client = <Client>clients[i]
+            behind = <Client>clients[i + 1] if i + 1 < n else None
+            seconds += client.expected
+            self.joining = behind is not None and seconds + behind.expected < most and (
+                not client.request.startswith(b"Q") and not behind.request.startswith(b"Q")
+            )
+            if not self.joining:
+                seconds = 0
             client.speak()
             if self.closed:
                 return 0
@@ -101,14 +115,15 @@ cdef class Carrier(Answers):
 
     cdef bint leave(self, Client client) except -1:
         """One of those who share it does not want its answer any more, and nothing that happens here is its concern.
-        Whether that answer was to come next. None of it is faked: who shares a connection prepares no names."""
+        Whether that answer was to come next."""
         cdef Py_ssize_t i
         cdef Entry *entry
         cdef bint leads = self.ledger.count > 0 and <object>self.ledger.head().owner is client
         for i in range(self.ledger.count):
             entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
             if <object>entry.owner is client:
-                entry.action = SWALLOW
+                if entry.action != FAKE:
+                    entry.action = SWALLOW
                 Py_INCREF(None)
                 entry.owner = <void *>None
                 Py_DECREF(client)

@@ -61,5 +61,7 @@ cdef class Failures:
     cdef bint says_farewell(self) except -1
     cdef int doubt(self, Statement statement) except -1
     cdef int repeat(self, Client owner) except -1
+    cdef int end_together(self, Client owner) except -1
+    cdef int ready_early(self, Client owner) except -1
     cdef int undo(self, list dropped) except -1
     cdef int pay(self) except -1

@@ -7,6 +7,8 @@
    what was sent behind it, and so no statement runs in the state of another client.
 3. What was noted when a message was sent (a name given, a statement known) is taken back if the server never did it.
 """
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
 from pgambassador.net.parties cimport Client, Statement
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, UNOWED, Entry
 from pgambassador.wire.replies cimport Failure, failure
@@ -28,6 +30,7 @@ cdef object FAREWELLS = frozenset((b"57P01", b"57P02"))
 
 cdef bytes PARSE_COMPLETE = b"1\x00\x00\x00\x04"
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
+cdef bytes READY_IDLE = b"Z\x00\x00\x00\x05I"
 
 
 cdef class Failures:
@@ -44,6 +47,7 @@ cdef class Failures:
     cdef int error(self, int verdict, double now) except -1:
         """ErrorResponse: what it ends, and who is told."""
         cdef Entry *head
+        cdef Client owner
         cdef Failure found = failure(self.scanner.at + 5, self.scanner.have - 5)
         self.described = None
         self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
@@ -90,7 +94,9 @@ cdef class Failures:
                 self.reader.settled(head.kind, note, head.started, now, 0, self.sqlstate)
             if self.copying and self.copy_syncs:
                 self.doubtful = True
+            owner = <Client>head.owner
             self.undo(self.ledger.fail())
+            self.end_together(owner)
             if self.reader is not None and self.instead is None and type(note) is Statement and not self.scanner.left:
                 # A Close that has not happened has given its name back.
                 message = (<const char *>self.scanner.at)[:self.scanner.have]
@@ -147,10 +153,31 @@ cdef class Failures:
             elif <object>head.note in self.prepared:
                 self.doubt(<Statement>head.note)
             self.undo(self.ledger.fail())
+            self.end_together(None)
         if self.ledger.count:
             self.ledger.head().action = SWALLOW
         self.sqlstate = ""
         self.landing.append(owner)
+        return 0
+
+    cdef int end_together(self, Client owner) except -1:
+        """The server skips to a Sync that several share, and then says to all of them that it is ready: to the one
+        that has failed, who alone was heard."""
+        cdef Client behind
+        cdef Entry *head
+        if not self.ledger.count or self.ledger.head().action != FAKE or self.ledger.head().kind != c'S':
+            return 0
+        while self.ledger.head().action == FAKE:
+            self.ledger.drop_head()
+            behind = <Client>self.ledger.head().owner
+            self.undo(self.ledger.fail())
+            if behind is not None and behind is not owner and behind.request is not None:
+                self.landing.append(behind)
+        head = self.ledger.head()
+        Py_INCREF(owner)
+        Py_DECREF(<object>head.owner)
+        head.owner = <void *>owner
+        head.action = SWALLOW if owner is None else FORWARD
         return 0
 
     cdef int fenced_off(self) except -1:
@@ -210,13 +237,28 @@ cdef class Failures:
         return 0
 
     cdef int pay(self) except -1:
-        """Pay the fakes that have reached the head; they leave with the next bytes of their owner."""
+        """Pay the fakes that have reached the head; they leave with the next bytes of their owner, or end its answer."""
         cdef Entry *head
         cdef Client owner
         while self.ledger.count and self.ledger.head().action == FAKE:
             head = self.ledger.head()
             owner = <Client>head.owner
+            if head.kind == c'S':
+                self.ready_early(owner)
+                self.ledger.drop_head()
+                continue
             owner.request = None
             owner.channel.stage(PARSE_COMPLETE if head.kind == c'P' else CLOSE_COMPLETE, 5)
             self.ledger.drop_head()
+        return 0
+
+    cdef int ready_early(self, Client owner) except -1:
+        """Its statement is done, and the Sync behind it is that of others."""
+        if owner is None:
+            return 0
+        owner.request = None
+        self.home.bytes_sent += 6
+        self.home.transactions += 1
+        owner.channel.send(READY_IDLE, 6)
+        self.landing.append(owner)
         return 0

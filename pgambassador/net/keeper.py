@@ -89,7 +89,7 @@ class Keeper(Partings):
         self.backends: set[Backend] = set()
         self.greeting = Greeting(self)
         self.routes = Routes(self.lane, routing)
-        self.carries = self.routes.carries
+        self.carries, self.joins = self.routes.carries, self.routes.joins
         self.lookout = Lookout(self.lane, config.harmless_extensions, self.routes.heed)
         self.branches: dict[Endpoint, Branch] = {}
         self._parting: dict[Backend, asyncio.Task[object]] = {}

@@ -8,7 +8,6 @@ cdef class Waiter(Client):
     cdef object queued
     # It may share a connection, for about so many seconds.
     cdef bint brief_now
-    cdef double expected
 
     cdef int granted(self, Backend backend, double now) except -1
 

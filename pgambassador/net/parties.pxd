@@ -26,6 +26,8 @@ cdef class Client:
     cdef bint stalled
     # What it has asked, while that can be asked again: no byte of the answer has been passed on.
     cdef bytes request
+    # Seconds that what it asks usually takes.
+    cdef double expected
     # It shares a server connection with others.
     cdef readonly bint riding
     # Before what it asks goes a BEGIN that its client has been told of.
@@ -54,6 +56,8 @@ cdef class Home:
     cdef public bint sticky
     # It has a standby's connections.
     cdef public bint standby
+    # Seconds that those who share a transaction usually take at most; 0: nobody does.
+    cdef public double together
     # Seconds that those who share a connection usually wait for the first of their answers.
     cdef double first_answer
     cdef public Py_ssize_t statement_limit

@@ -33,6 +33,7 @@ class Home:
     policy: Any
     sticky: bool
     standby: bool
+    together: float
     statement_limit: int
     high_water: int
     @property

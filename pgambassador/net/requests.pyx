@@ -49,6 +49,8 @@ cdef class Requests(Preparing):
         if kind == c'S':
             self.part += 1
             backend.unsynced = False
+            if backend.joining:
+                return backend.ledger.put(c'S', FAKE, self, None, None, self.now)
             backend.ledger.put(c'S', FORWARD, self, None, None, self.now)
             self.forward()
             return self.clear_up(backend) if self.litter or self.lent else 0

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from pgambassador.net.backend import Backend
     from pgambassador.net.lane import Lane
     from pgambassador.net.session import Session
+    from pgambassador.protocol.settings import Settings
 
 log = logging.getLogger(__name__)
 
 AGAIN = 300.0
 _LOOK_AFTER = 0.004
 _PATIENCE = 5.0
+TOGETHER: Final = 0.001
+"""Seconds that the statements of several clients which share a transaction usually take at most."""
 SETTING: Final = "pgambassador.route"
 _CIRCLES_MOST: Final = 100
 _NO_REPLICA: Final = Refused(
@@ -98,7 +101,7 @@ class Routes:
         facts = session.facts
         values = session.state.values
         route: str | None = values.get(SETTING, "").lower()
-        if values.get("default_transaction_isolation") == "serializable":
+        if not self.joins(session.state):
             route = "primary"  # a standby cannot be serializable
         return self.circle_of(facts.user, facts.database, facts.application_name, route or None)
 
@@ -111,6 +114,10 @@ class Routes:
                 self._circles.clear()
             found = self._circles[key] = Circle(self, *key)
         return found
+
+    def joins(self, state: Settings) -> bool:
+        """Whether reads of sessions with these settings cannot fail at their end."""
+        return state.values.get("default_transaction_isolation") != "serializable"
 
     def carries(self) -> None:
         """Several clients share a connection: look after them."""
@@ -173,6 +180,7 @@ class Routes:
 
     def _learn(self, catalog: Catalog) -> None:
         self.catalog = catalog
+        self._lane.together = 0.0 if catalog.serializable else TOGETHER
         self._forget()
 
     def _forget(self) -> None:

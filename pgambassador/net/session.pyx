@@ -219,7 +219,7 @@ cdef class Session(Lobby):
         else:
             (<Lane>backend.home).count_query(seconds, failed)
             if self.doing is not None:
-                self.doing.took(now - max(started, backend.answered_at))
+                self.doing.took(now - max(started, backend.answered_at), failed and self.riding)
             backend.answered_at = now
         if lane.sink is not None and (
             seconds >= lane.slow or failed or (lane.sample > 0 and rand() < lane.sample * RAND_MAX)

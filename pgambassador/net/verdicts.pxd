@@ -25,7 +25,7 @@ cdef class Verdict:
     cdef readonly double seconds
     cdef readonly double long_ones
 
-    cdef int took(self, double seconds) noexcept
+    cdef int took(self, double seconds, bint alarms) noexcept
     cdef bint brief(self) noexcept
 
 cdef class Verdicts:

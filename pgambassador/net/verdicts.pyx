@@ -47,13 +47,14 @@ cdef class Verdict:
         if decision.max_lag is not None:
             self.max_lag = decision.max_lag
 
-    cdef int took(self, double seconds) noexcept:
+    cdef int took(self, double seconds, bint alarms) noexcept:
+        """`alarms`: it has failed where others share its transaction, who have to ask again; often, it is better alone."""
         if self is UNKNOWN:
             return 0
         if self.seconds < 0:
             self.seconds = seconds
         self.seconds += (seconds - self.seconds) * MEAN
-        self.long_ones += ((seconds > LONG) - self.long_ones) * SHARE
+        self.long_ones += ((seconds > LONG or alarms) - self.long_ones) * SHARE
         return 0
 
     cdef bint brief(self) noexcept:

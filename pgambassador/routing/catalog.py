@@ -38,11 +38,12 @@ class Effect(Enum):
 class Catalog:
     """`effects` are of functions by name; `calls`, `uses`, `operators` say which functions come with a
     function, a relation, an operator; `hidden` those that may come with any statement; `fields` those that
-    can be written like a column; `barred` are relations that are not for replicas, with why."""
+    can be written like a column; `barred` are relations that are not for replicas, with why; `serializable`
+    are transactions that do not say otherwise."""
 
     __slots__ = (
         "_effects", "_own", "barred", "calls", "fields", "hidden", "known", "operators",
-        "plain_to_read", "plain_to_write", "relations", "uses",
+        "plain_to_read", "plain_to_write", "relations", "serializable", "uses",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,7 @@ class Catalog:
         fields: frozenset[str] = frozenset(),
         plain_to_read: frozenset[str] = frozenset(),
         plain_to_write: frozenset[str] = frozenset(),
+        serializable: bool = False,
     ) -> None:
         self._effects = effects
         self._own = own
@@ -73,6 +75,7 @@ class Catalog:
         self.fields = fields
         self.plain_to_read = plain_to_read
         self.plain_to_write = plain_to_write
+        self.serializable = serializable
 
     def effect(self, function: str) -> Effect:
         return self._effects.get(function, Effect.UNKNOWN)
@@ -150,6 +153,7 @@ def read(rows: Iterable[bytes]) -> Catalog:
         fields=of("field"),
         plain_to_read=of("relation r"),
         plain_to_write=of("relation w"),
+        serializable="serializable" in of("isolation"),
     )
 
 

@@ -205,6 +205,9 @@ QUERY: Final = build.query(
         FROM relation
         UNION ALL
         SELECT 'field', name::text, '' FROM field
+        UNION ALL
+        SELECT 'isolation', reset_val, '' FROM pg_catalog.pg_settings
+        WHERE name = 'default_transaction_isolation'
     )
     SELECT kind, string_agg(name, '{BETWEEN}'), detail FROM (
         SELECT *, row_number() OVER (PARTITION BY kind, detail) / {_CHUNK} AS chunk FROM answer

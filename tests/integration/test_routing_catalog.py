@@ -114,3 +114,12 @@ def test_a_function_that_is_very_large(connection: Connection) -> None:
     assert decide("select large()", known(connection)).reason == (
         "calls large(), which uses what cannot be looked at"
     )
+
+
+@pytest.mark.parametrize("level", ["serializable", "repeatable read", "read committed"])
+def test_which_transactions_may_fail_at_their_end(primary: Postgres, level: str) -> None:
+    """What a session sets is its own; what it begins with is that of the pool."""
+    options = f"-c default_transaction_isolation={level.replace(' ', chr(92) + ' ')}"
+    with psycopg.connect(primary.url(), options=options) as connection:
+        connection.execute("set default_transaction_isolation to 'read uncommitted'")
+        assert known(connection).serializable == (level == "serializable")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pgambassador.wire import build
+from tests.crowd import READ, Queue, answer, extended, extended_answer
 from tests.messages import (
     BIND_COMPLETE,
     IDLE,
     PARSE_COMPLETE,
     SYNC,
     TERMINATE,
-    TRANSACTION,
     bind,
     columns,
     complete,
@@ -25,23 +25,10 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import Client, MakePlay, Playbook, Routed
+from tests.playbook import MakePlay, Playbook, Routed
 
-READ = query("select mark")
 CANCELED = build.error_response("ERROR", "57014", "canceling statement")
 LOST = build.error_response("FATAL", "08006", "the server closed the connection unexpectedly")
-
-
-def answer(mark: bytes) -> bytes:
-    return columns(b"mark") + row(mark) + complete("SELECT 1") + IDLE
-
-
-def extended(sql: bytes) -> bytes:
-    return parse(b"", sql) + bind(b"") + execute() + SYNC
-
-
-def extended_answer(mark: bytes) -> bytes:
-    return PARSE_COMPLETE + BIND_COMPLETE + row(mark) + complete("SELECT 1") + IDLE
 
 
 @pytest.fixture
@@ -49,44 +36,6 @@ def play(plays: MakePlay) -> Playbook:
     play = plays(policy=Routed(), limit=1)
     play.lane.batching = True
     return play
-
-
-class Queue:
-    """A client has the only connection, and all who come wait; `moves`: it lets go of it."""
-
-    def __init__(self, play: Playbook) -> None:
-        self.play = play
-        self.server = play.server()
-        self.holder = play.client()
-        verdict = play.policy.routes.verdicts.of(b"select mark")
-        probe = play.client()
-        # It is known to be brief when it has been so, on this machine: who waits is looked at.
-        for _ in range(1000):
-            self._begins()
-            if 0 <= verdict.seconds < 0.001:
-                return
-            probe.writes(READ)
-            self.moves()
-            self.server.gets(READ)
-            self.server.writes(answer(b"0"))
-            probe.gets(answer(b"0"))
-        raise AssertionError(f"never brief: {verdict}")
-
-    def _begins(self) -> None:
-        self.holder.sends(query("begin"))
-        self.server.answers(query("begin"), complete("BEGIN"), TRANSACTION)
-        self.holder.gets(complete("BEGIN"), TRANSACTION)
-
-    def waits(self, *asked: bytes, buffer: int = 0) -> Client:
-        client = self.play.client(buffer=buffer)
-        client.writes(b"".join(asked))  # what comes in pieces is not known to be brief when it begins to wait
-        assert client.session.waiting
-        return client
-
-    def moves(self) -> None:
-        self.holder.sends(query("commit"))
-        self.server.answers(query("commit"), complete("COMMIT"), IDLE)
-        self.holder.gets(complete("COMMIT"), IDLE)
 
 
 def test_all_ask_at_once_and_each_gets_its_own_answer(play: Playbook) -> None:

@@ -92,7 +92,7 @@ class Door:
         self.upstream = Upstream(self.loop)
         self.callers: list[Caller] = []
         self.servers: list[socket.socket] = []
-        monkeypatch.setattr("pgambassador.net.house.Origin", lambda *_, **__: self.upstream)
+        monkeypatch.setattr("pgambassador.net.ways.Origin", lambda *_, **__: self.upstream)
         monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=self.loop.time))
         cluster = Cluster(url=Secret("postgresql://app@db.example"))
         settings = Config(**{"clusters": {"main": cluster}, **config})

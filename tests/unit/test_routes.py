@@ -9,12 +9,12 @@ import pytest
 
 from pgambassador.config.routing import Functions, RouteRule, Routing
 from pgambassador.net.greeting import BASE
-from pgambassador.net.routes import AGAIN, Routes
+from pgambassador.net.routes import AGAIN, TOGETHER, Routes
 from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.suspects import Suspects
 from pgambassador.routing.catalog import QUERY
 from tests.keeping import Keeping
-from tests.messages import IDLE, complete, error, query
+from tests.messages import IDLE, complete, error, query, row
 from tests.playbook import Server
 
 
@@ -119,7 +119,8 @@ def test_the_catalog_is_asked_for_when_clients_wait_and_again_later(play: Keepin
         client.gets(complete("X"), IDLE)
     assert play.lane.crowded
     play.does(lambda: known.tick(now))
-    server.answers(QUERY, complete("SELECT 0"), IDLE)
+    server.answers(QUERY, row(b"isolation", b"serializable", b""), complete("SELECT 1"), IDLE)
+    assert play.lane.together == 0
     play.does(lambda: known.tick(now + 1))
     server.gets_nothing()
     known.changed()
@@ -131,6 +132,10 @@ def test_the_catalog_is_asked_for_when_clients_wait_and_again_later(play: Keepin
     server.answers(query("x"), complete("X"), IDLE)
     first.gets(complete("X"), IDLE)
     play.does(lambda: known.tick(now + 4 + AGAIN))
+    server.answers(QUERY, row(b"isolation", b"read committed", b""), complete("SELECT 1"), IDLE)
+    assert play.lane.together == TOGETHER
+    known.changed()
+    play.does(lambda: known.tick(now + 5 + AGAIN))
     server.gets(QUERY)
     server.leaves()
     assert known._changed and not known._asking

@@ -1,0 +1,383 @@
+"""Several clients in one transaction of a server connection: one Sync for all changes nothing for any."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgambassador.wire import build
+from tests.crowd import READ, Queue, answer, extended, extended_answer
+from tests.messages import (
+    BIND_COMPLETE,
+    IDLE,
+    PARSE_COMPLETE,
+    SYNC,
+    bind,
+    columns,
+    complete,
+    describe,
+    error,
+    execute,
+    fatal,
+    parameter_description,
+    parse,
+    query,
+    row,
+)
+from tests.playbook import Client, MakePlay, Playbook, Routed, Server
+
+SQL = b"select mark"
+ASKED = extended(SQL)
+FAILED = PARSE_COMPLETE + BIND_COMPLETE + error("22012")
+CANCELED = build.error_response("ERROR", "57014", "canceling statement")
+
+
+def unsynced(asked: bytes) -> bytes:
+    return asked.removesuffix(SYNC)
+
+
+def early(mark: bytes) -> bytes:
+    """What the server says before the Sync."""
+    return extended_answer(mark).removesuffix(IDLE)
+
+
+@pytest.fixture
+def play(plays: MakePlay) -> Playbook:
+    return ready(plays(policy=Routed(), limit=1))
+
+
+def ready(play: Playbook) -> Playbook:
+    play.lane.batching = True
+    play.lane.together = 60.0
+    return play
+
+
+def crowd(play: Playbook, asked: bytes = ASKED, many: int = 3) -> tuple[Queue, list[Client]]:
+    """So many have asked, in one write."""
+    queue = Queue(play)
+    clients = [queue.waits(asked) for _ in range(many)]
+    queue.moves()
+    queue.server.gets(unsynced(asked) * many, SYNC)
+    return queue, clients
+
+
+def test_one_sync_does_for_all(play: Playbook) -> None:
+    queue, clients = crowd(play)
+    before = play.lane.transactions
+    queue.server.sends(early(b"0"), early(b"1"), early(b"2"), IDLE)
+    for number, client in enumerate(clients):
+        client.gets(extended_answer(b"%d" % number))
+    assert queue.server.is_idle
+    assert play.lane.transactions == before + 3
+    # All of them are as free as before.
+    for number, client in enumerate(clients):
+        client.sends(ASKED)
+        queue.server.answers(ASKED, extended_answer(b"%d" % number))
+        client.gets(extended_answer(b"%d" % number))
+
+
+def test_each_is_ready_when_its_statement_is_done(play: Playbook) -> None:
+    queue, clients = crowd(play)
+    for number, client in enumerate(clients):
+        for other in clients[number:]:
+            other.gets_nothing()
+        queue.server.sends(early(b"%d" % number))
+        if number < 2:
+            client.gets(extended_answer(b"%d" % number))
+    clients[2].gets(early(b"2"))
+    queue.server.sends(IDLE)
+    clients[2].gets(IDLE)
+    assert queue.server.is_idle
+
+
+def test_who_is_ready_early_goes_on_at_once(play: Playbook) -> None:
+    queue, clients = crowd(play)
+    queue.server.sends(early(b"0"))
+    clients[0].gets(extended_answer(b"0"))
+    clients[0].sends(query("write"))
+    queue.server.sends(early(b"1"), early(b"2"), IDLE)
+    queue.server.answers(query("write"), complete("WRITE"), IDLE)
+    clients[0].gets(complete("WRITE"), IDLE)
+    for number in (1, 2):
+        clients[number].gets(extended_answer(b"%d" % number))
+
+
+def test_a_simple_query_has_its_own(play: Playbook) -> None:
+    queue = Queue(play)
+    asked = (ASKED, ASKED, READ, ASKED, ASKED)
+    clients = [queue.waits(each) for each in asked]
+    queue.moves()
+    queue.server.gets(unsynced(ASKED), ASKED, READ, unsynced(ASKED), ASKED)
+    queue.server.sends(early(b"0"), early(b"1"), IDLE, answer(b"2"), early(b"3"), early(b"4"), IDLE)
+    for number, client in enumerate(clients):
+        client.gets(answer(b"2") if number == 2 else extended_answer(b"%d" % number))
+
+
+def test_what_takes_longer_has_its_own(play: Playbook) -> None:
+    play.lane.together = 1e-12
+    queue = Queue(play)
+    clients = [queue.waits(ASKED) for _ in range(2)]
+    queue.moves()
+    queue.server.answers((ASKED, ASKED), extended_answer(b"0"), extended_answer(b"1"))
+    for number, client in enumerate(clients):
+        client.gets(extended_answer(b"%d" % number))
+
+
+@pytest.mark.parametrize("never", ["pool", "session"])
+def test_what_is_serializable_may_fail_at_its_end_and_has_its_own(plays: MakePlay, never: str) -> None:
+    play = ready(plays(policy=Routed(), limit=1))
+    state = "serializable" if never == "session" else "base"
+    if never == "pool":
+        play.lane.together = 0.0
+    queue = Queue(play)
+    queue.server.backend.state = state
+    clients = [play.client(state) for _ in range(2)]
+    for client in clients:
+        client.writes(ASKED)
+    queue.holder.session.state = state
+    queue.moves()
+    queue.server.answers((ASKED, ASKED), extended_answer(b"0"), extended_answer(b"1"))
+    for number, client in enumerate(clients):
+        client.gets(extended_answer(b"%d" % number))
+
+
+def serve(server: Server, clients: list[Client]) -> None:
+    """They ask again, each alone, in whatever order."""
+    for _ in clients:
+        server.answers(ASKED, extended_answer(b"again"))
+    for client in clients:
+        client.gets(extended_answer(b"again"))
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_an_error_is_that_of_one_alone_and_who_was_not_heard_asks_again(play: Playbook, who: int) -> None:
+    queue, clients = crowd(play)
+    queue.server.sends(*(early(b"%d" % number) for number in range(who)), FAILED, IDLE)
+    for number in range(who):
+        clients[number].gets(extended_answer(b"%d" % number))
+    clients[who].gets(FAILED, IDLE)
+    serve(queue.server, clients[who + 1 :])
+    assert queue.server.is_idle
+    assert play.lane.repeated == 2 - who
+
+
+def test_what_was_taught_behind_an_error_is_taught_again(play: Playbook) -> None:
+    queue = Queue(play)
+    named = parse(b"s", SQL) + describe(b"s") + SYNC
+    first, second = queue.waits(named), queue.waits(ASKED)
+    queue.moves()
+    known = parse(b"pga_1", SQL)
+    queue.server.answers(
+        known + describe(b"pga_1") + SYNC, PARSE_COMPLETE, parameter_description(), columns(b"mark"), IDLE
+    )
+    first.gets(PARSE_COMPLETE, parameter_description(), columns(b"mark"), IDLE)
+    queue.server.answers(ASKED, extended_answer(b"2"))
+    second.gets(extended_answer(b"2"))
+    # Another connection, which does not know it.
+    queue.server.leaves()
+    queue.server = play.server()
+    queue.holder.sends(query("begin"))
+    queue.server.answers(query("begin"), complete("BEGIN"), b"Z\0\0\0\5T")
+    queue.holder.gets(complete("BEGIN"), b"Z\0\0\0\5T")
+    run = bind(b"s") + execute() + SYNC
+    third = queue.waits(ASKED)
+    first.writes(run)
+    queue.moves()
+    run = bind(b"pga_1") + execute() + SYNC
+    queue.server.answers((unsynced(ASKED), known, run), FAILED, IDLE)
+    third.gets(FAILED, IDLE)
+    queue.server.answers((known, run), PARSE_COMPLETE, BIND_COMPLETE, complete("SELECT 0"), IDLE)
+    first.gets(BIND_COMPLETE, complete("SELECT 0"), IDLE)
+
+
+# Leaving, and being lost.
+
+
+@pytest.mark.parametrize("who", [0, 1, 2])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_answer_to_who_has_gone_is_nobodys(play: Playbook, who: int, fails: bool) -> None:
+    queue, clients = crowd(play)
+    clients[who].leaves()
+    if not fails:
+        queue.server.sends(*(early(b"%d" % number) for number in range(3)), IDLE)
+        for number in {0, 1, 2} - {who}:
+            clients[number].gets(extended_answer(b"%d" % number))
+    else:
+        queue.server.sends(*(early(b"%d" % number) for number in range(who)), FAILED, IDLE)
+        for number in range(who):
+            clients[number].gets(extended_answer(b"%d" % number))
+        serve(queue.server, clients[who + 1 :])
+    assert queue.server.is_idle
+
+
+@pytest.mark.parametrize("last_words", [fatal(), b""], ids=["says why", "says nothing"])
+def test_if_the_connection_dies_who_has_no_answer_asks_again(play: Playbook, last_words: bytes) -> None:
+    queue, clients = crowd(play)
+    queue.server.writes(early(b"0") + last_words)
+    queue.server.leaves()
+    clients[0].gets(extended_answer(b"0"))
+    serve(play.server(), clients[1:])
+
+
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_who_gives_up_is_told_at_once(play: Playbook, who: int) -> None:
+    queue, clients = crowd(play)
+    leads = clients[who].session.give_up(CANCELED)
+    clients[who].gets(CANCELED, IDLE)
+    others = [number for number in range(3) if number != who]
+    if who == 0:
+        # Its statement is cancelled; the others ask again, and nobody waits for what is left here.
+        assert leads is queue.server.backend
+        queue.server.sends(CANCELED, IDLE)
+        serve(queue.server, [clients[number] for number in others])
+    else:
+        assert leads is None
+        queue.server.sends(*(early(b"%d" % number) for number in range(3)), IDLE)
+        for number in others:
+            clients[number].gets(extended_answer(b"%d" % number))
+    assert queue.server.is_idle
+
+
+def test_a_cancel_request_that_hits_somebody_else_is_not_noticed(play: Playbook) -> None:
+    queue, clients = crowd(play)
+    queue.server.writes(early(b"0") + PARSE_COMPLETE + BIND_COMPLETE + CANCELED + IDLE)
+    clients[0].gets(extended_answer(b"0"))
+    serve(queue.server, clients[1:])
+
+
+def test_those_behind_one_that_takes_long_ask_elsewhere(play: Playbook) -> None:
+    play.lane.limit = 2
+    queue, clients = crowd(play)
+    while not clients[1].session.waiting:
+        assert play.lane.relieve()
+    serve(play.server(), clients[1:])
+    queue.server.sends(early(b"0"), early(b"old"), early(b"older"), IDLE)
+    clients[0].gets(extended_answer(b"0"))
+    assert queue.server.is_idle
+
+
+# Whatever happens.
+
+
+class Simulated:
+    """As PostgreSQL reads and answers: a Sync ends a transaction, an error skips to it."""
+
+    served = 0
+
+    def __init__(self) -> None:
+        self.kept = b""
+        self.skips = False
+        self.mark = b""
+
+    def hears(self, data: bytes) -> bytes:
+        found, self.kept = cut(self.kept + data)
+        return b"".join(self.answer(kind, payload) for kind, payload in found)
+
+    def answer(self, kind: str, payload: bytes) -> bytes:
+        if kind == "S":
+            self.skips = False
+            return IDLE
+        if self.skips:
+            return b""
+        if kind == "Q":
+            Simulated.served += 1
+            return answer(b"q%d" % Simulated.served)
+        if kind == "P":
+            return PARSE_COMPLETE
+        if kind == "B":
+            self.mark = payload[10:-2]
+            return BIND_COMPLETE
+        assert kind == "E"
+        self.skips = self.mark.startswith(b"bad")
+        return error("22012", self.mark.decode()) if self.skips else row(self.mark) + complete("SELECT 1")
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_everybody_gets_its_own_answer_and_gets_it_once(data: st.DataObject) -> None:
+    play = ready(Playbook(policy=Routed(), limit=1))
+    try:
+        _act(play, data)
+        play.end()
+    finally:
+        for peer in play.peers:
+            peer.clean_up()
+
+
+def _act(play: Playbook, data: st.DataObject) -> None:
+    queue = Queue(play)
+    kinds = data.draw(st.lists(st.sampled_from(["simple", "good", "bad"]), min_size=2, max_size=7))
+    marks = [b"%s%d" % (kind.encode(), number) for number, kind in enumerate(kinds)]
+    clients = [
+        queue.waits(READ if kind == "simple" else parse(b"", SQL) + bind(b"", mark) + execute() + SYNC)
+        for kind, mark in zip(kinds, marks, strict=True)
+    ]
+    queue.moves()
+    left: set[int] = set()
+    got = [b""] * len(clients)
+    server, mind = queue.server, Simulated()
+    for _ in range(data.draw(st.integers(0, 4))):
+        # It says a part of what it has to say; then somebody leaves, the connection dies, or nothing happens.
+        said = mind.hears(server.read_all())
+        if server.ended:
+            server, mind, said = play.server(), Simulated(), b""
+        at = round(data.draw(st.floats(0, 1)) * len(said))
+        server.writes(said[:at])
+        event = data.draw(st.sampled_from(["nothing", "leave", "die"]))
+        if event == "leave":
+            who = data.draw(st.integers(0, len(clients) - 1))
+            if who not in left:
+                got[who] += clients[who].read_all()
+                left.add(who)
+                clients[who].leaves()
+        if event == "die":
+            server.leaves()
+            server, mind = play.server(), Simulated()
+        else:
+            server.writes(said[at:])
+    for _ in range(30):
+        server.writes(mind.hears(server.read_all()))
+        if server.ended:  # who left had it for itself
+            server, mind = play.server(), Simulated()
+    seen: set[bytes] = set()
+    for number, client in enumerate(clients):
+        got[number] += client.read_all()
+        whole = _whole(kinds[number], marks[number])
+        if kinds[number] == "simple" and got[number].endswith(IDLE):
+            assert "".join(kind for kind, _ in cut(got[number])[0]) == "TDCZ"
+            assert got[number] not in seen
+            seen.add(got[number])
+        elif client.ended or number in left:
+            # It had only a part when it left, or when the connection died.
+            told = got[number].partition(b"E")[0] if b"SFATAL" in got[number] else got[number]
+            assert kinds[number] == "simple" or whole.startswith(told)
+        else:
+            assert got[number] == whole
+
+
+def _whole(kind: str, mark: bytes) -> bytes:
+    if kind == "bad":
+        return PARSE_COMPLETE + BIND_COMPLETE + error("22012", mark.decode()) + IDLE
+    return PARSE_COMPLETE + BIND_COMPLETE + row(mark) + complete("SELECT 1") + IDLE
+
+
+def cut(data: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
+    """The messages in it, and what is left."""
+    found = []
+    while len(data) >= 5 and len(data) > int.from_bytes(data[1:5], "big"):
+        end = 1 + int.from_bytes(data[1:5], "big")
+        found.append((chr(data[0]), data[5:end]))
+        data = data[end:]
+    return found, data
+
+
+def test_the_simulated_server_skips_to_a_sync() -> None:
+    mind = Simulated()
+    asked = parse(b"", SQL) + bind(b"", b"bad") + execute() + extended(SQL)
+    assert mind.hears(asked) == PARSE_COMPLETE + BIND_COMPLETE + error("22012", "bad") + IDLE
+    asked = parse(b"", SQL) + bind(b"", b"good") + execute() + SYNC
+    assert mind.hears(asked) == PARSE_COMPLETE + BIND_COMPLETE + row(b"good") + complete("SELECT 1") + IDLE

@@ -28,6 +28,7 @@ cdef class Errands(Sight):
 
     cdef int take(self, Py_ssize_t n) except -1
     cdef bint acquire(self, int kind) except -1
+    cdef bint may_share(self) except -1
     cdef int arrive(self, Backend backend) except -1
     cdef Lane choose(self)
     cdef bint may_follow(self, Backend backend, int kind) except -1

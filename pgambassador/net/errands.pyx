@@ -13,6 +13,7 @@ from pgambassador.net.backend cimport Backend
 from pgambassador.net.choice cimport Choice
 from pgambassador.net.lane cimport Lane
 from pgambassador.net.parties cimport clock
+from pgambassador.net.reactor cimport readable
 from pgambassador.net.verdicts cimport READ_ONLY, Verdict
 
 from pgambassador.wire import build
@@ -129,6 +130,12 @@ cdef class Errands(Sight):
             self.extent = 0
         self.repeating = self.again_at_primary = False
         self.doing = self.verdict if looked else None
+        if readable > 1 and lane.batching and lane.idle and not again and self.begun is None:
+            lane.crowded = True
+            if (looked or self.look(kind)) and self.may_share():
+                self.asked = lane
+                lane.gather(self, self.now)
+                return False
         backend = lane.take(self.now)
         if backend is not None:
             if lane.standby and self.extent and self.scanner.pos - self.scanner.have + self.extent == self.scanner.end:
@@ -138,12 +145,17 @@ cdef class Errands(Sight):
             return True
         self.brief_now = False
         if lane.batching and not again and self.begun is None and (looked or self.look(kind)):
-            self.doing = self.verdict
-            self.brief_now = self.brief and self.extent and self.verdict.brief()
-            self.expected = self.verdict.seconds
+            self.may_share()
         self.asked = lane
         lane.queue(self, self.now, again)
         return False
+
+    cdef bint may_share(self) except -1:
+        """Whether what was looked at may share a connection, which is noted."""
+        self.doing = self.verdict
+        self.brief_now = self.brief and self.extent and self.verdict.brief()
+        self.expected = self.verdict.seconds
+        return self.brief_now
 
     cdef int arrive(self, Backend backend) except -1:
         self.beginning = False

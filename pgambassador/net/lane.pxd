@@ -34,6 +34,8 @@ cdef class Lane(Home):
     # Waiting clients may share a connection, and some have waited although there are as many as there may be.
     cdef public bint batching
     cdef readonly bint crowded
+    # Who has spoken in this turn and may share one.
+    cdef list gathered
     # Of a standby's lane: what was acknowledged before then has been replayed there; its share; nearer ones first.
     cdef public double fresh_until
     cdef public double weight
@@ -59,6 +61,8 @@ cdef class Lane(Home):
     cdef int load(self, Backend backend, Waiter first, double now) except -1
     cdef bint lives(self, Backend backend) except -1
     cdef int queue(self, Waiter waiter, double now, bint first=*) except -1
+    cdef int gather(self, Waiter waiter, double now) except -1
+    cdef int give(self, Backend backend, list riders, double now) except -1
     cdef int unqueue(self, Waiter waiter) except -1
     cdef int count_query(self, double seconds, bint failed) except -1
     cdef int count_wait(self, double seconds) except -1

@@ -3,7 +3,7 @@
 
 1. A connection is idle, or somebody's, or parked behind a cancel; never two of these.
 2. Clients are served in the order in which they began to wait; one that gave up is skipped.
-3. Nobody waits while a connection is idle, and `policy.wanted()` is told whenever somebody must wait although
+3. Nobody waits while a connection is idle, but for the rest of a turn of the reactor (`gather`), and `policy.wanted()` is told whenever somebody must wait although
    the limit allows one more connection.
 4. A lane that is `contested` has its policy say of each connection that comes free whether it `yields()` it.
 5. The connection used last is used next, so that those above the need grow old and are closed. One that has
@@ -13,12 +13,15 @@ from collections import deque
 
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.parties cimport Client, Home, clock
+from pgambassador.net.reactor cimport behind
 
 # An idle connection's end is seen by the event loop; only what came since its last turn could be missed.
 cdef double MOMENT = 0.01
 # How many share a connection at most, and for how long together.
 cdef Py_ssize_t BATCH_MOST = 32
 cdef double BATCH_SECONDS = 0.010
+# How many of those that have spoken in one turn share a connection although others are idle.
+cdef Py_ssize_t GATHER_MOST = 8
 
 
 cdef class Waiter(Client):
@@ -54,6 +57,7 @@ cdef class Lane(Home):
         self.free = []
         self.waiters = deque()
         self.carriers = []
+        self.gathered = []
         self.limit = limit
         self.sticky = sticky
         self.statement_limit = max(statement_limit, 1)
@@ -103,6 +107,47 @@ cdef class Lane(Home):
         elif waiter.channel is not None:
             self.crowded = True  # by clients
         return 0
+
+    cdef int gather(self, Waiter waiter, double now) except -1:
+        """Others are about to ask as well: what all of them ask may leave in one write, when they have been heard."""
+        waiter.waiting = True
+        waiter.queued = self
+        waiter.waiting_since = now
+        self.waiting += 1
+        self.gathered.append(waiter)
+        if len(self.gathered) == 1:
+            behind.append(self)
+        return 0
+
+    def heard_all(self):
+        """Give those who have gathered the connections that are idle, some of them together."""
+        cdef list gathered = self.gathered, riders
+        cdef Py_ssize_t i = 0
+        cdef Waiter waiter, first
+        cdef Backend backend
+        cdef double now = clock()
+        self.gathered = []
+        while i < len(gathered):
+            first = <Waiter>gathered[i]
+            i += 1
+            if not first.waiting or first.queued is not self:
+                continue
+            self.unqueue(first)
+            backend = self.take(now)
+            if backend is None:
+                self.queue(first, now)
+                continue
+            riders = [first]
+            if backend.state is first.state and backend.marked_by is None:
+                while i < len(gathered) and len(riders) < GATHER_MOST:
+                    waiter = <Waiter>gathered[i]
+                    if waiter.waiting and waiter.queued is self:
+                        if waiter.state is not first.state:
+                            break
+                        self.unqueue(waiter)
+                        riders.append(waiter)
+                    i += 1
+            self.give(backend, riders, now)
 
     cdef int unqueue(self, Waiter waiter) except -1:
         """A waiter gives up; its place in the queue is skipped when its turn comes."""
@@ -172,8 +217,11 @@ cdef class Lane(Home):
                 self.count_wait(now - waiter.waiting_since)
                 riders.append(waiter)
             self.waiters.popleft()
+        return self.give(backend, riders, now)
+
+    cdef int give(self, Backend backend, list riders, double now) except -1:
         if len(riders) == 1:
-            return first.granted(backend, now)
+            return (<Waiter>riders[0]).granted(backend, now)
         self.batches += 1
         self.batched += len(riders)
         if backend not in self.carriers:

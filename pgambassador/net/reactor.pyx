@@ -9,7 +9,8 @@ to be relayed. All sockets of the relay are watched by one epoll, and only that 
 3. One reactor can come before another: what its sockets have said is heard first. So a server connection's end
    is known before a client, who spoke after it, could be given that connection.
 4. A turn goes on while more comes, up to `ROUNDS`: returning to the event loop costs more than another look.
-5. A callback that fails is the event loop's to report, and does not keep others from being called.
+5. Who is in `behind` is told when all that are readable have been heard (`heard_all`), and then no more.
+6. A callback that fails is the event loop's to report, and does not keep others from being called.
 """
 import os
 
@@ -43,6 +44,10 @@ cdef extern from *:
 cdef enum:
     MOST = 64
     ROUNDS = 8
+
+
+readable = 0
+behind = []
 
 
 cdef class Reactor:
@@ -90,10 +95,12 @@ cdef class Reactor:
 
     cdef int step(self) except -1:
         """Call what is readable, each once; how many."""
+        global readable
         cdef int fds[MOST]
         cdef int i, n
         n = pga_ready(self.watch, fds, MOST)
         cdef list ready = [self.callbacks[fds[i]] for i in range(n)]
+        readable = n if self.before is not None else 0
         for i in range(n):
             callback = ready[i]
             if callback is None or self.callbacks[fds[i]] is not callback:
@@ -101,8 +108,19 @@ cdef class Reactor:
             try:
                 callback()
             except Exception as error:
-                self.loop.call_exception_handler({"message": f"in {callback!r}", "exception": error})
+                self.report(callback, error)
+        readable = 0
+        while behind:
+            callback = behind.pop()
+            try:
+                callback.heard_all()
+            except Exception as error:
+                self.report(callback, error)
         return n
+
+    cdef int report(self, callback, error) except -1:
+        self.loop.call_exception_handler({"message": f"in {callback!r}", "exception": error})
+        return 0
 
     def close(self):
         if self.watch >= 0:

@@ -149,7 +149,7 @@ def test_batches(ambassadors: Callable[..., Ambassador], primary: Postgres, tmp_
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: made.metrics().total("pgambassador_batches_total") > 2, "batches", deadline=30)
+        wait_until(lambda: made.metrics().total("pgambassador_batches_total") > 2, "batches", deadline=120)
     finally:
         stop = True
         for thread in threads:

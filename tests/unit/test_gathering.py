@@ -1,0 +1,165 @@
+"""Clients that speak in one turn of the reactor, while connections are idle: they need not have one each."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from pgambassador.net.reactor import Reactor
+from tests.crowd import READ, Queue, answer, extended, extended_answer
+from tests.loop import Loop
+from tests.messages import IDLE, SYNC, complete, query
+from tests.playbook import Client, Playbook, Routed, Server
+
+pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
+
+SQL = b"select mark"
+ASKED = extended(SQL)
+
+
+class Reacting(Loop):
+    """Sockets are read by a reactor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reactor: Reactor | None = None
+        self._reactor = Reactor(cast(Any, self), Reactor(cast(Any, self)))
+
+    def add_reader(self, fd: int, call: Any, *args: object) -> None:
+        if self._reactor is None:
+            super().add_reader(fd, call, *args)
+        else:
+            self._reactor.add_reader(fd, call)
+
+    def remove_reader(self, fd: int) -> bool:
+        if fd in self.readers:
+            return super().remove_reader(fd)
+        assert self._reactor is not None
+        self._reactor.remove_reader(fd)
+        return True
+
+    def close(self) -> None:
+        assert self._reactor is not None
+        self._reactor.close()
+
+
+@pytest.fixture
+def play() -> Iterator[Playbook]:
+    loop = Reacting()
+    play = Playbook(policy=Routed(), limit=3, loop=loop)
+    play.lane.batching = True
+    play.lane.together = 60.0
+    yield play
+    play.end()
+    loop.close()
+
+
+@pytest.fixture
+def servers(play: Playbook) -> list[Server]:
+    """Three of them, idle; the statement is known to be brief."""
+    play.lane.limit = 1
+    queue = Queue(play)
+    queue.moves()
+    play.lane.limit = 3
+    queue.holder.leaves()
+    return [queue.server, play.server(), play.server()]
+
+
+def speak(play: Playbook, clients: list[Client], *asked: bytes) -> None:
+    """All of them at once."""
+    for client, each in zip(clients, asked, strict=True):
+        client.sock.send(each)
+    play.loop.run()
+
+
+def test_they_share_one(play: Playbook, servers: list[Server]) -> None:
+    clients = [play.client() for _ in range(3)]
+    speak(play, clients, ASKED, ASKED, READ)
+    servers[2].answers(
+        (ASKED.removesuffix(SYNC), ASKED, READ),
+        extended_answer(b"0").removesuffix(IDLE), extended_answer(b"1"), answer(b"2"),
+    )  # fmt: skip
+    clients[0].gets(extended_answer(b"0"))
+    clients[1].gets(extended_answer(b"1"))
+    clients[2].gets(answer(b"2"))
+    assert len(play.lane.idle) == 3 and play.lane.waiting == 0
+    assert play.lane.batched == 3
+    # They did not wait.
+    assert sum(play.lane.wait_histogram[1:]) == 0
+
+
+def test_who_speaks_alone_goes_at_once(play: Playbook, servers: list[Server]) -> None:
+    client = play.client()
+    client.sends(READ)
+    servers[2].answers(READ, answer(b"1"))
+    client.gets(answer(b"1"))
+    assert play.lane.batches == 0 and not play.lane.waiting
+
+
+def test_who_may_not_share_has_one_of_its_own(play: Playbook, servers: list[Server]) -> None:
+    clients = [play.client() for _ in range(3)]
+    speak(play, clients, READ, query("write"), READ)
+    servers[2].answers(query("write"), complete("WRITE"), IDLE)
+    servers[1].answers((READ, READ), answer(b"0"), answer(b"2"))
+    clients[0].gets(answer(b"0"))
+    clients[1].gets(complete("WRITE"), IDLE)
+    clients[2].gets(answer(b"2"))
+
+
+def test_those_in_another_state_have_one_of_their_own(play: Playbook, servers: list[Server]) -> None:
+    clients = [play.client(), play.client("else"), play.client()]
+    speak(play, clients, READ, READ, READ)
+    servers[2].answers(READ, answer(b"0"))
+    clients[0].gets(answer(b"0"))
+    read = servers[1].read_all()
+    assert read.endswith(READ) and b"else" in read
+    servers[0].answers(READ, answer(b"2"))
+    clients[2].gets(answer(b"2"))
+    servers[1].leaves()
+    clients[1].read_all()
+
+
+def test_more_than_go_together_have_several(play: Playbook, servers: list[Server]) -> None:
+    clients = [play.client() for _ in range(10)]
+    speak(play, clients, *([READ] * 10))
+    servers[2].answers([READ] * 8, *(answer(b"%d" % number) for number in range(8)))
+    servers[1].answers([READ] * 2, answer(b"8"), answer(b"9"))
+    for number, client in enumerate(clients):
+        client.gets(answer(b"%d" % number))
+
+
+def test_more_than_there_are_connections_for_wait(play: Playbook, servers: list[Server]) -> None:
+    for server in servers[1:]:
+        server.leaves()
+    play.lane.limit = 1
+    clients = [play.client() for _ in range(9)]
+    speak(play, clients, *([READ] * 9))
+    servers[0].answers([READ] * 8, *(answer(b"%d" % number) for number in range(8)))
+    servers[0].answers(READ, answer(b"8"))
+    for number, client in enumerate(clients):
+        client.gets(answer(b"%d" % number))
+
+
+def test_who_leaves_in_the_same_turn_is_not_asked_for(play: Playbook, servers: list[Server]) -> None:
+    clients = [play.client() for _ in range(3)]
+    last = clients[2]
+    # Hearing of another ends it, before the turn is over.
+    clients[1].session.policy.left = lambda session, reason: last.session.close("too")
+    clients[1].sock.close()
+    clients[1].gone = True
+    speak(play, [clients[0], last], READ, READ)
+    servers[2].answers(READ, answer(b"0"))
+    clients[0].gets(answer(b"0"))
+    assert not play.lane.waiting
+
+
+def test_a_switch_turns_it_off(play: Playbook, servers: list[Server]) -> None:
+    play.lane.batching = False
+    clients = [play.client() for _ in range(2)]
+    speak(play, clients, READ, READ)
+    for client, server in zip(clients, (servers[2], servers[1]), strict=True):
+        server.answers(READ, answer(b"x"))
+        client.gets(answer(b"x"))

@@ -5,19 +5,24 @@ VENV ?= .venv
 PYTHON ?=
 ARGS ?=
 EXAMPLES ?= 1000
+SECONDS ?= 60
+SOAK ?= 600
 
 RUN := $(VENV)/bin/python
 COMPILED := $(shell find pgambassador -name '*.pyx' -o -name '*.pxd')
 MODULES = $(subst /,.,$(basename $(filter %.pyx,$(COMPILED))))
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test adversity fuzz suites check format bench clean
+.PHONY: help demo test adversity soak resilience fuzz suites check format bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    a primary, a replica and the ambassador, to try"
 	@echo "make test    all tests (ARGS='-k name' for some)"
-	@echo "make adversity  clients, cancels and killed servers at random, against a ledger of what was told"
+	@echo "make adversity  clients, cancels and killed servers at random, against a ledger of what was told;"
+	@echo "             whose answer is whose, a million times (SECONDS=n)"
+	@echo "make soak    ten minutes of faults at random, with the same ledger (SOAK=seconds, SEED=n)"
+	@echo "make resilience  what failures cost, measured (ARGS='--rounds 1' for a quick look)"
 	@echo "make fuzz    random conversations and broken messages, for minutes (EXAMPLES=n)"
 	@echo "make suites  drivers' own test suites, directly and through the ambassador (ARGS=asyncpg for one)"
 	@echo "make check   format, lint, types, stubs"
@@ -34,7 +39,14 @@ test: $(VENV)/installed-dev
 	$(RUN) -m pytest $(or $(ARGS),--numprocesses auto --durations 15)
 
 adversity: $(VENV)/installed-dev
-	$(RUN) -m pytest tests/adversity $(ARGS)
+	PGAMBASSADOR_SECONDS=$(SECONDS) PGAMBASSADOR_LONG=1 \
+		$(RUN) -m pytest tests/adversity tests/integration/test_markers.py tests/same/test_batched.py $(ARGS)
+
+soak: $(VENV)/installed-dev
+	SOAK=$(SOAK) $(RUN) -m pytest -s tests/adversity/test_chaos.py $(ARGS)
+
+resilience: $(VENV)/installed-dev
+	$(RUN) -m tests.adversity.figures $(ARGS)
 
 fuzz: $(VENV)/installed-dev
 	PGAMBASSADOR_LONG=$(EXAMPLES) $(RUN) -m pytest --timeout 1800 tests/same tests/fuzz $(ARGS)

@@ -7,6 +7,7 @@ import datetime
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,8 +89,10 @@ def _run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=memory) as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o711)
-        database = Database(stack.enter_context(Workspace()), SCALE)
-        bench = Bench(database, folder, arguments.seconds)
+        workspace = stack.enter_context(Workspace())
+        database = Database(workspace, SCALE)
+        replicated = cache(partial(Database, workspace, 1, replicas=2))
+        bench = Bench(database, folder, arguments.seconds, replicated)
         results = Rounds(bench, targets, stack).run(loads, arguments.rounds)
         server = database.version
     _publish(arguments, results, targets, server)

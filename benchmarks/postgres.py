@@ -16,12 +16,23 @@ if TYPE_CHECKING:
 
 DATABASE = "postgres"
 HBA = ("local all all scram-sha-256", f"host all all {HOST}/32 scram-sha-256")
+STATEMENTS = "pg_stat_statements"
 SETTINGS = {"max_connections": "500", "shared_buffers": "256MB", "autovacuum": "off"}
 
 
+NAP = """
+CREATE FUNCTION nap(seconds float8) RETURNS int STABLE LANGUAGE plpgsql AS
+$$ BEGIN IF seconds > 0 THEN PERFORM pg_sleep(seconds); END IF; RETURN 0; END $$
+"""
+
+
 class Database:
-    def __init__(self, workspace: Workspace, scale: int) -> None:
-        self._server: Postgres = workspace.primary(settings=SETTINGS, hba=HBA)
+    """With `replicas` its tables are logged, and each server counts what it is asked."""
+
+    def __init__(self, workspace: Workspace, scale: int, *, replicas: int = 0) -> None:
+        name = "replicated" if replicas else "primary"
+        settings = {**SETTINGS, **({"shared_preload_libraries": STATEMENTS} if replicas else {})}
+        self._server: Postgres = workspace.primary(name, settings, HBA)
         self._bin = workspace.installation.folder
         self._environment = workspace.installation.environment(
             PGHOST=HOST,
@@ -35,8 +46,14 @@ class Database:
         self.port = self._server.port
         self.ca: Path = workspace.authority.root
         self.version = f"PostgreSQL {workspace.installation.version}"
-        self.client("pgbench", self.port, "-i", "-q", "-s", str(scale), "--unlogged-tables")
+        tables = () if replicas else ("--unlogged-tables",)
+        self.client("pgbench", self.port, "-i", "-q", "-s", str(scale), *tables)
+        self.rows = scale * 100_000
         self.client("psql", self.port, "-qc", "VACUUM ANALYZE")
+        self.client("psql", self.port, "-qc", NAP)
+        if replicas:
+            self.client("psql", self.port, "-qc", f"CREATE EXTENSION {STATEMENTS}")
+        self._replicas = [self._server.replica(f"{name}-{number}") for number in range(replicas)]
 
     @property
     def pid(self) -> int:
@@ -45,8 +62,15 @@ class Database:
 
     @property
     def url(self) -> str:
-        """With verified TLS."""
-        return self._server.url()
+        """With verified TLS; of all servers."""
+        first, *rest = (f"{HOST}:{server.port}" for server in (self._server, *self._replicas))
+        return self._server.url().replace(first, ",".join((first, *rest)))
+
+    def asked(self, kind: str) -> list[int]:
+        """How many statements of a kind (SELECT …) on the table each server was asked, the primary first."""
+        sql = f"SELECT coalesce(sum(calls), 0) FROM {STATEMENTS} WHERE query LIKE '{kind} %pgbench_accounts%'"
+        ports = (server.port for server in (self._server, *self._replicas))
+        return [int(self.client("psql", port, "-XAtqc", sql)) for port in ports]
 
     def client(self, program: str, port: int, *arguments: str, discard: bool = False) -> str:
         """Run psql or pgbench against a port in plain text; its standard output."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from benchmarks.scenarios import IN_TURN, UNSHARED
 from benchmarks.servers import DIRECT
 from benchmarks.targets import OURS, verdicts
 
@@ -21,6 +22,7 @@ class Metric:
     format: str
 
 
+MIXED = tuple(f"{load}{how}" for load in ("mixed", "mixed, one shape") for how in ("", UNSHARED))
 LOAD_METRICS = (
     Metric("tps", "Throughput, queries per second (more is better)", "{:,.0f}"),
     Metric("cpu", "CPU of the proxy per query, µs (less is better)", "{:.1f}"),
@@ -35,6 +37,24 @@ OTHER_METRICS = (
     ("copy", Metric("growth", "RSS growth during the COPY, MB", "{:.1f}")),
     ("renewal", Metric("near", "p99 within 0.25 s of a password's renewal, µs", "{:,.0f}")),
     ("renewal", Metric("far", "p99 at all other times, µs", "{:,.0f}")),
+    *(
+        (load, Metric(key, f"{load}: {title}", shown))
+        for load in ("replicas", IN_TURN)
+        for key, title, shown in (
+            ("tps", "queries per second", "{:,.0f}"),
+            ("p99", "p99, µs", "{:,.0f}"),
+            ("writes", "writes, of all queries, %", "{:.1f}"),
+            ("queries", "queries that the primary got, %", "{:.1f}"),
+            ("reads", "reads that the primary got, %", "{:.1f}"),
+        )
+    ),
+    *(
+        (load, Metric(key, f"{load}: {title}", "{:,.0f}"))
+        for load in MIXED
+        for key, title in (("p99", "p99 of the short ones, µs"), ("tps", "queries per second"))
+    ),
+    ("routing", Metric("known", "finding what is known of a shape, µs of CPU", "{:.2f}")),
+    ("routing", Metric("replica", "finding the replica for it, µs of CPU", "{:.2f}")),
     ("idle", Metric("rss", "RSS, pool open, no client, MB", "{:.1f}")),
     ("idle", Metric("per_client", "RSS for each of 2,000 idle clients, kB", "{:.1f}")),
     ("idle", Metric("slowdown", "slow-down of 16 active clients beside them, ×", "{:.2f}")),
@@ -65,7 +85,7 @@ class Report:
             for load, metric in OTHER_METRICS
             if load in self._results.loads(metric.key)
         ]
-        yield from _section("Logins, big results, idle clients", self._header("what"), rows)
+        yield from _section("Logins, big results, replicas, idle clients", self._header("what"), rows)
 
     def _header(self, first: str) -> list[str]:
         return [first, *self._names, *([f"{OURS} / {self._bouncer}"] if self._compare else [])]

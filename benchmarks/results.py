@@ -51,9 +51,15 @@ class Results:
         """The ratio of what two targets add to a third one's figure."""
         return self._ratio(load, target, to, metric, over)
 
+    def between(self, load: str, other: str, target: str, metric: str) -> Ratio | None:
+        """The ratio of one load to another on the same target."""
+        return self._of([(load, target, metric), (other, target, metric)])
+
     def _ratio(self, load: str, target: str, to: str, metric: str, over: str | None) -> Ratio | None:
-        names = [target, to, *([over] if over else [])]
-        series = [self._samples.get((load, name, metric), []) for name in names]
+        return self._of([(load, name, metric) for name in (target, to, *([over] if over else []))])
+
+    def _of(self, keys: list[tuple[str, str, str]]) -> Ratio | None:
+        series = [self._samples.get(key, []) for key in keys]
         rounds = [_divide(*row) for row in zip(*series, strict=True)] if all(series) else []
         value = _divide(*map(median, series)) if rounds else None
         single = [ratio for ratio in rounds if ratio is not None]

@@ -48,14 +48,15 @@ class Rounds:
             key = (target.name, load.flavour)
             if key not in self._kept:
                 self._kept[key] = self._start(target, load.flavour, self._stack)
-            return load.measure(self._bench, self._kept[key])
+            return load.measure(self._bench.of(load.flavour), self._kept[key])
         with ExitStack() as own:
-            return load.measure(self._bench, self._start(target, load.flavour, own))
+            return load.measure(self._bench.of(load.flavour), self._start(target, load.flavour, own))
 
     def _start(self, target: Target, flavour: Flavour, stack: ExitStack) -> Running:
-        running = target.start(self._bench.database, self._bench.folder, flavour)
+        bench = self._bench.of(flavour)
+        running = target.start(bench.database, bench.folder, flavour)
         stack.callback(running.stop)
-        warm_up(self._bench, running)
+        warm_up(bench, running)
         return running
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from benchmarks import procfs
+from benchmarks import policy, procfs
 from benchmarks.idle import IdleClients
 from benchmarks.local import BenchmarkError
 from benchmarks.servers import (
@@ -19,13 +19,15 @@ from benchmarks.servers import (
     POOL_SIZE,
     RENEWALS,
     RENEWING,
+    REPLICATED,
     SESSION,
+    UNBATCHED,
     Flavour,
     Running,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from benchmarks.postgres import Database
@@ -38,6 +40,12 @@ COPY_SQL = f"COPY (SELECT repeat('x', 1023) FROM generate_series(1, {COPY_ROWS})
 COPY_BYTES = COPY_ROWS * 1024
 IDLE_CLIENTS = 2000
 RENEWAL_SECONDS = 12
+NAP = 0.05
+"""Seconds that a long statement of a mixed load takes."""
+UNSHARED = ", no batching"
+READ = "SELECT abalance FROM pgbench_accounts WHERE aid ="
+WRITE = "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid ="
+IN_TURN = "replicas, in turn"
 NEAR = 0.25
 """Seconds before and after a renewal that count as near it."""
 
@@ -46,11 +54,23 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Bench:
-    """What every measurement needs: the server, a folder for files, and how long to load."""
+    """What every measurement needs: the server, a folder for files, how long to load; `replicated` makes the
+    primary that has replicas when it is needed first."""
 
     database: Database
     folder: Path
     seconds: int
+    replicated: Callable[[], Database]
+
+    def of(self, flavour: Flavour) -> Bench:
+        """With the server that targets of that flavour stand before."""
+        return replace(self, database=self.replicated()) if flavour.replicated else self
+
+    def script(self, name: str, *lines: str) -> str:
+        """A file for pgbench."""
+        path = self.folder / f"{name}.sql"
+        path.write_text("\n".join((*lines, "")))
+        return str(path)
 
 
 @dataclass(frozen=True)
@@ -93,7 +113,9 @@ def select(mode: str, clients: int, flavour: Flavour = DEFAULT) -> Scenario:
     return Scenario(f"{mode} {clients}{pool}", measure, flavour)
 
 
-def _pgbench(bench: Bench, running: Running, clients: int, *options: str) -> Numbers:
+def _pgbench(
+    bench: Bench, running: Running, clients: int, *options: str, scripts: Sequence[str] = ("-S",)
+) -> Numbers:
     prefix = bench.folder / "latency"
     for old in bench.folder.glob("latency.*"):
         old.unlink()
@@ -102,7 +124,9 @@ def _pgbench(bench: Bench, running: Running, clients: int, *options: str) -> Num
     threads = min(clients, 2)
     with _watched(running) as cpu:
         output = bench.database.client(
-            *("pgbench", running.port, "-n", "-S", "-c", str(clients), "-j", str(threads)),
+            "pgbench",
+            running.port,
+            *("-n", *scripts, "-c", str(clients), "-j", str(threads)),
             *(
                 "-T",
                 str(bench.seconds),
@@ -117,7 +141,7 @@ def _pgbench(bench: Bench, running: Running, clients: int, *options: str) -> Num
     failed = re.search(r"number of failed transactions: (\d+)", output)
     if not done or not speed or int(done[1]) == 0 or (failed and int(failed[1])):
         raise BenchmarkError(f"pgbench on port {running.port} did not succeed:\n{output}")
-    latencies = sorted(micros for _, micros in _transactions(bench))
+    latencies = sorted(micros for _, micros, _ in _transactions(bench))
     numbers = {
         "tps": float(speed[1]),
         "p50": statistics.median(latencies),
@@ -129,12 +153,13 @@ def _pgbench(bench: Bench, running: Running, clients: int, *options: str) -> Num
     return numbers
 
 
-def _transactions(bench: Bench) -> Iterator[tuple[float, int]]:
-    """From pgbench's log: when each ended, in seconds since 1970, and how many microseconds it took."""
+def _transactions(bench: Bench) -> Iterator[tuple[float, int, int]]:
+    """From pgbench's log: when each ended, in seconds since 1970, how many microseconds it took, and which of
+    the scripts it was."""
     for log in bench.folder.glob("latency.*"):
         for line in log.read_bytes().splitlines():
-            _, _, micros, _, seconds, fraction = line.split(b" ")[:6]
-            yield int(seconds) + int(fraction) / 1e6, int(micros)
+            _, _, micros, script, seconds, fraction = line.split(b" ")[:6]
+            yield int(seconds) + int(fraction) / 1e6, int(micros), int(script)
 
 
 def _p99(latencies: list[int]) -> int:
@@ -143,7 +168,7 @@ def _p99(latencies: list[int]) -> int:
 
 def warm_up(bench: Bench, running: Running) -> None:
     """Open the whole pool, and let caches fill."""
-    _pgbench(Bench(bench.database, bench.folder, 1), running, POOL_SIZE)
+    _pgbench(replace(bench, seconds=1), running, POOL_SIZE)
 
 
 def login(bench: Bench, running: Running) -> Numbers:
@@ -184,11 +209,65 @@ def renewal(bench: Bench, running: Running) -> Numbers:
     asked = [float(line) for line in (bench.folder / RENEWALS).read_text().split()]
     near: list[int] = []
     far: list[int] = []
-    for moment, micros in _transactions(bench):
+    for moment, micros, _ in _transactions(bench):
         (near if any(abs(moment - each) < NEAR for each in asked) else far).append(micros)
     if not near or not far:
         raise BenchmarkError("No password was renewed during the load, or nothing happened between.")
     return {"near": _p99(near), "far": _p99(far), "spike": _p99(near) / _p99(far)}
+
+
+def replicas(name: str, scripts: dict[str, int]) -> Scenario:
+    """20 clients, who see what they have written, and where that ran. `scripts` and their shares."""
+
+    def measure(bench: Bench, running: Running) -> Numbers:
+        database = bench.database
+        row = f"\\set aid random(1, {database.rows})"
+        files = [
+            f"-f{bench.script(f'replicas-{number}', row, text)}@{share}"
+            for number, (text, share) in enumerate(scripts.items())
+        ]
+        kinds = (READ.split()[0], WRITE.split()[0])
+        before = [database.asked(kind) for kind in kinds]
+        numbers = _pgbench(bench, running, 20, scripts=files)
+        read, written = (
+            [now - then for now, then in zip(database.asked(kind), old, strict=True)]
+            for kind, old in zip(kinds, before, strict=True)
+        )
+        return {
+            "tps": numbers["tps"],
+            "p99": numbers["p99"],
+            "reads": 100 * read[0] / sum(read),
+            "queries": 100 * (read[0] + written[0]) / (sum(read) + sum(written)),
+            "writes": 100 * sum(written) / (sum(read) + sum(written)),
+        }
+
+    return Scenario(name, measure, REPLICATED)
+
+
+def mixed(flavour: Flavour, *, one_shape: bool) -> Scenario:
+    """The p99 of short statements of 64 clients, pool of 8, where 1 % of all take 50 ms. `one_shape`: nothing
+    but a literal tells these from others."""
+
+    def measure(bench: Bench, running: Running) -> Numbers:
+        row = f"\\set aid random(1, {bench.database.rows})"
+        nap = ", nap({})" if one_shape else ""
+        sql = f"SELECT abalance{nap} FROM pgbench_accounts WHERE aid = :aid;"
+        long = sql.format(NAP) if one_shape else f"SELECT nap({NAP});"
+        scripts = (
+            *("-f", bench.script("short", row, sql.format(0)) + "@99"),
+            *("-f", bench.script("long", row, long) + "@1"),
+        )
+        numbers = _pgbench(bench, running, 64, scripts=scripts)
+        short = [micros for _, micros, script in _transactions(bench) if script == 0]
+        return {"tps": numbers["tps"], "p99": _p99(short)}
+
+    shape = ", one shape" if one_shape else ""
+    return Scenario(f"mixed{shape}{'' if flavour.batching else UNSHARED}", measure, flavour, ours_only=True)
+
+
+def routing(bench: Bench, running: Running) -> Numbers:
+    """What a decision costs, in microseconds of CPU; the target has nothing to do."""
+    return {"known": policy.known(), "replica": policy.replica()}
 
 
 def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
@@ -207,4 +286,8 @@ def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
         Scenario("copy", copy, fresh=True),
         Scenario("idle", idle, fresh=True, proxies_only=True),
         Scenario("renewal", renewal, RENEWING, ours_only=True),
+        replicas("replicas", {f"\\if :client_id < 2\n{WRITE} :aid;\n\\else\n{READ} :aid;\n\\endif": 1}),
+        replicas(IN_TURN, {f"{READ} :aid;": 9, f"{WRITE} :aid;": 1}),
+        *(mixed(flavour, one_shape=one) for one in (False, True) for flavour in (CROWDED, UNBATCHED)),
+        Scenario("routing", routing, ours_only=True),
     ]

@@ -42,6 +42,9 @@ class Flavour:
     pool_size: int = POOL_SIZE
     renewing: bool = False
     """Passwords end soon; they come from a command, which notes in RENEWALS when it is asked."""
+    replicated: bool = False
+    """In front of the primary that has replicas; who can, reads from these."""
+    batching: bool = True
 
 
 DEFAULT = Flavour()
@@ -49,6 +52,8 @@ LOGIN = Flavour(auth="scram-sha-256")
 SESSION = Flavour(pool_mode="session")
 CROWDED = Flavour(pool_size=8)
 RENEWING = Flavour(renewing=True)
+REPLICATED = Flavour(replicated=True)
+UNBATCHED = Flavour(pool_size=8, batching=False)
 RENEWALS = "renewals"
 _TOKEN_LIFE = 4
 _ISSUER = """#!/bin/sh
@@ -163,11 +168,15 @@ class Ambassador:
 
     def start(self, database: Database, folder: Path, flavour: Flavour) -> Running:
         port, http = free_port(), free_port()
+        cluster: dict[str, object] = {
+            "url": database.url,
+            "routing": {"batching": flavour.batching, "functions": {"read": ["nap"]}},
+        }
         settings: dict[str, object] = {
             "listen": [f"{HOST}:{port}"],
             "http": f"{HOST}:{http}",
             "pool": {"mode": flavour.pool_mode, "size": flavour.pool_size},
-            "clusters": {"main": {"url": database.url}},
+            "clusters": {"main": cluster},
             "auth": {"method": flavour.auth, "users": {database.user: database.password}},
             "query_log": {"slow": "250ms"},
         }
@@ -176,9 +185,7 @@ class Ambassador:
             issuer.write_text(_ISSUER.replace("{}", str(_TOKEN_LIFE)))
             issuer.chmod(0o700)
             command = [str(issuer), str(folder / RENEWALS), database.password]
-            settings["clusters"] = {
-                "main": {"url": database.url, "credentials": {"provider": "exec", "command": command}}
-            }
+            cluster["credentials"] = {"provider": "exec", "command": command}
         config = folder / f"pgambassador-{port}.yaml"
         config.write_text(json.dumps(settings))  # every JSON document is a YAML document
         config.chmod(0o600)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from benchmarks.scenarios import UNSHARED
 from benchmarks.servers import DIRECT
 
 if TYPE_CHECKING:
@@ -60,6 +61,16 @@ def verdicts(results: Results, bouncer: str) -> Iterator[Verdict]:
     yield from _below(
         "slow-down of active clients beside 2,000 idle ones", results.median("idle", OURS, "slowdown"), 1.1
     )
+
+    yield from _below(
+        "reads that the primary got, 2 replicas, %", results.median("replicas", OURS, "reads"), 1
+    )
+    for load in ("mixed", "mixed, one shape"):
+        ratio = results.between(load, f"{load}{UNSHARED}", OURS, "p99")
+        yield from _at_most(f"p99 of the short ones, {load}, of that without batching", ratio, 1.0)
+    known, replica = (results.median("routing", OURS, metric) for metric in ("known", "replica"))
+    if known is not None and replica is not None:
+        yield from _below("CPU that routing adds for a known shape, µs", known + replica, 1)
 
 
 def _at_most(what: str, ratio: Ratio | None, limit: float) -> Iterator[Verdict]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pgambassador.config import Config
+    from pgambassador.process.fallback import Fallback
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -107,6 +108,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pool-size", metavar="N", help="server connections for each database and user (20)")
     parser.add_argument("--pool-mode", metavar="MODE", help="transaction or session (transaction)")
+    parser.add_argument(
+        "--state", metavar="DIR", help="where what was good last is kept, for a start during an outage"
+    )
 
 
 def _options_of_explain(parser: argparse.ArgumentParser) -> None:
@@ -117,30 +121,45 @@ def _options_of_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--database", metavar="NAME", help="the database that the client asks for")
     parser.add_argument("--application-name", metavar="NAME", default="", help="the client's, for the rules")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
-    parser.set_defaults(listen=None, http=None, pool_size=None, pool_mode=None)
+    parser.set_defaults(listen=None, http=None, pool_size=None, pool_mode=None, state=None)
 
 
-def _load(arguments: argparse.Namespace) -> Config:
+def _load(arguments: argparse.Namespace, **more: Any) -> Config:
     from pgambassador.config import load
     from pgambassador.config.build import Given
 
     flags: dict[str, Any] = {}
-    for option, flag in (("http", "--http"), ("pool.size", "--pool-size"), ("pool.mode", "--pool-mode")):
+    for option, flag in (
+        ("http", "--http"),
+        ("pool.size", "--pool-size"),
+        ("pool.mode", "--pool-mode"),
+        ("state", "--state"),
+    ):
         value = getattr(arguments, option.replace(".", "_"))
         if value is not None:
             flags[option] = Given(value, flag)
     if arguments.listen:
         flags["listen"] = [Given(value, "--listen") for value in arguments.listen]
-    return load(path=arguments.config, url=arguments.url, flags=flags, environ=os.environ)
+    return load(path=arguments.config, url=arguments.url, flags=flags, environ=os.environ, **more)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = _load(arguments)
+    path = arguments.config or os.environ.get("PGAMBASSADOR_CONFIG")
+    directory = arguments.state or os.environ.get("PGAMBASSADOR_STATE")
+    fallback: Fallback | None = None
+    if path and directory:
+        from pgambassador.process.fallback import Fallback
+        from pgambassador.process.service import prove
+        from pgambassador.process.store import Store
+
+        fallback = Fallback(lambda read: _load(arguments, read=read), path, Store(directory), prove)
+    again = fallback.again if fallback is not None else lambda: _load(arguments)
+    config = fallback.first() if fallback is not None else again()
     import uvloop
 
     from pgambassador.process.service import serve
 
-    return uvloop.run(serve(config, lambda: _load(arguments)))
+    return uvloop.run(serve(config, again, fallback))
 
 
 def _check(arguments: argparse.Namespace) -> int:

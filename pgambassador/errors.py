@@ -17,6 +17,8 @@ class AmbassadorError(Exception):
     """So many seconds a client waits before it is told."""
     counted = False
     """Whether it has been taken note of as a failed login."""
+    passing = False
+    """Whether it says that a server is away, which may be over soon."""
 
     def __init__(
         self,
@@ -26,6 +28,7 @@ class AmbassadorError(Exception):
         detail: str | None = None,
         sqlstate: str | None = None,
         severity: str | None = None,
+        passing: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -35,6 +38,8 @@ class AmbassadorError(Exception):
             self.sqlstate = sqlstate
         if severity is not None:
             self.severity = severity
+        if passing is not None:
+            self.passing = passing
 
     def sentence(self) -> str:
         """The message with its detail and hint, for a terminal or a log."""
@@ -74,6 +79,9 @@ _REMEDIES = {
     "57P03": "Wait until the server has started.",
 }
 
+_PASSING = frozenset(("57P01", "57P02", "57P03", "53300"))
+"""admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections."""
+
 
 class ServerRefused(AmbassadorError):
     """The server answered a login with its own ErrorResponse; its fields pass on unchanged."""
@@ -87,6 +95,7 @@ class ServerRefused(AmbassadorError):
             detail=fields.get("D"),
             sqlstate=fields.get("C"),
             severity="FATAL",
+            passing=fields.get("C") in _PASSING,
         )
         self.fields = dict(fields)
         self.remedy = _REMEDIES.get(self.sqlstate)

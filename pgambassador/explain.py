@@ -128,7 +128,7 @@ def _explanation(
     if suspicious.among(sql.encode("utf-8", "surrogateescape")):
         decision = SUSPECT
     else:
-        decision = decide(sql, known, Overrides.of(cluster.routing.functions, rules))
+        decision = decide(sql, known, Overrides.of(cluster.routing.functions, rules, cluster.routing.cache))
     return Explanation(decision, fingerprint(sql))
 
 
@@ -140,7 +140,7 @@ def _undivided(cluster: Cluster, target: Target) -> str:
         return ""
     if cluster.routing.reads == "primary":
         return "all statements go one way (routing.reads is primary)"
-    if len(cluster.upstream().endpoints) > 1:
+    if len(cluster.upstream().endpoints) > 1 or cluster.finds:
         return "all statements go one way (the URL has target_session_attrs)"
     return "all statements go one way (the URL has one host)"
 

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+from pgambassador.cluster.upstream import Endpoint
 from pgambassador.config import Pool
+from pgambassador.config.failover import Failover
 from pgambassador.config.routing import Routing
 from pgambassador.errors import AmbassadorError
 from pgambassador.net.greeting import BASE
@@ -26,6 +28,8 @@ from tests.playbook import Client, Playbook, Server
 
 PARAMETERS = {"server_version": "18.0", "TimeZone": "UTC", "application_name": "", "DateStyle": "ISO, MDY"}
 
+AT_ONCE = Failover(hold=None)
+
 
 class Upstream:
     """Hands out what a test opens."""
@@ -34,13 +38,39 @@ class Upstream:
         self._loop = loop
         self.openings: list[asyncio.Future[Link]] = []
         self.cancels: list[tuple[Link, asyncio.Future[None]]] = []
+        self.knocks: list[asyncio.Future[bool]] = []
+        self.broken: list[str] = []
+        self.admitting = self.affordable = True
+        self.closed: AmbassadorError | None = None
+        self.sick: float | None = None
+        self.named_once = True
 
-    async def open(self) -> Link:
+    async def open(self, *, held: bool = False) -> Link:
         opening = self._loop.create_future()
         self.openings.append(opening)
         return await opening
 
     def prefer(self, endpoint: object) -> None: ...
+
+    def admits(self, now: float, *, held: bool) -> bool:
+        return self.admitting
+
+    def shut(self, now: float) -> AmbassadorError | None:
+        return self.closed
+
+    def may_retry(self, now: float) -> bool:
+        return self.affordable
+
+    def sick_since(self) -> float | None:
+        return self.sick
+
+    def broke(self, link: Link, why: str) -> None:
+        self.broken.append(why)
+
+    async def knock(self, link: Link) -> bool:
+        knock = self._loop.create_future()
+        self.knocks.append(knock)
+        return await knock
 
     def begin_like(self, parameters: Mapping[str, str]) -> None: ...
 
@@ -71,6 +101,7 @@ class Keeping(Playbook):
         loop: Loop | None = None,
         commons: Commons | None = None,
         caps: Sequence[Cap] = (),
+        failover: Failover = AT_ONCE,
         **pool: Any,
     ) -> None:
         loop = loop or Loop()
@@ -92,6 +123,7 @@ class Keeping(Playbook):
             commons=commons,
             caps=caps,
             routing=Routing(batching=False),
+            failover=failover,
         )
         super().__init__(piece=piece, policy=self.keeper, lane=self.keeper.lane, loop=loop)
 
@@ -133,6 +165,9 @@ class Keeping(Playbook):
             incoming=None,
             outgoing=None,
             address=f"server{len(self.peers)}",
+            endpoint=Endpoint("db.example"),
+            instance=None,
+            close=ours.close,
             parameters=dict(parameters),
             leftover=early,
             retire_at=retire_at,

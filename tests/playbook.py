@@ -50,7 +50,11 @@ class Policy:
         self.heard: list[tuple[Any, ...]] = []
         self.known: dict[bytes, Statement] = {}
         self.statements = Statements()
+        self.routes = Routes()
         self.generous = False
+        self.fate: Any = None
+        """What becomes of sessions whose connection is lost; without one they end."""
+        self.second: Any = None
 
     def count(self, event: str) -> int:
         return sum(each[0] == event for each in self.heard)
@@ -64,8 +68,6 @@ class Policy:
 
     def wanted(self) -> None:
         self.heard.append(("wanted",))
-
-    routes: Any = None
 
     def carries(self) -> None: ...
 
@@ -125,9 +127,31 @@ class Policy:
             rollback = backend.transaction != "I"
             backend.ask(ROLLBACK if rollback else b"", int(rollback))
 
-    def orphaned(self, session: Session, reason: str) -> None:
-        session.tell(build.error_response("FATAL", "08006", reason))
-        session.close(reason)
+    def bereft(self, session: Session, backend: Backend, loss: Any) -> Any:
+        self.heard.append(("bereft", loss))
+        if self.fate is not None:
+            return self.fate
+        session.tell(build.error_response("FATAL", "08006", loss.reason))
+        session.close(loss.reason)
+        return None
+
+    def refused(
+        self,
+        session: Session,
+        backend: Backend,
+        sqlstate: str,
+        request: bytes,
+        unnamed: bytes | None,
+        tries: int,
+    ) -> Any:
+        self.heard.append(("refused", sqlstate, request, tries))
+        return self.second
+
+    def later(self, session: Session, pause: float) -> None:
+        self.heard.append(("later", session, pause))
+
+    def uncertain(self, error: bytes) -> bytes:
+        return build.error_response("ERROR", "08007", "not known")
 
     def lost(self, backend: Backend, reason: str) -> None:
         self.heard.append(("lost", reason))
@@ -185,7 +209,6 @@ class Routed(Policy):
 
     def __init__(self) -> None:
         super().__init__()
-        self.routes = Routes()
         self.wants_fresher = 0
 
     def joins(self, state: object) -> bool:

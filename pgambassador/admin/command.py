@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pgambassador.admin import fault
 from pgambassador.errors import Refused
 
 HINT: Final = "SHOW HELP lists what there is."
@@ -33,6 +34,7 @@ _TOKEN: Final = re.compile(
 _BRACKETS: Final = "()"
 _BEGINS: Final = ("begin", "start")
 _ENDS: Final = {"commit": "COMMIT", "end": "COMMIT", "rollback": "ROLLBACK", "abort": "ROLLBACK"}
+_BY_HAND: Final = ("pause", "resume", "reconnect")
 _IGNORED: Final = {"set": "SET", "reset": "RESET", "discard": "DISCARD ALL", "deallocate": "DEALLOCATE"}
 
 
@@ -46,8 +48,9 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`verb` is what to do: begin, end, ignore, weigh, which answer with `tag` alone; route, setting, or a
-    table's name, which show something. `texts` are what it is about; parameters come when it runs."""
+    """`verb` is what to do: begin, end, ignore, weigh, inject, clear, pause, resume, reconnect or breaker,
+    answered by `tag` alone; route, setting or a table's name, which show something. `texts` are what it is
+    about; parameters come when it runs."""
 
     verb: str
     tag: str = "SHOW"
@@ -112,6 +115,12 @@ def _command(tokens: list[Token], tables: Sequence[str]) -> Command:
         return Command("end", _ENDS[first])
     if words[:2] == ["set", "weight"]:
         return _weigh(tokens[2:])
+    if first == "fault":
+        return _fault(tokens[1:], words[1:])
+    if first in _BY_HAND:
+        return _by_hand(first, tokens[1:])
+    if first == "breaker":
+        return _breaker(tokens[1:])
     if first in _IGNORED:
         return Command("ignore", _IGNORED[first])
     raise unknown(tokens[0].value)
@@ -150,6 +159,40 @@ def _weigh(tokens: list[Token]) -> Command:
             hint="SET WEIGHT '10.0.0.7:5432' 0.1; SHOW REPLICATION lists the servers.",
         )
     return Command("weigh", "SET", _numbered(tokens))
+
+
+def _fault(tokens: list[Token], words: list[str]) -> Command:
+    """FAULT ADD, FAULT CLEAR [number] or FAULT LIST."""
+    if words == ["list"]:
+        return Command("faults")
+    if words[:1] == ["add"]:
+        told = fault.order(list(tokens[1:])).told()
+        return Command("inject", "FAULT", tuple(Token("text", each) for each in told))
+    if words == ["clear"] or (words[:1] == ["clear"] and [each.kind for each in tokens[1:]] == ["number"]):
+        return Command("clear", "FAULT", tuple(tokens[1:]))
+    raise Refused("FAULT is followed by ADD, CLEAR or LIST", sqlstate="42601", hint=fault.HINT)
+
+
+def _by_hand(verb: str, tokens: list[Token]) -> Command:
+    """PAUSE, RESUME or RECONNECT, of a database or of all."""
+    if len(tokens) > 1 or any(each.kind not in ("word", "name", "text", "parameter") for each in tokens):
+        raise Refused(
+            f"{verb.upper()} needs the name of a database, or nothing",
+            sqlstate="42601",
+            hint=f'{verb.upper()} shop; names with other characters as in {verb.upper()} "my-shop".',
+        )
+    return Command(verb, verb.upper(), _numbered(tokens))
+
+
+def _breaker(tokens: list[Token]) -> Command:
+    """BREAKER 'HOST:PORT' OPEN, CLOSE, AUTO or DRY."""
+    if len(tokens) != 2 or not _is_text(tokens[0]) or tokens[1].kind not in ("word", "text", "parameter"):
+        raise Refused(
+            "BREAKER needs a server and what to do with it",
+            sqlstate="42601",
+            hint="BREAKER '10.0.0.7:5432' OPEN, CLOSE, AUTO or DRY; SHOW BREAKERS lists the servers.",
+        )
+    return Command("breaker", "BREAKER", _numbered(tokens))
 
 
 def _numbered(tokens: list[Token]) -> tuple[Token, ...]:

@@ -133,9 +133,9 @@ class Upstream:
 
 
 @lru_cache(maxsize=64)
-def parse_url(url: str, *, instance: str | None = None) -> Upstream:
+def parse_url(url: str, *, instance: str | None = None, found: bool = False) -> Upstream:
     """What a URL says, or a ConfigError that says what is wrong with it. `instance` stands in for its host,
-    and for all that it may say about TLS."""
+    and for all that it may say about TLS. `found`: it has more servers than it names, which are found."""
     settings = split_uri(url)
     for name in settings:
         if name not in KNOWN:
@@ -147,6 +147,7 @@ def parse_url(url: str, *, instance: str | None = None) -> Upstream:
     else:
         _check_hostless(settings)
         endpoints = (Endpoint(instance, 0),)
+    several = found or len(endpoints) > 1
     params = {name: settings[name] for name in _SESSION if settings.get(name)}
     if fallback := settings.get("fallback_application_name"):
         params.setdefault("application_name", fallback)
@@ -164,9 +165,9 @@ def parse_url(url: str, *, instance: str | None = None) -> Upstream:
         ssl_min_protocol_version=_choice(settings, "ssl_min_protocol_version", TLS_VERSIONS, "TLSv1.2"),
         channel_binding=_choice(settings, "channel_binding", CHANNEL_BINDINGS, "prefer"),
         connect_timeout=_whole(settings, "connect_timeout", DEFAULT_CONNECT_TIMEOUT, 1, 3600),
-        learns_roles=len(endpoints) > 1 and not settings.get("target_session_attrs"),
+        learns_roles=several and not settings.get("target_session_attrs"),
         target_session_attrs=_choice(
-            settings, "target_session_attrs", SESSION_ATTRS, "any" if len(endpoints) == 1 else "read-write"
+            settings, "target_session_attrs", SESSION_ATTRS, "read-write" if several else "any"
         ),
         max_protocol_version=_choice(settings, "max_protocol_version", PROTOCOLS, "latest"),
         keepalives=_flag(settings, "keepalives"),

@@ -28,11 +28,13 @@ from pgambassador.config.structs import (
     Tls,
     User,
 )
+from pgambassador.config.timeouts import Allowance, Timeouts
 from pgambassador.config.users import read_users
 
 __all__ = [
     "EVERY_OTHER",
     "Address",
+    "Allowance",
     "Auth",
     "AuthQuery",
     "Clients",
@@ -51,6 +53,7 @@ __all__ = [
     "Secret",
     "StaticCredentials",
     "Target",
+    "Timeouts",
     "Tls",
     "User",
     "compare",

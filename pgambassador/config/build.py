@@ -35,7 +35,7 @@ class Given(str):
 
 def build(kind: mi.Type, raw: object, path: str) -> Any:
     """The value of this kind, or a ConfigError."""
-    kind, extra, off = _unwrap(kind)
+    kind, extra, off = unwrap(kind)
     if off and (raw is False or raw == "off"):
         return None
     match kind:
@@ -62,7 +62,7 @@ def build(kind: mi.Type, raw: object, path: str) -> Any:
     return value
 
 
-def _unwrap(kind: mi.Type) -> tuple[mi.Type, str, bool]:
+def unwrap(kind: mi.Type) -> tuple[mi.Type, str, bool]:
     """Without wrappers: the kind, its name among ours, and whether `off` may be written for it."""
     extra, nullable = "", False
     while True:
@@ -255,7 +255,7 @@ def paths(kind: mi.Type, path: str = "") -> Iterator[str]:
 
 def leaves(kind: mi.Type, path: str = "") -> Iterator[tuple[str, mi.Type]]:
     """Every option's path and kind."""
-    kind, _, _ = _unwrap(kind)
+    kind, _, _ = unwrap(kind)
     match kind:
         case mi.StructType():
             for field in kind.fields:

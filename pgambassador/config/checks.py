@@ -22,6 +22,7 @@ _NAMES_USER = frozenset(("aws-secretsmanager",))
 def check(config: Config) -> None:
     _names(config)
     _clusters(config)
+    _routes(config)
     _databases(config)
     _pools(config)
     addresses = config.addresses()
@@ -49,6 +50,16 @@ def _names(config: Config) -> None:
         found += [(f"auth.query.{key}", getattr(auth.query, key) or "") for key in ("database", "user")]
     for path, name in found:
         check_name(path, name)
+
+
+def _routes(config: Config) -> None:
+    for name, cluster in config.clusters.items():
+        for index, rule in enumerate(cluster.routing.rules):
+            if rule.route is None and not rule.idempotent:
+                raise ConfigError(
+                    f"clusters.{name}.routing.rules[{index}] does not say what it does.",
+                    hint="Add route (primary, replica or any), or idempotent: true.",
+                )
 
 
 def _clusters(config: Config) -> None:

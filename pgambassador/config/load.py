@@ -15,7 +15,7 @@ from pgambassador.config.structs import Config
 from pgambassador.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 MAIN = "main"  # the name of the cluster that a URL alone makes
 _URL = re.compile(r"(?P<scheme>[a-z]+)://(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#]*)(?P<rest>.*)", re.DOTALL)
@@ -27,11 +27,13 @@ def load(
     url: str | None = None,
     flags: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
+    read: Callable[[str], dict[str, Any]] = read_file,
 ) -> Config:
-    """`flags` maps paths ("pool.size") to values; `environ` is the whole environment or a part of it."""
+    """`flags` maps paths ("pool.size") to values; `environ` is the whole environment or a part of it; `read`
+    gives what is in the file."""
     environ = environ or {}
     path = path or environ.get("PGAMBASSADOR_CONFIG") or None
-    tree: dict[str, Any] = read_file(path) if path else {}
+    tree: dict[str, Any] = read(path) if path else {}
     tree = overlay(tree, environ)
     if url is None:
         tree = _short_names(tree, environ)

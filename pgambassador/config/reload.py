@@ -17,9 +17,11 @@ from pgambassador.config.checks import check
 from pgambassador.config.structs import Cluster, Config
 from pgambassador.errors import ConfigError
 
-LIVE = ("auth", "tls", "clients", "query_log", "log", "drain_timeout")
+LIVE = ("auth", "tls", "clients", "limits", "console", "timeouts", "query_log", "log", "drain_timeout")
 _NOT_LIVE = ("clients.buffer", "query_log.file")
-_WEIGHTS = re.compile(r"clusters\..+\.routing\.weights(\..+)?")
+_LIVE_WITHIN = re.compile(
+    r"clusters\..+\.routing\.weights(\..+)?|(databases|users)\..+\.timeouts\.\w+|users\..+\.pool\.wait_timeout"
+)
 
 
 class Change(NamedTuple):
@@ -45,11 +47,21 @@ class Change(NamedTuple):
 
 def compare(old: Config, new: Config) -> Change:
     found = list(differences(old, new))
-    live = [path for path in found if _is_live(path)]
+    live = [path for path in found if is_live(path)]
     taken = {name: getattr(new, name) for name in LIVE}
     taken["clients"] = replace(new.clients, buffer=old.clients.buffer)
     taken["query_log"] = replace(new.query_log, file=old.query_log.file)
     taken["clusters"] = {name: _weighed(name, cluster, new) for name, cluster in old.clusters.items()}
+    taken["databases"] = {
+        name: replace(database, timeouts=new.databases[name].timeouts) if name in new.databases else database
+        for name, database in old.databases.items()
+    }
+    taken["users"] = {
+        name: replace(user, timeouts=new.users[name].timeouts, pool=new.users[name].pool)
+        if name in new.users
+        else user
+        for name, user in old.users.items()
+    }
     return Change(replace(old, **taken), live, [path for path in found if path not in live])
 
 
@@ -59,8 +71,9 @@ def _weighed(name: str, cluster: Cluster, new: Config) -> Cluster:
     return replace(cluster, routing=replace(cluster.routing, weights=new.clusters[name].routing.weights))
 
 
-def _is_live(path: str) -> bool:
-    if _WEIGHTS.fullmatch(path):
+def is_live(path: str) -> bool:
+    """Whether a reload changes the option."""
+    if _LIVE_WITHIN.fullmatch(path):
         return True
     return path.partition(".")[0] in LIVE and path not in _NOT_LIVE
 

@@ -7,24 +7,26 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from pgambassador.config.cache import Cache
 from pgambassador.config.discovery import Discovery, HostsDiscovery
-from pgambassador.config.values import Duration, Names
+from pgambassador.config.limits import What
+from pgambassador.config.values import Duration
 
 Route = Literal["primary", "replica", "any"]
 Consistency = Literal["session", "global", "bounded", "eventual"]
 Balance = Literal["least-outstanding", "round-robin", "weighted", "response-time"]
 
 
-class RouteRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RouteRule(What, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which clients or statements it is for, and where those go; what is left out matches all."""
 
-    user: Annotated[Names, Meta(description="Names of users, or `all`.")] = ("all",)
-    database: Annotated[Names, Meta(description="Names of databases, or `all`.")] = ("all",)
-    application_name: Annotated[Names, Meta(description="Names of applications, or `all`.")] = ("all",)
-    fingerprint: Annotated[
-        Names, Meta(description="Fingerprints of statements as `pgambassador explain` prints them, or `all`.")
-    ] = ("all",)
-    route: Annotated[Route, Meta(description="primary, replica, or any: as the statement itself wants.")]
+    route: Annotated[
+        Route | None, Meta(description="primary, replica, or any: as the statement itself wants.")
+    ] = None
+    idempotent: Annotated[
+        bool,
+        Meta(description="They may be executed twice, if their server connection is lost or they conflict."),
+    ] = False
 
 
 class Functions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -96,6 +98,9 @@ class Routing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         Functions, Meta(description="What functions do, where the catalog does not say.")
     ] = Functions()
     rules: Annotated[tuple[RouteRule, ...], Meta(description="The first that matches counts.")] = ()
+    cache: Annotated[
+        Cache | None, Meta(description="Answers that are kept for a while; left out: none are.")
+    ] = None
     batching: Annotated[
         bool,
         Meta(description="Short reads of several waiting clients share one write to one server connection."),
@@ -103,14 +108,4 @@ class Routing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def rules_for(self, user: str, database: str, application_name: str) -> tuple[RouteRule, ...]:
         """Those for sessions of this kind."""
-        return tuple(
-            rule
-            for rule in self.rules
-            if _among(user, rule.user)
-            and _among(database, rule.database)
-            and _among(application_name, rule.application_name)
-        )
-
-
-def _among(name: str, names: tuple[str, ...]) -> bool:
-    return "all" in names or name in names
+        return tuple(rule for rule in self.rules if rule.concerns(user, database, application_name))

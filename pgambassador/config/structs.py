@@ -14,15 +14,21 @@ from msgspec import UNSET, Meta, UnsetType
 
 from pgambassador.config.address import Address, parse_listen, parse_tcp
 from pgambassador.config.auth import Auth
+from pgambassador.config.console import ConsoleOptions
+from pgambassador.config.discovery import HostsDiscovery
+from pgambassador.config.failover import Breaker, Failover
+from pgambassador.config.limits import Asking
 from pgambassador.config.providers import Credentials
 from pgambassador.config.routing import Routing
 from pgambassador.config.secret import Secret
+from pgambassador.config.timeouts import Allowance, TimeoutOverrides, Timeouts, UserPool
 from pgambassador.config.values import Duration, DurationOrZero, Size
 
 if TYPE_CHECKING:
     from pgambassador.cluster.upstream import Upstream
 
 PoolMode = Literal["transaction", "session"]
+Connections = Annotated[int, Meta(ge=1, le=1_000_000)]
 TlsMode = Literal["off", "allow", "require", "verify-ca"]
 TlsVersion = Literal["TLSv1.2", "TLSv1.3"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -47,6 +53,9 @@ class Pool(Struct, frozen=True):
     wait_notice: Annotated[
         Duration | None, Meta(description="After this much waiting the client is told by a NOTICE.")
     ] = 5.0
+    max_waiting: Annotated[
+        Connections | None, Meta(description="Clients that wait for a server connection at most.")
+    ] = None
     idle_timeout: Annotated[
         Duration | None, Meta(description="An unused server connection above min_size is closed after this.")
     ] = 600.0
@@ -74,6 +83,7 @@ class PoolOverrides(Struct, frozen=True, omit_defaults=True):
     min_size: Annotated[int, Meta(ge=0, le=10_000)] | UnsetType = UNSET
     wait_timeout: Duration | UnsetType | None = UNSET
     wait_notice: Duration | UnsetType | None = UNSET
+    max_waiting: Connections | UnsetType = UNSET
     idle_timeout: Duration | UnsetType | None = UNSET
     lifetime: Duration | UnsetType | None = UNSET
     statements: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
@@ -88,8 +98,6 @@ class PoolOverrides(Struct, frozen=True, omit_defaults=True):
 
 _INHERITED = PoolOverrides()
 
-
-Connections = Annotated[int, Meta(ge=1, le=1_000_000)]
 EVERY_OTHER = "*"
 """The entry for each name that is not listed."""
 CONSOLE = ("pgambassador", "pgbouncer")
@@ -118,10 +126,16 @@ class Cluster(Struct, frozen=True):
         """Whether reads go to other servers than writes."""
         return self.routing.reads == "replicas" and self.upstream().learns_roles
 
+    @property
+    def finds(self) -> bool:
+        """Whether there are more servers than the URL names."""
+        return not isinstance(self.routing.discovery, HostsDiscovery)
+
     def upstream(self) -> Upstream:
         from pgambassador.cluster.upstream import parse_url
 
-        return parse_url(self.url.reveal(), instance=getattr(self.credentials, "instance", None))
+        instance = getattr(self.credentials, "instance", None)
+        return parse_url(self.url.reveal(), instance=instance, found=self.finds)
 
 
 class Database(Struct, frozen=True):
@@ -139,6 +153,9 @@ class Database(Struct, frozen=True):
     pool: Annotated[PoolOverrides, Meta(description="Keys of `pool` that differ for this database.")] = (
         PoolOverrides()
     )
+    timeouts: Annotated[
+        TimeoutOverrides, Meta(description="Keys of `timeouts` that differ for this database.")
+    ] = TimeoutOverrides()
 
 
 class User(Struct, frozen=True):
@@ -149,6 +166,10 @@ class User(Struct, frozen=True):
         Meta(description="Server connections at most to one cluster, over all databases."),
     ] = None
     max_clients: Annotated[Connections | None, Meta(description="Client connections at most.")] = None
+    pool: Annotated[UserPool, Meta(description="Keys of `pool` that differ for this user.")] = UserPool()
+    timeouts: Annotated[
+        TimeoutOverrides, Meta(description="Keys of `timeouts` that differ for this user.")
+    ] = TimeoutOverrides()
 
 
 class Clients(Struct, frozen=True):
@@ -161,6 +182,9 @@ class Clients(Struct, frozen=True):
     ] = None
     login_timeout: Annotated[Duration, Meta(description="A client must have logged in after this.")] = 60.0
     buffer: Annotated[Size, Meta(description="Bytes held for a client that reads slowly.")] = 262_144
+    memory: Annotated[
+        Size, Meta(description="Bytes held for all clients together, of what they sent and have not read.")
+    ] = 1 << 29
 
 
 class Tls(Struct, frozen=True):
@@ -245,13 +269,26 @@ class Config(Struct, frozen=True):
         dict[str, User], Meta(description='Limits of users by name; "*": of each who is not listed.')
     ] = {}
     clients: Annotated[Clients, Meta(description="Limits for client connections.")] = Clients()
+    timeouts: Annotated[Timeouts, Meta(description="How long a client's work may take.")] = Timeouts()
+    limits: Annotated[Asking, Meta(description="Limits of what clients ask.")] = Asking()
+    console: Annotated[ConsoleOptions, Meta(description="What the console may do.")] = ConsoleOptions()
     tls: Annotated[Tls, Meta(description="TLS towards clients.")] = Tls()
     auth: Annotated[Auth, Meta(description="Who may connect.")] = Auth()
+    failover: Annotated[
+        Failover, Meta(description="How connections are opened again, and who waits meanwhile.")
+    ] = Failover()
+    breaker: Annotated[
+        Breaker, Meta(description="When a server counts as sick, and gets one attempt at a time.")
+    ] = Breaker()
     query_log: Annotated[QueryLog, Meta(description="Which statements are logged.")] = QueryLog()
     log: Annotated[Log, Meta(description="The log on standard error.")] = Log()
     drain_timeout: Annotated[
         DurationOrZero, Meta(description="How long open transactions may go on after SIGTERM.")
     ] = 25.0
+    state: Annotated[
+        str | None,
+        Meta(description="A directory where what was good last is kept for a start during an outage."),
+    ] = None
 
     def addresses(self) -> tuple[Address, ...]:
         return parse_listen(self.listen)
@@ -269,6 +306,17 @@ class Config(Struct, frozen=True):
         name = entry.cluster or next(iter(self.clusters))
         pool = entry.pool.over(self.clusters[name].pool.over(self.pool))
         return Target(name, entry.database or database, pool, entry.user)
+
+    def allowance(self, database: str, user: str) -> Allowance:
+        """How long the work of a client may take that gives these names."""
+        entry = self.databases.get(database) or self.databases.get(EVERY_OTHER)
+        name = user if user in self.users else EVERY_OTHER
+        own = self.users.get(name, User())
+        target = self.target(database)
+        timeouts = own.timeouts.over(self.timeouts if entry is None else entry.timeouts.over(self.timeouts))
+        if own.pool.wait_timeout is not UNSET:
+            return Allowance(timeouts, own.pool.wait_timeout, f"users.{name}.pool.wait_timeout")
+        return Allowance(timeouts, (self.pool if target is None else target.pool).wait_timeout)
 
     def is_console(self, database: str) -> bool:
         """Whether the name means the console; one that is listed is a database."""

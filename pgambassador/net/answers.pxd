@@ -13,6 +13,8 @@ cdef class Answers(Failures):
     cdef bint unsettled
     cdef object loop
     cdef unsigned char status
+    # When the transaction began in which it is; 0: in none, or in one of which nothing has been answered yet.
+    cdef readonly double begun
     cdef unsigned long long rows
     # When that was asked for the sake of a client that was told of them before.
     cdef object asked_at

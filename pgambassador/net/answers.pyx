@@ -13,7 +13,7 @@ from pgambassador.net.failures cimport CHANGED_ROWS, SURVEY
 from pgambassador.net.parties cimport Client, Home, Statement, clock
 from pgambassador.protocol.ledger cimport BROKEN, FAKE, FORWARD, SWALLOW, UNOWED, Entry, Ledger
 from pgambassador.wire.framing cimport MORE, Scanner
-from pgambassador.wire.replies cimport Command, command
+from pgambassador.wire.replies cimport Command, command, failure
 
 from pgambassador.errors import ProtocolViolation
 from pgambassador.net.statements import same_rows, with_types
@@ -187,7 +187,10 @@ cdef class Answers(Failures):
         """Whether the message is for us, and has to be read to its end."""
         if kind == c'E':
             named = self.ledger.count and type(<object>self.ledger.head().note) is Statement
-            return self.fence or self.done is not None or (named and self.scanner.size <= NAMED_MOST)
+            named = named or self.excuse is not None
+            if self.fence or self.done is not None or (named and self.scanner.size <= NAMED_MOST):
+                return True
+            return self.scanner.size <= NAMED_MOST and failure(self.scanner.at + 5, self.scanner.have - 5).fatal
         if kind == c'T':
             return self.described is not None and self.scanner.size <= SHAPE_MOST
         if kind == c't':
@@ -221,7 +224,7 @@ cdef class Answers(Failures):
             if self.reader is not None and self.scanner.have >= 9:
                 self.sender(<unsigned char *>self.scanner.at + 5)
         elif kind == c'N':
-            if self.reader is not None and self.reader.request is not None and self.says_farewell():
+            if self.reader is not None and self.says_farewell():
                 self.reader = None
         elif kind == c'S':
             if not self.parameter():
@@ -240,7 +243,8 @@ cdef class Answers(Failures):
                 self.interrupt()
         elif kind == c'Z':
             self.status = self.scanner.at[5]
-            self.copying = False
+            self.copying = self.erred = False
+            self.farewell = None
         elif kind == c'C':
             self.copying = False
             if verdict == FORWARD:
@@ -327,8 +331,14 @@ cdef class Answers(Failures):
         if head.action == FORWARD and (of == c'Q' or of == c'E'):
             (<Client>head.owner).settled(of, <object>head.note, head.started, now, self.rows, self.sqlstate)
         if kind == c'Z':
-            if self.riders is not None and head.action == FORWARD:
-                self.landing.append(<object>head.owner)
+            if head.action == FORWARD:
+                (<Client>head.owner).rested = now
+                if self.riders is not None:
+                    self.landing.append(<object>head.owner)
+            if self.status == c'I':
+                self.begun = 0
+            elif self.begun == 0:
+                self.begun = head.started
             if self.status == c'I' and head.action == FORWARD:
                 self.home.transactions += 1
                 (<Client>head.owner).committed()

@@ -1,6 +1,7 @@
 from pgambassador.net.carrier cimport Carrier
 from pgambassador.net.channel cimport Channel
 from pgambassador.net.parties cimport Client, Statement
+from pgambassador.net.store cimport Store
 
 cdef class Backend(Carrier):
     cdef readonly object link
@@ -14,6 +15,12 @@ cdef class Backend(Carrier):
     cdef readonly bint parked
     cdef readonly int cancelling
     cdef bint counted
+    # What its client has asked first, and how much either side had been sent before.
+    cdef Store memo
+    cdef unsigned long long told_before
+    cdef unsigned long long delivered_before
+    # What its client has set for good is still to be asked.
+    cdef bint overdue
     # How many entries the ledger had seen when none of them might take statements away.
     cdef unsigned long long harmless
     # Which entry may, that was found last.
@@ -21,6 +28,7 @@ cdef class Backend(Carrier):
 
     cdef int release(self) except -1
     cdef int join(self, Client client) except -1
+    cdef int remember(self, Client client, const unsigned char *data, Py_ssize_t n) except -1
     cdef int survey(self, Client session) except -1
     cdef bint untouched(self) noexcept
     cdef int drop(self, Statement statement, Client client) except -1

@@ -9,14 +9,19 @@
    protocol and without a Sync: if it fails the server skips the client's message too, even a simple query, and
    the connection is closed (`fence`). A COMMIT at its end lets what follows begin a transaction of its own.
 """
+from libc.stdlib cimport free
+
 from pgambassador.net.failures cimport ASKED, STALE, SURVEY
 from pgambassador.net.parties cimport Client, Home, Statement, clock
+from pgambassador.net.store cimport store_add, store_clear
 from pgambassador.protocol.ledger cimport FAKE, SWALLOW, Entry
 
 from pgambassador.wire import build
 
 cdef bytes TERMINATE = b"X\x00\x00\x00\x04"
 cdef bytes FLUSH = b"H\x00\x00\x00\x04"
+# Longer requests are not remembered.
+cdef Py_ssize_t MEMO_MOST = 64 * 1024
 
 
 cdef class Backend(Carrier):
@@ -33,6 +38,9 @@ cdef class Backend(Carrier):
         if early:
             self.scanner.append(<const unsigned char *>early, len(early))
             self.take(0)
+
+    def __dealloc__(self):
+        free(self.memo.base)
 
     def on_drained(self):
         """The server takes what its client sends again."""
@@ -57,7 +65,9 @@ cdef class Backend(Carrier):
             return self.land()
         if self.scanner.left and self.reader is not None:
             return 0
-        if session is not None and session.stalled and not self.closed and not (self.home.standby and self.ready()):
+        if session is not None and session.stalled and not self.closed and not self.cancelling and not (
+            self.home.standby and self.ready()
+        ):
             return session.resume()
         if session is not None and self.copying and session.has_left():
             # A COPY that nobody will feed.
@@ -124,6 +134,15 @@ cdef class Backend(Carrier):
         self.marked_by = None
         return 0
 
+    cdef int remember(self, Client client, const unsigned char *data, Py_ssize_t n) except -1:
+        """What a client is about to ask first, for the case that this connection is lost meanwhile."""
+        store_clear(&self.memo)
+        if n <= MEMO_MOST:
+            store_add(&self.memo, <const char *>data, n)
+        self.told_before = client.channel.sent + client.channel.held.used
+        self.delivered_before = self.channel.delivered
+        return 0
+
     def precede(self, bytes change not None, Py_ssize_t statements):
         """Extended messages without a Sync that execute so many statements, before anything else is executed."""
         cdef Py_ssize_t _each
@@ -139,7 +158,7 @@ cdef class Backend(Carrier):
     cdef int survey(self, Client session) except -1:
         """Ask what the client has set, before anybody else gets the connection; what it sends goes on behind."""
         cdef bytes question = self.home.policy.question(session, self)
-        self.curious = False
+        self.curious = self.overdue = False
         if not question:
             return self.settle_down()
         self.rows_asked = []
@@ -265,6 +284,8 @@ cdef class Backend(Carrier):
 
     def cancel_ends(self):
         self.cancelling -= 1
+        if self.session is not None and self.session.stalled and not self.cancelling and not self.closed:
+            self.settle_down()
         if self.parked and not self.cancelling and not self.closed:
             self.parked = False
             if self.spoiled:
@@ -306,7 +327,7 @@ cdef class Backend(Carrier):
             if session.request is not None and not half:
                 session.again(self.home.standby)
             else:
-                session.orphaned(reason, self.told or half)
+                session.orphaned(self, reason, self.told or half)
         for client in riders or ():
             if client.backend is not self:
                 continue
@@ -314,7 +335,7 @@ cdef class Backend(Carrier):
             if client.request is not None and client is not half_told:
                 client.again(self.home.standby)
             else:
-                client.orphaned(reason, client is half_told)
+                client.orphaned(self, reason, client is half_told)
         return 0
 
     @property

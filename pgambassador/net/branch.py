@@ -36,6 +36,7 @@ class Branch(Keeper):
     def __init__(self, trunk: Keeper, recognises: Callable[[int], bool], **common: Any) -> None:
         super().__init__(**common)
         self._trunk = trunk
+        self.paused = trunk.paused
         self._recognises = recognises
         self.life = 0
         self.weight = 1.0
@@ -50,14 +51,23 @@ class Branch(Keeper):
         self._weigh(time.monotonic())
 
     def _weigh(self, now: float) -> None:
-        self.lane.weight = self.weight if now >= self.plan.retry_at else 0.0
+        """Nothing comes here while no connection can be opened; those that there are go on."""
+        out = now < self.plan.retry_at or (not self.lane.total and self.upstream.shut(now) is not None)
+        self.lane.weight = 0.0 if out or self.paused else self.weight
 
     def lacks(self, now: float) -> int:
-        if self.stopping:
+        if self.stopping or self.paused:
             return 0
-        return self.plan.openings(
+        lacks = self.plan.openings(
             waiting=self.lane.waiting, total=self.lane.total, opening=self.opening, now=now
         )
+        return lacks if lacks and self.upstream.admits(now, held=False) else 0
+
+    def refusal(self, now: float) -> None:
+        """Nobody is turned away here."""
+
+    def _check_role(self, link: Link, now: float) -> None:
+        """Whatever it is."""
 
     def begin(self) -> None:
         self.upstream.begin_like(self._trunk.greeting.parameters or {})
@@ -80,23 +90,21 @@ class Branch(Keeper):
             if not known:
                 backend.retiring = True
                 self._failed(
-                    Unreachable("another server than before has answered", hint="It is looked at again.")
+                    Unreachable("another server than before has answered", hint="It is looked at again."),
+                    time.monotonic(),
                 )
                 self.divert()  # this connection still counts, and those who wait would wait for it
 
         self.lane.add(backend, free=False)
         backend.ask(IDENTITY, 1, done, rows)
 
-    def _failed(self, error: AmbassadorError) -> None:
+    def _failed(self, error: AmbassadorError, began: float) -> None:
+        now = time.monotonic()
         self.connect_failures += 1
         self.last_error = error
-        self.plan.failed(time.monotonic())
-        self._weigh(time.monotonic())
-        log.warning(
-            "cannot open a connection to a standby: %s",
-            error.sentence(),
-            extra={"cluster": self.cluster, "database": self.database, "user": self.user},
-        )
+        self.plan.failed(now, passing=error.passing)
+        self._weigh(now)
+        self._log_failure("cannot open a connection to a standby: %s", error, now)
         if self.lane.total == 0:
             self.divert()
 
@@ -114,6 +122,15 @@ class Branch(Keeper):
 
     def inquire(self, now: float) -> None:
         """The trunk does."""
+
+    def pause(self) -> None:
+        super().pause()
+        self._weigh(time.monotonic())
+        self.divert()
+
+    def resume(self) -> None:
+        super().resume()
+        self._weigh(time.monotonic())
 
     def retire(self, reason: str) -> None:
         """Close what is idle now, and the rest when it comes back."""

@@ -38,9 +38,11 @@ class Branches:
         self._forgotten = forgotten
         self.routing = cluster.routing
         self.keepers: dict[Keeper, Make] = {}
+        self._led: set[Keeper] = set()
         self.watch = Watch(name, cluster, self._open, self._changed, self._moved)
         self._writes = Writes()
         self._origin: Origin | None = None
+        self._leader: Endpoint | None = None
 
     def choice(self) -> Choice:
         """For a pool on the primary."""
@@ -59,31 +61,46 @@ class Branches:
         """A pool on the primary; `branch` makes one beside it."""
         self.keepers[keeper] = branch
         keeper.lane.choice = self.choice()
+        keeper.alarm, keeper.recognises = self.watch.alarm, self.watch.recognises
         origin.prefer(self.watch.topology.leader)
         self._attach(keeper, self.watch.topology)
         if self._origin is None:
             self._origin = origin
             self.watch.start()
 
+    def lead(self, keeper: Keeper, origin: Origin) -> None:
+        """A pool on the primary that has no use for standbys."""
+        self._led.add(keeper)
+        keeper.alarm, keeper.recognises = self.watch.alarm, self.watch.recognises
+        origin.prefer(self.watch.topology.leader)
+
     def release(self, keeper: Keeper) -> None:
         """It is forgotten."""
         self.keepers.pop(keeper, None)
+        self._led.discard(keeper)
 
     def stop(self) -> None:
         self.watch.stop()
 
     async def _open(self, endpoint: Endpoint) -> Link:
         assert self._origin is not None
-        return await self._origin.at(endpoint).open()
+        return await self._origin.at(endpoint).watch()
 
     def fresher_wanted(self, now: float) -> None:
         """A read went to the primary because no standby was fresh enough for it."""
         self.watch.wanted(now)
 
     def _changed(self, topology: Topology) -> None:
-        for keeper in list(self.keepers):
+        before, self._leader = self._leader, topology.leader or self._leader
+        for keeper in (*self.keepers, *self._led):
             keeper.upstream.prefer(topology.leader)
-            self._attach(keeper, topology)
+            if keeper in self.keepers:
+                self._attach(keeper, topology)
+            if self._leader is not None and self._leader != before:
+                if before is not None:
+                    keeper.follow(self._leader)
+                else:
+                    keeper.at_once()
 
     def _moved(self, endpoint: Endpoint, fresh_until: float) -> None:
         for keeper in self.keepers:

@@ -6,14 +6,15 @@
 2. While nothing of an answer has been passed on, its client may ask again elsewhere: if the connection dies, if
    somebody else's cancel request hits it, or if one of those before it takes long (`relieve`).
 3. An answer that nobody wants any more is swallowed.
-4. Neighbours that speak the extended protocol share a Sync, and with it a transaction and a write of the server,
-   as long as that takes no more than `Home.together`: their answers come at once. Each is told that it is ready when its statement is done: one that only reads
-   cannot fail afterwards, unless it is serializable. Who is behind an error has not been heard, and asks again.
+4. Neighbours that speak the extended protocol share a Sync, and with it a transaction and a write of the server, as
+   long as that takes no more than `Home.together`: their answers come at once. Each is told that it is ready when its
+   statement is done: one that only reads cannot fail afterwards, unless it is serializable. Who is behind an error
+   has not been heard, and asks again.
 """
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from pgambassador.net.parties cimport Client
-from pgambassador.protocol.ledger cimport FAKE, SWALLOW, Entry
+from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
 
 # Seconds that they wait for one of them at least, and how many times what the first answer usually takes: where all
 # processors are busy everything is slow, and asking again would only add to it.
@@ -134,3 +135,28 @@ cdef class Carrier(Answers):
         client.backend = None
         self.channel.start_reading()  # if it was stopped because this one did not read
         return leads
+
+    def scatter(self):
+        """All who still can ask elsewhere."""
+        self.clear_behind(None)
+
+    @property
+    def running(self):
+        """Whose answer comes next of those that clients await, since when the server has had what it answers, the
+        note of that, which of all that was ever asked here ends it, and whether others share its Sync; None if no
+        client awaits any. Up to a Sync the server keeps answers to itself, and what of it runs cannot be told."""
+        cdef Py_ssize_t i, first = -1
+        cdef Entry *entry
+        for i in range(self.ledger.count):
+            entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
+            if first < 0 and entry.action == FORWARD and entry.kind != c'c':
+                first = i
+            if first >= 0 and (entry.kind == c'S' or entry.kind == c'Q' or entry.kind == c'F'):
+                break
+        if first < 0:
+            return None
+        entry = &self.ledger.ring[(self.ledger.first + first) & self.ledger.mask]
+        since = max(entry.started, self.answered_at)
+        number = self.ledger.total - self.ledger.count + i
+        shared = self.ledger.ring[(self.ledger.first + i) & self.ledger.mask].action == FAKE
+        return <object>entry.owner, since, <object>entry.note, number, shared

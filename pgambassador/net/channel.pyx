@@ -1,23 +1,21 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""One non-blocking socket, in plain text or TLS: reads into the caller's buffer, writes through, keeps the rest.
+"""One non-blocking socket, in plain text or TLS: reads into the caller's buffer; its outlet writes.
 
-1. A write goes to the kernel at once; only what the kernel does not take is kept, and `backlog` counts it. Whoever
-   feeds the channel stops feeding it above a bound, and is called through `on_drained` when it is empty again.
-2. `stage` holds bytes back, so that they leave in one system call with the next `send`.
-3. TLS runs over memory: one recv takes all records that are there (a socket-bound SSL_read takes two system
+1. TLS runs over memory: one recv takes all records that are there (a socket-bound SSL_read takes two system
    calls for each record), and what is decrypted but not yet delivered is announced by `more`, since no event of
    the socket will.
-4. What was written before a channel was closed with `linger` still leaves, if its peer reads.
-5. A broken socket is noticed in one place: `fail` calls `on_readable` once more, whose `fill` then reports it.
+2. What was written before a channel was closed with `linger` still leaves, if its peer reads.
+3. A broken socket is noticed in one place: `fail` calls `on_readable` once more, whose `fill` then reports it.
 """
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free
 
 from pgambassador.net cimport openssl
-from pgambassador.net.store cimport store_add, store_clear
+from pgambassador.net.outlet cimport Outlet
+from pgambassador.net.store cimport store_clear
+from pgambassador.net.tally cimport weigh
 
 import ssl
 
@@ -52,7 +50,7 @@ def sweep():
             channel.release()
 
 
-cdef class Channel:
+cdef class Channel(Outlet):
     """`tls`, if given, is an SSLObject over `incoming` and `outgoing`, its handshake done."""
 
     def __cinit__(self, loop, sock, tls=None, incoming=None, outgoing=None):
@@ -72,6 +70,7 @@ cdef class Channel:
             self.more = incoming.pending > 0
 
     def __dealloc__(self):
+        weigh(-self.rest.used)
         free(self.held.base)
         free(self.rest.base)
 
@@ -214,117 +213,19 @@ cdef class Channel:
             self.loop.remove_reader(self.fd)
         return 0
 
-    # Writing.
-
-    cdef int stage(self, const char *data, Py_ssize_t n) except -1:
-        return store_add(&self.held, data, n)
-
-    cdef int send(self, const char *data, Py_ssize_t n) except -1:
-        """Write behind what is staged; nothing is lost, nothing waits."""
-        if self.closed or self.broken:
-            store_clear(&self.held)
-            return 0
-        if self.held.used:
-            store_add(&self.held, data, n)
-            return self.flush()
-        if n == 0:
-            return 0
-        self.sent += n
-        if self.tls is None:
-            return self.push_out(data, n)
-        return self.seal(data, n)
-
-    cdef int flush(self) except -1:
-        """Write what is staged."""
-        if self.held.used == 0:
-            return 0
-        if not self.closed and not self.broken:
-            self.sent += self.held.used
-            if self.tls is None:
-                self.push_out(self.held.base + self.held.start, self.held.used)
-            else:
-                self.seal(self.held.base + self.held.start, self.held.used)
-        store_clear(&self.held)
-        return 0
-
-    cdef int seal(self, const char *data, Py_ssize_t n) except -1:
-        cdef bytes records
-        cdef Py_ssize_t done = 0
-        cdef char *sealed
-        if self.borrowed:
-            done = openssl.encrypt(&self.session, data, n, &sealed)
-            if done < 0:
-                return self.fail()
-            self.push_out(sealed, done)
-            openssl.taken(&self.session)
-            return 0
-        try:
-            while done < n:
-                done += <Py_ssize_t>self.encrypt(PyMemoryView_FromMemory(<char *>data + done, n - done, PyBUF_READ))
-        except SSLError:
-            return self.fail()
-        records = self.outgoing.read()
-        return self.push_out(PyBytes_AS_STRING(records), PyBytes_GET_SIZE(records))
-
-    cdef int push_out(self, const char *data, Py_ssize_t n) except -1:
-        cdef Py_ssize_t taken
-        if self.rest.used == 0:
-            taken = c_send(self.fd, data, n, 0)
-            if taken == n:
-                return 0
-            if taken < 0:
-                if errno != EAGAIN and errno != EINTR:
-                    return self.fail()
-                taken = 0
-            data += taken
-            n -= taken
-        store_add(&self.rest, data, n)
-        if not self.writing:
-            self.writing = True
-            self.loop.add_writer(self.fd, self.on_writable)
-        return 0
-
-    def on_writable(self):
-        """The kernel takes bytes again."""
-        cdef Py_ssize_t taken
-        if not self.writing:
-            return
-        taken = c_send(self.fd, self.rest.base + self.rest.start, self.rest.used, 0)
-        if taken < 0:
-            if errno != EAGAIN and errno != EINTR:
-                self.fail()
-            return
-        self.rest.start += taken
-        self.rest.used -= taken
-        if self.rest.used == 0:
-            store_clear(&self.rest)
-            self.writing = False
-            self.loop.remove_writer(self.fd)
-            if self.closed:
-                self.release()
-            elif self.on_drained is not None:
-                self.on_drained()
-
     cdef int fail(self) except -1:
         if not self.broken:
             self.broken = True
             if self.writing:
                 self.writing = False
                 self.loop.remove_writer(self.fd)
+            weigh(-self.rest.used)
             store_clear(&self.rest)
             if self.closed:
                 self.release()
             elif self.on_readable is not None:
                 self.loop.call_soon(self.on_readable)
         return 0
-
-    cdef Py_ssize_t backlog(self) noexcept:
-        return self.rest.used + self.held.used
-
-    @property
-    def pending(self):
-        """Bytes accepted from us and not yet by the kernel."""
-        return self.backlog()
 
     def read(self, Py_ssize_t most=65536):
         """What is there, b"" at the end, None if nothing is there yet; ConnectionError if the socket is broken."""
@@ -335,14 +236,6 @@ cdef class Channel:
         if n == -2:
             raise ConnectionError("the socket is broken")
         return bytes(into[:n])
-
-    def write(self, bytes data not None):
-        """Write at once, behind what is staged."""
-        self.send(data, len(data))
-
-    def hold(self, bytes data not None):
-        """Stage bytes for the next write."""
-        self.stage(data, len(data))
 
     def resume_reading(self):
         self.start_reading()
@@ -365,6 +258,11 @@ cdef class Channel:
         else:
             self.release()
 
+    def abandon(self):
+        """What the kernel has not taken of a closed channel is not kept for it."""
+        if self in lingering:
+            self.release()
+
     cdef int release(self) except -1:
         """Let go of the socket; over TLS with a close_notify if the kernel takes it."""
         lingering.discard(self)
@@ -378,6 +276,7 @@ cdef class Channel:
                 pass  # The peer's own notice is not waited for.
             notice = self.outgoing.read()
             c_send(self.fd, <const char *>notice, len(notice), 0)
+        weigh(-self.rest.used)
         store_clear(&self.rest)
         store_clear(&self.held)
         self.sock.close()

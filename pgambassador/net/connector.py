@@ -17,7 +17,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager as Scope
 from typing import Protocol
 
 from pgambassador.auth import binding
@@ -27,11 +28,12 @@ from pgambassador.cluster.upstream import Endpoint, Upstream
 from pgambassador.credentials.keyring import Issued
 from pgambassador.credentials.provider import Way
 from pgambassador.errors import AmbassadorError, ProtocolViolation, ServerRefused, Unreachable
-from pgambassador.net import tls, way
+from pgambassador.net import names, tls, way
+from pgambassador.net.approach import NOT_WANTED
 from pgambassador.net.conversation import Conversation, HungUp
 from pgambassador.net.derivation import Deriver, Prepared
 from pgambassador.net.link import Link
-from pgambassador.net.transport import Address, Transport, open_transport, resolve
+from pgambassador.net.transport import Address, Transport, open_transport
 from pgambassador.protocol.startup import Channel, upstream_login
 from pgambassador.wire import build
 
@@ -55,6 +57,10 @@ class Keys(Protocol):
     async def refused(self, host: str, port: int) -> bool: ...
 
 
+Visit = Callable[[Endpoint], Scope[Callable[[AmbassadorError | None], None]]]
+"""Around an attempt at a host; what it gives is told how that went."""
+
+
 async def connect(
     upstream: Upstream,
     keys: Keys,
@@ -64,11 +70,12 @@ async def connect(
     params: Mapping[str, str] | None = None,
     timeout: float | None = None,  # noqa: ASYNC109  the search divides it
     deriver: Deriver | None = None,
+    visit: Visit = lambda _: contextlib.nullcontext(lambda _: None),
 ) -> Link:
     """A new connection, or Unreachable, or the server's own refusal. `user` logs in, unless the secret is
     somebody else's; `params` win over those of the URL."""
     params = {**upstream.params, **(params or {}), "database": database}
-    search = _Search(upstream, keys, user, params, deriver or Deriver())
+    search = _Search(upstream, keys, user, params, deriver or Deriver(), visit)
     return await search.run(timeout if timeout is not None else upstream.connect_timeout)
 
 
@@ -117,9 +124,16 @@ class _Search:
     """One walk through the hosts of an upstream."""
 
     def __init__(
-        self, upstream: Upstream, keys: Keys, user: str, params: dict[str, str], deriver: Deriver
+        self,
+        upstream: Upstream,
+        keys: Keys,
+        user: str,
+        params: dict[str, str],
+        deriver: Deriver,
+        visit: Visit,
     ) -> None:
         self._upstream = upstream
+        self._visit = visit
         self._deriver = deriver
         self._keys = keys
         self._user = self._default_user = user
@@ -137,7 +151,15 @@ class _Search:
         with contextlib.ExitStack() as unwanted:
             for index, endpoint in enumerate(endpoints):
                 issued = await self._keys.issued(endpoint.host, endpoint.port)
-                link = await self._log_in_at(endpoint, issued, self._seconds / (len(endpoints) - index))
+                async with self._visit(endpoint) as told:
+                    try:
+                        link = await self._log_in_at(
+                            endpoint, issued, self._seconds / (len(endpoints) - index)
+                        )
+                    except AmbassadorError as refusal:
+                        told(refusal)
+                        raise
+                    told(None if link is not None else self._failures[-1][1])
                 if link is None:
                     continue
                 if link is not self._second_choice:
@@ -182,7 +204,7 @@ class _Search:
         before = len(self._failures)
         self._step = "to the question for its address"
         async with self._attempt(str(endpoint), end - loop.time()):
-            addresses = await resolve(endpoint)
+            addresses = await names.resolve(endpoint)
         for index, address in enumerate(addresses):
             link = None
             async with self._attempt(address.named, (end - loop.time()) / (len(addresses) - index)):
@@ -206,6 +228,7 @@ class _Search:
             error = Unreachable(
                 f"no answer {self._step} within {round(seconds, 1):g} s",
                 hint="Check the network and its firewalls, or raise connect_timeout.",
+                passing=True,
             )
             self._failures.append((where, error))
         except (ProtocolViolation, Unreachable) as failure:
@@ -305,7 +328,8 @@ class _Search:
             self._second_choice = link
             return link
         await transport.send(build.TERMINATE)
-        raise Unreachable(objection, hint=f"The URL asks for target_session_attrs={wanted}.")
+        hint = f"The URL asks for target_session_attrs={wanted}."
+        raise Unreachable(objection, hint=hint, sqlstate=NOT_WANTED, passing=True)
 
     def _channel(self, transport: Transport) -> Channel:
         if transport.tls is None:
@@ -335,9 +359,9 @@ async def _secure(upstream: Upstream, transport: Transport) -> None:
     except ssl.SSLError as error:
         names = await _names(upstream, transport.address) if tls.is_about_name(error) else []
         failure = tls.explain(error, upstream, endpoint, names)
-        raise _NoTls(failure.message, hint=failure.hint) from None
+        raise _NoTls(failure.message, hint=failure.hint, passing=failure.passing) from None
     except Unreachable as failure:
-        raise _NoTls(failure.message, hint=failure.hint) from None
+        raise _NoTls(failure.message, hint=failure.hint, passing=failure.passing) from None
 
 
 async def _names(upstream: Upstream, address: Address) -> list[str]:
@@ -359,4 +383,5 @@ def _sum_up(what: str, failures: list[tuple[str, AmbassadorError]]) -> Unreachab
         alike.setdefault(error.message, []).append(where)
     causes = "; ".join(f"{' and '.join(places)}: {cause}" for cause, places in alike.items())
     hints = dict.fromkeys(error.hint for _, error in failures if error.hint)
-    return Unreachable(f"could not {what} {causes}", hint=" ".join(hints) or None)
+    passing = any(error.passing for _, error in failures)
+    return Unreachable(f"could not {what} {causes}", hint=" ".join(hints) or None, passing=passing)

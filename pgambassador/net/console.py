@@ -1,11 +1,12 @@
 """A connection to the console: the client's messages to an Exchange, and its answers back.
 
-1. Who does not read its answers is not read any more.
+1. Who does not read its answers is not read any more, nor is who sends much while it has to wait for one.
 2. It ends with its client, with a message that cannot be understood, and when this process ends.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -22,10 +23,11 @@ log = logging.getLogger(__name__)
 MESSAGE_MOST = 256 * 1024
 UNREAD_MOST = 256 * 1024
 _ROUNDS = 4
+_LOOK_AGAIN = 0.02
 
 
 class Console:
-    """`ended(console)` is called once."""
+    """`ended(console)` is called once. `waits` tells whether what was asked last is not done yet."""
 
     def __init__(
         self,
@@ -35,6 +37,7 @@ class Console:
         *,
         stay: Stay,
         ended: Callable[[Console], None],
+        waits: Callable[[], bool] = lambda: False,
     ) -> None:
         self.stay = stay
         self.pid = 0
@@ -44,6 +47,8 @@ class Console:
         self._exchange = exchange
         self._received = bytearray()
         self._ended = ended
+        self._waits = waits
+        self._held: bytes | None = None
         client.on_readable = self._on_readable
         client.on_drained = self._on_drained
 
@@ -88,8 +93,20 @@ class Console:
     def _answer(self) -> bool:
         """Whatever is complete, as long as the answers are read; whether to read on."""
         try:
-            while not self.closed and (frame := take_frame(self._received, MESSAGE_MOST)) is not None:
-                self._client.write(self._exchange.take(*frame))
+            while not self.closed:
+                if self._held is not None:
+                    if len(self._received) > MESSAGE_MOST:
+                        self._client.pause_reading()
+                        return False
+                    break
+                if (frame := take_frame(self._received, MESSAGE_MOST)) is None:
+                    break
+                answer = self._exchange.take(*frame)
+                if self._waits():
+                    self._held = answer
+                    self._look_later()
+                    continue
+                self._client.write(answer)
                 if self._exchange.ended:
                     self._end()
                 elif self._client.pending > UNREAD_MOST:
@@ -105,6 +122,21 @@ class Console:
                 )
             )
         return not self.closed
+
+    def _look_later(self) -> None:
+        asyncio.get_running_loop().call_later(_LOOK_AGAIN, self._look)
+
+    def _look(self) -> None:
+        """Whether what was asked is done."""
+        if self.closed or self._held is None:
+            return
+        if self._waits():
+            self._look_later()
+            return
+        answer, self._held = self._held, None
+        self._client.write(answer)
+        self._client.resume_reading()
+        self._answer()
 
     def _fail(self, error: AmbassadorError) -> None:
         self._client.write(

@@ -56,5 +56,6 @@ class Conversation:
                 raise HungUp(
                     "it closed the connection during the login",
                     hint="Look into the server's log for the reason.",
+                    passing=True,
                 )
             self._received += data

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from pgambassador import __version__
 from pgambassador.admin.exchange import Table
+from pgambassador.admin.fault import Order
 from pgambassador.cluster.upstream import Endpoint
+from pgambassador.config.listing import listing
 from pgambassador.errors import Refused
+from pgambassador.net import levers
+from pgambassador.net.levers import Levers
 from pgambassador.routing.explanation import Explanation, Standing, standings
 from pgambassador.routing.freshness import NEVER
 from pgambassador.routing.reading import fingerprint
@@ -27,6 +31,7 @@ HEAVIEST: Final = 1000.0
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "help": ("command", "what"),
+    "config": ("key", "value", "default", "changeable"),
     # The first ones are PgBouncer's.
     "pools": (
         *("database", "user", "cl_active", "cl_waiting", "cl_active_cancel_req", "cl_waiting_cancel_req"),
@@ -46,6 +51,8 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("cluster", "addr", "port", "role", "well", "lag_seconds", "weight", "zone"),
         *("probes", "failures", "objection"),
     ),
+    "faults": ("number", "fault", "percent", "for", "seconds_left", "hits", "ordered_by"),
+    **levers.COLUMNS,
     "route": ("name", "value"),
     "version": ("version",),
 }
@@ -53,9 +60,17 @@ _HELP: Final = (
     ("SHOW ROUTE 'SQL'", "where a statement would go now, and why"),
     ("SHOW ROUTE FOR user database 'SQL'", "the same for a client of that user and database"),
     ("SHOW REPLICATION", "the servers that are watched, and how far replicas are behind"),
+    *levers.HELP,
     ("SHOW POOLS", "the pools, as PgBouncer shows them"),
+    ("SHOW CONFIG", "the options that hold, and which of them a reload changes"),
     ("SHOW VERSION", "what is running"),
+    ("SHOW FAULTS", "what goes wrong on purpose; FAULT LIST is the same"),
     ("SET WEIGHT 'HOST:PORT' number", "give a replica another share of the reads, until the next restart"),
+    (
+        "FAULT ADD DELAY 200ms | ERROR [40001] | CUT [BEFORE|AFTER] [10%] [FOR user=app, …] [FOR 5min]",
+        "make something go wrong on purpose, where console.faults allows it",
+    ),
+    ("FAULT CLEAR [number]", "end that fault, or all"),
 )
 
 
@@ -96,17 +111,28 @@ class Desk:
     def __init__(self, house: House, user: str) -> None:
         self._house = house
         self._user = user
+        self.levers = Levers(house)
 
     def answer(self, verb: str, texts: tuple[str, ...]) -> Table:
+        self.levers.waits = lambda: False
         shows: dict[str, Callable[..., Iterator[tuple[str | None, ...]]]] = {
             "help": lambda: iter(_HELP),
+            "config": self._config,
             "pools": self._pools,
             "replication": self._replication,
             "route": self._route,
             "version": lambda: iter([(f"pgambassador {__version__}",)]),
             "weigh": self._weigh,
+            "faults": self._faults,
+            "inject": self._inject,
+            "clear": self._clear,
+            **self.levers.answers(),
         }
         return Table(COLUMNS.get(verb, ()), list(shows[verb](*texts)))
+
+    def _config(self) -> Iterator[tuple[str | None, ...]]:
+        for path, value, default, live in listing(self._house.config):
+            yield path, value, default, "yes" if live else "no"
 
     def _pools(self) -> Iterator[tuple[str | None, ...]]:
         now = time.monotonic()
@@ -150,6 +176,38 @@ class Desk:
             raise Refused(
                 f"no server {where[:64]!r} is watched", sqlstate="22023", hint="SHOW REPLICATION lists them."
             )
+        yield from ()
+
+    # Faults on purpose.
+
+    def _faults(self) -> Iterator[tuple[str | None, ...]]:
+        faults = self._house.tolls.faults
+        for each in faults.active:
+            left = max(0.0, each.ends - time.monotonic())
+            numbers = f"{left:.0f}", str(faults.hits[each.number])
+            yield str(each.number), each.what, f"{each.percent:g}", each.scope, *numbers, each.by
+
+    def _inject(self, *texts: str) -> Iterator[tuple[str | None, ...]]:
+        wanted = Order.heard(texts)
+        self._house.tolls.inject(
+            wanted.kind,
+            whom=wanted.whom,
+            percent=wanted.percent,
+            seconds=wanted.lasts,
+            by=self._user,
+            delay=wanted.delay,
+            sqlstate=wanted.sqlstate,
+            after=wanted.after,
+        )
+        yield from ()
+
+    def _clear(self, number: str | None = None) -> Iterator[tuple[str | None, ...]]:
+        self._house.tolls.check_admin(self._user)
+        ended = self._house.tolls.clear(
+            f"cleared by {self._user}", None if number is None else int(float(number))
+        )
+        if number is not None and not ended:
+            raise Refused(f"there is no fault {number}", sqlstate="22023", hint="SHOW FAULTS lists them.")
         yield from ()
 
     # Where a statement goes.

@@ -11,6 +11,8 @@ cdef class Errands(Sight):
     # The lane in which it waits.
     cdef Lane asked
     cdef double waited
+    # What becomes of the server connection that it gets next, if not 0.
+    cdef int fate
     # What is known of what it is doing.
     cdef Verdict doing
     # What its client is told in place of an answer.
@@ -25,6 +27,11 @@ cdef class Errands(Sight):
     cdef bint again_at_primary
     # The transaction that its client has been told of has failed before it was begun.
     cdef bint aborted
+    # How often it was asked again because its server connection was lost, and whether that may have done it twice.
+    cdef int tries
+    cdef bint ventured
+    # It lost a server connection: its client may know of parameters that are not as it was told.
+    cdef bint bereaved
 
     cdef int take(self, Py_ssize_t n) except -1
     cdef bint acquire(self, int kind) except -1
@@ -37,4 +44,6 @@ cdef class Errands(Sight):
     cdef bytes readiness(self)
     cdef bint spurns(self, int kind) except -1
     cdef int skip_part(self) except -1
+    cdef int rewind(self, bint at_primary) except -1
     cdef int begin(self, Backend backend) except -1
+    cdef bint held_up(self) noexcept

@@ -9,6 +9,8 @@
 5. A request that a standby may not be able to answer is kept until the first byte of its answer has been passed
    on; until then it can be repeated, which its client does not notice.
 """
+from cpython.bytearray cimport PyByteArray_AS_STRING
+
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.choice cimport Choice
 from pgambassador.net.lane cimport Lane
@@ -75,6 +77,9 @@ cdef class Errands(Sight):
 
     cdef int committed(self) except -1:
         # What it asks next may be under way already, and so it may keep its connection for long.
+        cdef Backend backend = self.backend
+        if backend is not None:
+            backend.overdue = backend.curious
         if self.wrote and self.lane.choice is not None:
             self.written_at = (<Choice>self.lane.choice).writes.at = clock()
         return 0
@@ -103,6 +108,8 @@ cdef class Errands(Sight):
         if self.begun is not None or not (<Choice>self.lane.choice).lanes or self.stays:
             return False
         self.begun = (<const char *>self.scanner.at)[:self.scanner.have]
+        self.rested = self.now
+        self.lane.promised.add(self)
         self.unnamed = None
         self.channel.stage(BEGUN, len(BEGUN))
         return True
@@ -115,6 +122,10 @@ cdef class Errands(Sight):
         self.beginning = True
         backend.precede(build.parse(b"", begun[5:len(begun) - 1]) + build.EXECUTION, 1)
         return 0
+
+    cdef bint held_up(self) noexcept:
+        """Whether a cancel request that its next statement should not meet is on its way."""
+        return self.backend is not None and (<Backend>self.backend).cancelling > 0
 
     cdef bint acquire(self, int kind) except -1:
         """A server connection for the message in hand; without one it comes again."""
@@ -130,22 +141,34 @@ cdef class Errands(Sight):
             self.extent = 0
         self.repeating = self.again_at_primary = False
         self.doing = self.verdict if looked else None
-        if readable > 1 and lane.batching and lane.idle and not again and self.begun is None:
+        if readable > 1 and lane.batching and lane.idle and not again and self.begun is None and not self.fate:
             lane.crowded = True
             if (looked or self.look(kind)) and self.may_share():
                 self.asked = lane
+                self.patience = self.verdict.wait_timeout if self.verdict.wait_timeout >= 0 else self.wait_most
                 lane.gather(self, self.now)
                 return False
-        backend = lane.take(self.now)
+        if not again:
+            self.tries = 0
+            self.ventured = False
+        # What is repeated must not meet the next connection that is dead and has not said so yet.
+        backend = lane.take(self.now if not again else 1e300)
         if backend is not None:
             if lane.standby and self.extent and self.scanner.pos - self.scanner.have + self.extent == self.scanner.end:
                 self.request = (<const char *>self.scanner.at)[:self.extent]
             self.waited = 0.0
             self.arrive(backend)
+            backend.remember(self, self.scanner.at, self.scanner.end - self.scanner.pos + self.scanner.have)
             return True
         self.brief_now = False
-        if lane.batching and not again and self.begun is None and (looked or self.look(kind)):
+        looked = looked or self.look(kind)
+        self.patience = self.verdict.wait_timeout if self.verdict.wait_timeout >= 0 else self.wait_most
+        if looked and lane.batching and not again and self.begun is None and not self.fate:
             self.may_share()
+        if lane.waiting >= lane.most_waiting and not again:
+            self.refusal = self.policy.overflow(self, lane)
+            if self.refusal is not None:
+                return False
         self.asked = lane
         lane.queue(self, self.now, again)
         return False
@@ -160,6 +183,10 @@ cdef class Errands(Sight):
     cdef int arrive(self, Backend backend) except -1:
         self.beginning = False
         backend.join(self)
+        backend.begun = self.now if self.begun is None else self.rested
+        if self.bereaved:
+            self.bereaved = False
+            backend.unsettled = True
         if self.begun is not None:
             self.begin(backend)
         self.first_part = self.part
@@ -171,6 +198,10 @@ cdef class Errands(Sight):
         if self.extent and (<Lane>backend.home).standby and len(self.scanner.kept) == self.extent:
             self.request = bytes(self.scanner.kept)
         self.arrive(backend)
+        if self.scanner.kept is not None:
+            backend.remember(
+                self, <const unsigned char *>PyByteArray_AS_STRING(self.scanner.kept), len(self.scanner.kept)
+            )
         self.channel.start_reading()
         return self.take(0)
 
@@ -205,6 +236,11 @@ cdef class Errands(Sight):
         return 0
 
     cdef int again(self, bint at_primary) except -1:
+        self.rewind(at_primary)
+        return 0 if self.closed else self.resume()
+
+    cdef int rewind(self, bint at_primary) except -1:
+        """What was asked stands before what its client has sent since."""
         cdef bytes request = self.request
         self.riding = False
         self.request = None
@@ -219,7 +255,7 @@ cdef class Errands(Sight):
         self.scanner.prepend(request)
         self.repeating = True
         self.again_at_primary = at_primary
-        return self.resume()
+        return 0
 
     cdef int skip_part(self) except -1:
         """The rest of a request that has not been sent to its end is kept, and will come again with all of it."""
@@ -235,6 +271,25 @@ cdef class Errands(Sight):
         return 0
 
     # What the policy may do with it.
+
+    @property
+    def promised(self):
+        """Whether its client has been told of a BEGIN that no server has."""
+        return self.begun is not None
+
+    @property
+    def idle_since(self):
+        """When its client has last said or heard something; None while an answer or a connection is awaited."""
+        if self.closed or self.leaving or self.waiting or self.stalled or self.riding:
+            return None
+        if self.backend is not None and (<Backend>self.backend).ledger.count:
+            return None
+        return max(self.now, self.rested)
+
+    def hold(self):
+        """Keep what its client sends, until the cancel request that is on its way to its connection has arrived."""
+        if self.backend is not None and not self.scanner.left:
+            self.stalled = True
 
     def divert(self):
         """Stop waiting for a standby: the primary shall answer."""

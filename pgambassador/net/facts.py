@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pgambassador.config import Allowance
 from pgambassador.pool.census import Stay
 from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.survey import NOTHING, Names
+
+ORDINARY = Allowance()
 
 
 @dataclass(slots=True)
@@ -21,6 +24,8 @@ class Facts:
     """What its start packet has set: what RESET leads back to."""
     stay: Stay = field(default_factory=Stay)
     """What it takes of the limits for clients."""
+    allowance: Allowance = ORDINARY
+    """How long its work may take."""
     told: dict[str, str] = field(default_factory=dict)
     """The parameters as the client knows them. Never changed in place: logins share it."""
     told_of_waiting: bool = False

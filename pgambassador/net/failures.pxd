@@ -32,6 +32,12 @@ cdef class Failures:
     cdef bint failed
     cdef bint dying
     cdef bint told
+    # The fields of the server's last words, which were kept from its client.
+    cdef bytes farewell
+    # An error has been passed on since the last ReadyForQuery.
+    cdef bint erred
+    # Who asks again although the primary has refused it.
+    cdef Client second
     cdef object sqlstate
     cdef object done
     cdef object refused
@@ -41,6 +47,10 @@ cdef class Failures:
 
     # An error that its reader gets instead of the server's.
     cdef bytes instead
+
+    # Which of all entries was given up, and what its client is told if a cancel request ends it.
+    cdef unsigned long long given_up
+    cdef bytes excuse
 
     # The statement whose rows are being described, to a client or to us.
     cdef Statement described
@@ -59,6 +69,7 @@ cdef class Failures:
     cdef bint repeats(self, Client owner) except -1
     cdef bint asks_again(self) except -1
     cdef bint says_farewell(self) except -1
+    cdef int excuse_it(self) except -1
     cdef int doubt(self, Statement statement) except -1
     cdef int repeat(self, Client owner) except -1
     cdef int end_together(self, Client owner) except -1

@@ -14,6 +14,7 @@ from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, UNOWED, Entry
 from pgambassador.wire.replies cimport Failure, failure
 
 from pgambassador.net.statements import renamed
+from pgambassador.wire import build
 from pgambassador.wire.parse import fields
 
 SURVEY = object()
@@ -26,7 +27,14 @@ cdef object MAY_BE_STALE = ("0A", "22", "42", "XX")
 cdef object ELSEWHERE = frozenset(("25006", "40001", "40P01", "55000", "0A000"))
 cdef object NOT_THERE_YET = frozenset(("42", "3F", "3D"))
 
+# What the primary refuses because of others, or because it is none any more.
+cdef object SECOND_TRY = frozenset(("25006", "40001", "40P01"))
+
+cdef object SHUTDOWNS = frozenset(("57P01", "57P02"))
 cdef object FAREWELLS = frozenset((b"57P01", b"57P02"))
+
+# The field of an error that a cancel request has brought about, and nothing else.
+cdef bytes USER_REQUEST = b"\0Mcanceling statement due to user request\0"
 
 cdef bytes PARSE_COMPLETE = b"1\x00\x00\x00\x04"
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
@@ -59,9 +67,15 @@ cdef class Failures:
             elif self.session.request is not None or self.ready() and not self.home.sticky and not self.pinned:
                 # Its client will ask again elsewhere, or is only about to let go of it, and need not know.
                 self.reader = None
-            else:
+            elif self.home.sticky or self.pinned or self.sqlstate not in SHUTDOWNS:
+                # What it says is about this session: it has broken the protocol, or been idle for too long.
                 self.reader = self.session
                 self.told = True
+            else:
+                # Its session goes on.
+                self.reader = None
+                self.farewell = (<const char *>self.scanner.at)[5:self.scanner.have]
+                self.lose(f"the server ended the connection ({self.sqlstate})")
             return 0
         if verdict == UNOWED:
             return 0
@@ -70,6 +84,9 @@ cdef class Failures:
             return self.fenced_off()
         if self.repeats(<Client>head.owner):
             return self.repeat(<Client>head.owner)
+        if self.excuse is not None and self.sqlstate == "57014":
+            self.excuse_it()
+        self.erred = verdict == FORWARD
         if head.kind == c'Q' or head.kind == c'F' or head.kind == c'S':
             if verdict == SWALLOW and <object>head.note is SURVEY and self.done is None:
                 self.rows_asked = None
@@ -105,6 +122,31 @@ cdef class Failures:
         self.copying = False
         return 0
 
+    def give_up(self, unsigned long long number, str why not None):
+        """What was asked as this one of all is to be cancelled; its client is told why, if that is what ends it."""
+        if self.session is not None:
+            self.session.request = None  # nor is it asked anywhere else
+        self.given_up = number
+        self.excuse = b"\0M" + why.encode() + b"\0"
+
+    def still_owes(self, unsigned long long number):
+        """Whether what was asked as this one of all is not answered yet."""
+        return self.ledger.count > 0 and self.ledger.total - self.ledger.count <= number
+
+    cdef int excuse_it(self) except -1:
+        """A cancel request has ended something. If that is what was given up, its client is told why."""
+        cdef Entry *head = self.ledger.head()
+        cdef bytes error
+        if self.given_up < self.ledger.total - self.ledger.count:
+            return 0  # what followed it
+        # Of what we have asked on its behalf in the extended protocol its client is told, too.
+        if head.action == FORWARD or <object>head.owner is not None and head.kind != c'Q' and head.kind != c'S':
+            error = (<const char *>self.scanner.at)[:self.scanner.have]
+            if not self.scanner.left and USER_REQUEST in error:
+                self.instead = build.frame(c'E', error[5:].replace(USER_REQUEST, self.excuse, 1))
+        self.excuse = None
+        return 0
+
     cdef int doubt(self, Statement statement) except -1:
         """A statement that the server knows has failed."""
         if self.prepared[statement] is ASKED:
@@ -122,16 +164,26 @@ cdef class Failures:
         """Whether the error in hand reaches nobody: then nothing may that was to go out with it."""
         cdef Client owner = <Client>self.ledger.head().owner
         cdef Failure found
-        if owner is None or owner.request is None or owner.backend is not self:
+        if owner is None or owner.backend is not self:
             return False
         found = failure(self.scanner.at + 5, self.scanner.have - 5)
         self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
+        if owner.request is None and not self.fence and not self.home.sticky:
+            if found.fatal or (self.sqlstate in SECOND_TRY and not self.home.standby):
+                self.second = owner if owner.reconsiders(self, self.sqlstate) else None
+        if owner.request is None:
+            return False
         return found.fatal or self.fence > 0 or self.repeats(owner)
 
     cdef bint says_farewell(self) except -1:
-        """Whether a notice is that of a server which stops at once. Who asks again elsewhere need not know."""
+        """Whether a notice is that of a server which stops at once. Who goes on elsewhere need not know."""
         cdef Failure found = failure(self.scanner.at + 5, self.scanner.have - 5)
-        return (<const char *>found.sqlstate)[:5] in FAREWELLS
+        if (<const char *>found.sqlstate)[:5] not in FAREWELLS:
+            return False
+        if self.reader.request is None and (self.home.sticky or self.pinned):
+            return False
+        self.farewell = (<const char *>self.scanner.at)[5:self.scanner.have]
+        return True
 
     cdef bint repeats(self, Client owner) except -1:
         """Whether the error is not one of the statement's, but of where it runs or whom it meets there."""
@@ -139,14 +191,16 @@ cdef class Failures:
             return False
         if self.home.standby:
             return self.sqlstate in ELSEWHERE or self.sqlstate[:2] in NOT_THERE_YET and self.sqlstate != "42601"
+        if owner is self.second:
+            return True
         return self.riders is not None and self.sqlstate == "57014"
 
     cdef int repeat(self, Client owner) except -1:
         """Nothing of the answer reaches its client, who asks again, elsewhere."""
         cdef Entry *head = self.ledger.head()
-        if self.sqlstate == "25006":
+        if self.sqlstate == "25006" and self.home.standby:
             owner.refuted()
-        self.reader = None
+        self.reader = self.second = None
         if head.kind != c'Q' and head.kind != c'S':
             if self.sqlstate == "42P05":
                 self.retiring = True
@@ -201,6 +255,7 @@ cdef class Failures:
                 session.backend = None
                 session.cancelled(message, ended)
                 return self.lose("a cancel request hit its change of hands")
+        self.doubtful = True  # nowhere else would they be taken
         return self.lose(f"the server refused the session's settings: {fields(message[5:]).get('M')}")
 
     cdef int undo(self, list dropped) except -1:
@@ -237,7 +292,7 @@ cdef class Failures:
         return 0
 
     cdef int pay(self) except -1:
-        """Pay the fakes that have reached the head; they leave with the next bytes of their owner, or end its answer."""
+        """Pay the fakes that have reached the head; they leave with their owner's next bytes, or end its answer."""
         cdef Entry *head
         cdef Client owner
         while self.ledger.count and self.ledger.head().action == FAKE:

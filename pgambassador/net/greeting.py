@@ -23,16 +23,10 @@ if TYPE_CHECKING:
     from pgambassador.net.keeper import Keeper
 
 BASE = Settings.of({})
-_STARTING_UP = "57P03"
 # What clients make us remember is bounded in number and size.
 _TRIED_MOST = 500
 _TRIED_SIZE = 4096
 _TRIES = 3
-
-
-def starting_up(error: AmbassadorError) -> bool:
-    """Whether the server only asks for some patience."""
-    return isinstance(error, ServerRefused) and error.sqlstate == _STARTING_UP
 
 
 class Greeting:
@@ -108,9 +102,11 @@ class Greeting:
                 self.since = time.monotonic()
             self._first.append(future)
             keeper.wanted()
-            error = keeper.last_error
-            failed = keeper.opening == 0 and error is not None and not patience.shares(keeper)
-            if failed and error is not None and not starting_up(error):
+            now = time.monotonic()
+            error = keeper.refusal(now)
+            if error is None and not (keeper.opening or patience.shares(keeper) or keeper.paused):
+                error = None if keeper.outage.holds(now) else keeper.last_error
+            if error is not None:
                 # It has just failed: the reason is known, and asking again at once would only be a storm.
                 self._first.remove(future)
                 raise error.with_traceback(None)

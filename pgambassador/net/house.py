@@ -15,7 +15,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,10 +24,11 @@ from pgambassador.auth.doorway import Doorway
 from pgambassador.auth.expiry import Ending
 from pgambassador.auth.peer import Peer
 from pgambassador.auth.server import Secret
-from pgambassador.config import Config
+from pgambassador.config import Allowance, Config
 from pgambassador.credentials.keyring import Keyring
 from pgambassador.errors import ConfigError, Refused, Unreachable
 from pgambassador.net import patience, tls
+from pgambassador.net.approach import Approaches
 from pgambassador.net.branch import Branch
 from pgambassador.net.branches import Branches
 from pgambassador.net.console import Console
@@ -37,12 +38,15 @@ from pgambassador.net.facts import Facts
 from pgambassador.net.gate import Gate
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.limits import Limits
+from pgambassador.net.memory import Memory
 from pgambassador.net.numbers import Labels, Numbers, Register
+from pgambassador.net.pausing import Pausing
 from pgambassador.net.porter import Porter
 from pgambassador.net.reactor import reactor
 from pgambassador.net.routes import way_of
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements, statement_text
+from pgambassador.net.tolls import Tolls
 from pgambassador.net.tunnel import Tunnel
 from pgambassador.net.turns import Turns
 from pgambassador.net.watch import Watch
@@ -50,6 +54,7 @@ from pgambassador.net.ways import Ways
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.pool.census import Stay
 from pgambassador.protocol.cancel import CancelKeys
+from pgambassador.routing.cache import caches
 
 Given = tuple[tuple[str, str], ...]
 
@@ -66,12 +71,14 @@ class House:
 
     def __init__(self, config: Config, users: Users, query_log: QueryLog | None) -> None:
         self.config = config
-        self.ways = ways = Ways(config, self._listed_password, self._brought, self._refused)
+        self.ways = ways = Ways(config, self._listed_password, self._brought, self._refused, self._recovered)
         asking = enquiry(config, ways.keyrings, self._listed_password)
         self.directory = Directory(config.auth, users, asking)
         self.porter = Porter(config, self.directory, ways.probe)
         self.doorway: Doorway[Guest] = Doorway(config.clients.max)
         self.limits = Limits(config)
+        self.tolls = Tolls(config, self.sessions)
+        self.memory = Memory(config.clients.memory, self.sessions)
         self.register = Register(config)
         self.query_log = query_log
         self.gate = Gate(config.tls)
@@ -81,6 +88,8 @@ class House:
             for name, cluster in config.clusters.items()
             if cluster.splits
         }
+        self.caches = caches(config)
+        self.pausing = Pausing(self.keepers)
         self.servers = reactor(asyncio.get_running_loop())
         self.sockets = reactor(asyncio.get_running_loop(), self.servers)
         self.statements = Statements()
@@ -110,8 +119,15 @@ class House:
         self.porter.reload(config)
         self.doorway.resize(config.clients.max)
         self.limits.reload(config)
+        self.tolls.reload(config)
+        self.memory.reload(config.clients.memory)
+        allowances: dict[tuple[str, str], Allowance] = {}
         for keeper in self.keepers.values():
             keeper.lane.slow, keeper.lane.sample = self._thresholds()
+            for session in keeper.clients:
+                names = session.facts.database, session.facts.user
+                allowance = allowances.get(names) or allowances.setdefault(names, config.allowance(*names))
+                keeper.timekeeper.allow(session, allowance, time.monotonic())
         for name, branches in self.branches.items():
             weights = config.clusters[name].routing.weights
             if weights != old.clusters[name].routing.weights:
@@ -138,6 +154,8 @@ class House:
                 commons=self.limits.commons[target.cluster],
                 caps=self.limits.caps(target, server_user, bool(given)),
                 routing=self.config.clusters[target.cluster].routing,
+                renamed=self.tolls.attend,
+                failover=self.config.failover,
             )
             keeper = self.keepers[key] = Keeper(upstream=origin, **common)
             branches = self.branches.get(target.cluster)
@@ -148,7 +166,12 @@ class House:
                     origin,
                     lambda at, known: Branch(trunk, known, upstream=origin.at(at), **common),
                 )
+            elif branches is not None:
+                branches.lead(keeper, origin)
+            if target.cluster in self.caches:
+                keeper.routes.keep_in(self.caches[target.cluster], target.database)
             keeper.lane.slow, keeper.lane.sample = self._thresholds()
+            keeper.paused = self.pausing.covers(key[:2])
             if self.query_log is not None:
                 keeper.lane.sink = self._record
         return keeper
@@ -172,6 +195,12 @@ class House:
             copied = database == "template1" and text.lstrip().startswith(b"create")
             if of == cluster and (copied or database.lower().encode() in text):
                 keeper.retire_idle("its database is to be dropped, renamed or copied")
+
+    def _recovered(self, cluster: str) -> None:
+        """A server may be asked again."""
+        for keeper in self.every():
+            if keeper.cluster == cluster and keeper.outage.since is not None:
+                keeper.at_once()
 
     def prune(self) -> None:
         """Forget pools that nobody has a use for; names come from clients."""
@@ -222,6 +251,9 @@ class House:
         """All pools, those on standbys too."""
         return [pool for keeper in self.keepers.values() for pool in keeper.all()]
 
+    def sessions(self) -> Iterator[Session]:
+        return (session for keeper in self.keepers.values() for session in keeper.clients)
+
     def credentials(self) -> list[Keyring]:
         return list(self.ways.keyrings.values())
 
@@ -229,6 +261,10 @@ class House:
         return self.register.sums(
             Numbers(pool, self._labels(key)) for key, keeper in self.keepers.items() for pool in keeper.all()
         )
+
+    def approaches(self) -> list[Approaches]:
+        """What is known of the servers, by cluster."""
+        return list(self.ways.approaches.values())
 
     def watches(self) -> list[Watch]:
         """Of the clusters whose servers are watched."""
@@ -271,6 +307,11 @@ class House:
                 sqlstate="53300",
                 hint=f"At most {self.config.clients.max} are allowed (clients.max).",
             )
+        try:
+            self.memory.check_room()
+        except Refused:
+            self.rejected["memory"] += 1
+            raise
         try:
             stay = self.limits.arrive(peer)
         except Refused:

@@ -1,44 +1,40 @@
-"""One pool at work: the policy behind a lane, and the only one that opens server connections for it.
+"""One pool at work: the policy behind a lane. How its connections are opened is in `net/openings.py`.
 
-1. Openings run in parallel, as many as `Plan` allows; each failure goes to the clients that wait when no
-   other connection is left to wait for, in the server's own words.
-2. A server that is starting up (57P03) is asked again while clients wait, until their own time is up.
-3. The session's settings are tried out at login, once for each distinct set, so that bringing a connection
+1. The session's settings are tried out at login, once for each distinct set, so that bringing a connection
    into that state needs no waiting for its outcome later.
-4. Under limits that several pools share nothing is opened without a place from its lease.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pgambassador.config import Pool
+from pgambassador.config.failover import Failover
 from pgambassador.config.routing import Routing
 from pgambassador.errors import AmbassadorError, Refused
-from pgambassador.net import patience
+from pgambassador.net.aftermath import Aftermath
 from pgambassador.net.backend import Backend
-from pgambassador.net.channel import Channel
-from pgambassador.net.greeting import BASE, Greeting, starting_up
-from pgambassador.net.lane import Borrower, Lane
+from pgambassador.net.greeting import Greeting
+from pgambassador.net.health import Health
+from pgambassador.net.lane import Lane
 from pgambassador.net.lease import Lease
-from pgambassador.net.link import Link, Upstream
+from pgambassador.net.link import Upstream
 from pgambassador.net.lookout import Lookout
-from pgambassador.net.partings import Partings
-from pgambassador.net.patience import as_error
+from pgambassador.net.openings import Openings
 from pgambassador.net.routes import Routes
 from pgambassador.net.session import Session
+from pgambassador.net.shedding import overflow
 from pgambassador.net.sockets import Sockets
 from pgambassador.net.statements import Statements
-from pgambassador.net.tasks import spawn
+from pgambassador.net.timekeeper import Timekeeper
 from pgambassador.observe.metrics import BUCKETS
 from pgambassador.pool.commons import Cap, Commons
+from pgambassador.pool.outage import Outage
 from pgambassador.pool.plan import Plan
-from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
 
 if TYPE_CHECKING:
@@ -47,8 +43,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_BROKEN = ("the server closed the connection unexpectedly", "the connection to the server broke")
 
-class Keeper(Partings):
+
+class Keeper(Openings):
     """`departed(session, reason)` is called once for each session that has ended."""
 
     def __init__(
@@ -65,8 +63,10 @@ class Keeper(Partings):
         buffer: int,
         sockets: Sockets,
         routing: Routing = Routing(),  # noqa: B008  it is frozen
+        failover: Failover = Failover(),  # noqa: B008  so is this
         commons: Commons | None = None,
         caps: Sequence[Cap] = (),
+        renamed: Callable[[Session], None] = lambda session: None,
     ) -> None:
         self.cluster, self.database, self.user = cluster, database, user
         self.config = config
@@ -75,11 +75,28 @@ class Keeper(Partings):
         self.statement = statements.statement
         self.departed = departed
         self.vacate = vacate
+        self.renamed = renamed
         self.sockets = sockets
-        self.plan = Plan(config.size, config.min_size, config.idle_timeout, config.lifetime)
+        self.failover = failover
+        self.plan = Plan(
+            config.size,
+            config.min_size,
+            config.idle_timeout,
+            config.lifetime,
+            failover.first_pause,
+            failover.longest_pause,
+        )
+        self.outage = Outage(failover.hold, failover.attempts)
+        self.health = Health(self, failover.quiet)
         self.lane = Lane(self, BUCKETS, config.size, config.mode == "session", config.statements, buffer)
+        if config.wait_timeout is not None:
+            self.lane.wait_most = config.wait_timeout
+        self.timekeeper = Timekeeper(self)
+        if config.max_waiting is not None:
+            self.lane.most_waiting = config.max_waiting
         self.opening = 0
         self.connects = self.connect_failures = self.wait_timeouts = self.cancels = 0
+        self.shed = self.dismissed = 0
         self.closed: Counter[str] = Counter()
         self.pins = Counter()
         self.last_error: AmbassadorError | None = None
@@ -90,121 +107,18 @@ class Keeper(Partings):
         self.greeting = Greeting(self)
         self.routes = Routes(self.lane, routing)
         self.carries, self.joins = self.routes.carries, self.routes.joins
+        self.aftermath = Aftermath(self)
+        self.bereft, self.refused = self.aftermath.bereft, self.aftermath.refused
+        self.later, self.uncertain = self.aftermath.later, self.aftermath.uncertain
         self.lookout = Lookout(self.lane, config.harmless_extensions, self.routes.heed)
         self.branches: dict[Endpoint, Branch] = {}
         self._parting: dict[Backend, asyncio.Task[object]] = {}
-        self._retry: asyncio.TimerHandle | None = None
         self.lease = Lease(commons, caps, self) if commons is not None and caps else None
 
-    # Opening.
-
-    def wanted(self) -> None:
-        """Somebody waits although the pool is not full."""
-        if self.stopping:
-            return
-        now = time.monotonic()
-        lacks = self.lacks(now)
-        if lacks and self.lease is not None:
-            self.lease.claim()
-        else:
-            for _ in range(lacks):
-                self.begin()
-        if self.asked_for and now < self.plan.retry_at and self._retry is None:
-            loop = asyncio.get_running_loop()
-            self._retry = loop.call_later(self.plan.retry_at - now, self._again)
-
-    @property
-    def asked_for(self) -> int:
-        """How many wait for a connection."""
-        return self.lane.waiting + min(self.greeting.waiting, 1) or int(self.out_of_reach)
-
-    def lacks(self, now: float) -> int:
-        """How many connections should begin to be opened now."""
-        if self.stopping:
-            return 0
-        waiting = max(self.asked_for - self.lookout.asking, 0)  # the one that is asked comes back
-        return self.plan.openings(waiting=waiting, total=self.lane.total, opening=self.opening, now=now)
-
-    def begin(self) -> None:
-        self.opening += 1
-        spawn(self._open(), f"open {self.cluster}/{self.database}")
-
-    def yields(self) -> bool:
-        """Whether a connection that comes free is closed for another pool's sake."""
-        return self.lease is not None and self.lease.yields()
-
-    def _again(self) -> None:
-        self._retry = None
-        self.wanted()
-
-    async def _open(self) -> None:
-        adopted = False
-        try:
-            try:
-                link = await self.upstream.open()
-            finally:
-                self.opening -= 1
-            self.connects += 1
-            self.plan.succeeded()
-            self.last_error = None
-            adopted = self._adopt(link)
-        except AmbassadorError as error:
-            self._failed(error)
-        finally:
-            if self.lease is not None and not adopted:
-                self.lease.returned()
-
-    def _adopt(self, link: Link) -> bool:
-        channel = Channel(self.sockets, link.sock, link.tls, link.incoming, link.outgoing)
-        if self.stopping:
-            channel.close()
-            return False
-        backend = Backend(self.sockets, channel, self.lane, link, dict(link.parameters), BASE, link.leftover)
-        backend.defaults = Settings.of(link.parameters)
-        backend.expires = self.plan.expiry(backend.opened)
-        if link.retire_at is not None:
-            backend.expires = min(backend.expires, backend.opened + link.retire_at - time.time())
-        if backend.closed:
-            return False
-        self.backends.add(backend)
-        if self.lease is not None:
-            self.lease.opened(backend, link.sock)
-        self.greeting.learn(dict(link.parameters))
-        self._receive(backend)
-        return True
-
-    def _receive(self, backend: Backend) -> None:
-        """A connection has been opened: somebody gets it, when that may be."""
-        if self.lookout.knows:
-            self.lane.add(backend)
-        else:
-            self.lane.add(backend, free=False)
-            self.lookout.greet(backend)
-
-    def _failed(self, error: AmbassadorError) -> None:
-        self.connect_failures += 1
-        self.last_error = error
-        self.plan.failed(time.monotonic())
-        log.warning(
-            "cannot open a server connection: %s",
-            error.sentence(),
-            extra={"cluster": self.cluster, "database": self.database, "user": self.user},
-        )
-        if self.lane.total == 0 and self.opening == 0 and not starting_up(error):
-            self.greeting.despair(error)
-            message = as_error(error)
-            while (waiter := self.lane.first_waiting()) is not None:
-                self.turn_away(waiter, message)
-        self.wanted()
-
-    def turn_away(self, waiter: object, message: bytes) -> None:
-        if isinstance(waiter, Session):
-            waiter.refuse(message)
-        elif isinstance(waiter, Borrower):
-            self.lane.forgo(waiter)
-            waiter.granted_to(None)
-
     # What the compiled part asks.
+
+    def overflow(self, session: Session, lane: Lane) -> bytes | None:
+        return overflow(self, session, lane)
 
     def lost(self, backend: Backend, reason: str) -> None:
         self.closed[reason] += 1
@@ -212,13 +126,10 @@ class Keeper(Partings):
         if self.lease is not None:
             self.lease.closed(backend)
         log.debug("server connection closed: %s", reason)
+        if reason in _BROKEN and backend.owes:
+            self.upstream.broke(backend.link, reason)
         if self.lane.waiting or self.lane.total < self.plan.min_size:
             self.wanted()
-
-    def orphaned(self, session: Session, reason: str) -> None:
-        """The server connection died under a client and could not say why."""
-        detail = "The transaction or query that was running on it may or may not have been completed."
-        self.failed(session, AmbassadorError(reason, sqlstate="08006", detail=detail, hint="Connect again."))
 
     def failed(self, session: Session, error: AmbassadorError) -> None:
         """Tell a client why its session ends, and end it."""
@@ -250,6 +161,7 @@ class Keeper(Partings):
 
     def left(self, session: Session, reason: str) -> None:
         self.clients.discard(session)
+        self.timekeeper.left(session)
         self.departed(session, reason)
 
     # Time passes.
@@ -258,7 +170,10 @@ class Keeper(Partings):
         """A few times a second: what has waited, idled or lived too long."""
         if self.lease is not None:
             self.lease.tick(now)
-        patience.look(self, now)
+        self.timekeeper.tick(now)
+        self.look_after_waiting(now)
+        self.health.tick(now)
+        self.look_at_roles()
         for backend in [b for b in self.lane.idle if b.expires <= now]:
             backend.close("lifetime")
         for backend in self.backends:
@@ -270,18 +185,14 @@ class Keeper(Partings):
             backend.close("idle")
         self.inquire(now)
         short = self.lane.total + self.opening < self.plan.min_size
-        if self.out_of_reach or (short and self.greeting.parameters is not None):
+        waits = self.asked_for > 0 and not self.lane.total  # perhaps for another pool's attempt
+        if waits or (short and self.greeting.parameters is not None):
             self.wanted()
 
     def inquire(self, now: float) -> None:
         """Ask from time to time what there is in the database."""
         self.lookout.tick(now)
         self.routes.tick(now)
-
-    @property
-    def out_of_reach(self) -> bool:
-        """Whether it must find out by itself when the server is back: nobody is sent here meanwhile."""
-        return self.essential and self.last_error is not None and self.lane.total == 0
 
     def all(self) -> tuple[Keeper, ...]:
         """It and those on standbys beside it."""

@@ -4,10 +4,15 @@ from pgambassador.net.parties cimport Client, Home
 cdef class Waiter(Client):
     cdef readonly bint waiting
     cdef readonly double waiting_since
+    # Seconds that it waits this time, and that it waits if no hint says otherwise.
+    cdef readonly double patience
+    cdef public double wait_most
     # Where it waits. Its place in another queue, in which it waited before, is not its place any more.
     cdef object queued
     # It may share a connection, for about so many seconds.
     cdef bint brief_now
+    # Above 0 it comes before others, below 0 behind them.
+    cdef public int priority
 
     cdef int granted(self, Backend backend, double now) except -1
 
@@ -16,10 +21,21 @@ cdef class Lane(Home):
     cdef list free
     cdef bint serving
     cdef readonly object waiters
+    # Who comes first, while any of those who wait have another priority than the normal one.
+    cdef object order
+    cdef bint ranked
+    # So many may wait.
+    cdef public Py_ssize_t most_waiting
     cdef readonly Py_ssize_t total
     cdef readonly Py_ssize_t waiting
     cdef readonly Py_ssize_t sessions
     cdef public Py_ssize_t limit
+    # Seconds that who is no client waits at most.
+    cdef public double wait_most
+    # Before then nobody has waited too long.
+    cdef double soonest
+    # Sessions that were told of a BEGIN which no server has, and perhaps some that are done with it.
+    cdef readonly set promised
     cdef public double slow
     cdef public double sample
     # Every statement is shown to the policy.
@@ -29,6 +45,8 @@ cdef class Lane(Home):
     cdef public object sink
     # Which standbys there are: None where everything goes one way.
     cdef public object choice
+    # Where answers are kept (a Shelf): None where none are.
+    cdef public object cache
     # Who is given the next connection that comes free, before all who wait.
     cdef public object next_free
     # Waiting clients may share a connection, and some have waited although there are as many as there may be.
@@ -46,6 +64,7 @@ cdef class Lane(Home):
     cdef readonly unsigned long long batches
     cdef readonly unsigned long long batched
     cdef readonly unsigned long long repeated
+    cdef readonly unsigned long long recalled
     cdef readonly unsigned long long queries
     cdef readonly unsigned long long errors
     cdef readonly unsigned long long bytes_received
@@ -64,5 +83,7 @@ cdef class Lane(Home):
     cdef int gather(self, Waiter waiter, double now) except -1
     cdef int give(self, Backend backend, list riders, double now) except -1
     cdef int unqueue(self, Waiter waiter) except -1
+    cdef Waiter front(self, double now)
+    cdef int shift(self, double now) except -1
     cdef int count_query(self, double seconds, bint failed) except -1
     cdef int count_wait(self, double seconds) except -1

@@ -2,8 +2,10 @@
 """The fast part of a pool: idle server connections, clients waiting for one, and what both add up to.
 
 1. A connection is idle, or somebody's, or parked behind a cancel; never two of these.
-2. Clients are served in the order in which they began to wait; one that gave up is skipped.
-3. Nobody waits while a connection is idle, but for the rest of a turn of the reactor (`gather`), and `policy.wanted()` is told whenever somebody must wait although
+2. Clients are served in the order in which they began to wait, those of other priorities than the normal one as
+   `pool.precedence` says; one that gave up is skipped.
+3. Nobody waits while a connection is idle, but for the rest of a turn of the reactor (`gather`), and
+   `policy.wanted()` is told whenever somebody must wait although
    the limit allows one more connection.
 4. A lane that is `contested` has its policy say of each connection that comes free whether it `yields()` it.
 5. The connection used last is used next, so that those above the need grow old and are closed. One that has
@@ -14,6 +16,8 @@ from collections import deque
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.parties cimport Client, Home, clock
 from pgambassador.net.reactor cimport behind
+
+from pgambassador.pool.precedence import Precedence
 
 # An idle connection's end is seen by the event loop; only what came since its last turn could be missed.
 cdef double MOMENT = 0.01
@@ -57,12 +61,14 @@ cdef class Lane(Home):
         self.free = []
         self.waiters = deque()
         self.carriers = []
+        self.promised = set()
         self.gathered = []
         self.limit = limit
+        self.most_waiting = 1 << 62
         self.sticky = sticky
         self.statement_limit = max(statement_limit, 1)
         self.high_water = high_water
-        self.slow = 1e300
+        self.slow = self.soonest = self.wait_most = 1e300
         self.weight = 1
         self.first_answer = 0.0005
         self.bounds = len(bounds)
@@ -97,7 +103,13 @@ cdef class Lane(Home):
         waiter.waiting = True
         waiter.queued = self
         waiter.waiting_since = now
-        if first:
+        self.soonest = min(self.soonest, now + waiter.patience)
+        if waiter.priority:
+            if self.order is None:
+                self.order = Precedence(self.waiters, self.stays)
+            self.order.put(waiter, waiter.priority, first=first)
+            self.ranked = True
+        elif first:
             self.waiters.appendleft(waiter)
         else:
             self.waiters.append(waiter)
@@ -184,8 +196,15 @@ cdef class Lane(Home):
             granted, self.next_free = self.next_free, None
             granted(backend)
             return 0
-        while self.waiters:
-            waiter = <Waiter>self.waiters.popleft()
+        while self.waiters or self.ranked:
+            if self.ranked:
+                now = clock()
+                waiter = self.front(now)
+                if waiter is None:
+                    break
+                self.shift(now)
+            else:
+                waiter = <Waiter>self.waiters.popleft()
             if not waiter.waiting or waiter.queued is not self:
                 continue
             waiter.waiting = False
@@ -206,17 +225,18 @@ cdef class Lane(Home):
         cdef Waiter waiter
         cdef double seconds = first.expected
         cdef Py_ssize_t most = min(max(self.waiting // max(self.total, 1), self.waiting // 2) + 1, BATCH_MOST)
-        while len(riders) < most and self.waiters:
-            waiter = <Waiter>self.waiters[0]
-            if waiter.waiting and waiter.queued is self:
-                seconds += waiter.expected
-                if not waiter.brief_now or waiter.state is not first.state or seconds > BATCH_SECONDS:
-                    break
-                waiter.waiting = False
-                self.waiting -= 1
-                self.count_wait(now - waiter.waiting_since)
-                riders.append(waiter)
-            self.waiters.popleft()
+        while len(riders) < most:
+            waiter = self.front(now)
+            if waiter is None:
+                break
+            seconds += waiter.expected
+            if not waiter.brief_now or waiter.state is not first.state or seconds > BATCH_SECONDS:
+                break
+            self.shift(now)
+            waiter.waiting = False
+            self.waiting -= 1
+            self.count_wait(now - waiter.waiting_since)
+            riders.append(waiter)
         return self.give(backend, riders, now)
 
     cdef int give(self, Backend backend, list riders, double now) except -1:
@@ -286,6 +306,7 @@ cdef class Lane(Home):
         cdef double now = clock()
         cdef Backend backend = self.take(now)
         if backend is None:
+            borrower.patience = self.wait_most
             self.queue(borrower, now)
         else:
             borrower.granted(backend, now)
@@ -294,13 +315,64 @@ cdef class Lane(Home):
         """A waiter gives up."""
         self.unqueue(waiter)
 
-    def first_waiting(self):
+    def overdue(self, double now):
+        """Those who have waited for longer than they should, in the order in which they began to."""
+        cdef list late = []
+        cdef Waiter waiter
+        if now < self.soonest:
+            return late
+        self.soonest = 1e300
+        for queue in self.queues():
+            for waiter in queue:
+                if waiter.waiting and waiter.queued is self:
+                    if waiter.waiting_since + waiter.patience <= now:
+                        late.append(waiter)
+                    else:
+                        self.soonest = min(self.soonest, waiter.waiting_since + waiter.patience)
+        return late
+
+    cdef Waiter front(self, double now):
         """The waiter whose turn is next, or None."""
+        cdef Waiter waiter
+        if self.ranked:
+            waiter = <Waiter>self.order.first(now)
+            self.ranked = self.order.needed
+            return waiter
         while self.waiters:
-            if (<Waiter>self.waiters[0]).waiting and (<Waiter>self.waiters[0]).queued is self:
-                return self.waiters[0]
+            waiter = <Waiter>self.waiters[0]
+            if waiter.waiting and waiter.queued is self:
+                return waiter
             self.waiters.popleft()
         return None
+
+    cdef int shift(self, double now) except -1:
+        """It has its turn."""
+        if self.ranked:
+            self.order.take(now)
+            self.ranked = self.order.needed
+        else:
+            self.waiters.popleft()
+        return 0
+
+    def stays(self, Waiter waiter not None):
+        """Whether somebody still waits here."""
+        return waiter.waiting and waiter.queued is self
+
+    def first_waiting(self):
+        """Who has waited longest, or None."""
+        return self.order.oldest() if self.ranked else self.front(0)
+
+    def newest_below(self, int priority):
+        """Who goes when there is no room for somebody of this priority, or None."""
+        if not self.ranked and priority <= 0:
+            return None
+        if self.order is None:
+            self.order = Precedence(self.waiters, self.stays)
+        return self.order.newest_below(priority)
+
+    def queues(self):
+        """Those who wait, each queue in the order in which they came."""
+        return [self.waiters] if not self.ranked else [self.order.high, self.waiters, self.order.low]
 
     @property
     def query_histogram(self):

@@ -1,6 +1,6 @@
-from pgambassador.net.errands cimport Errands
+from pgambassador.net.tollgate cimport Tollgate
 
-cdef class Lobby(Errands):
+cdef class Lobby(Tollgate):
     # Refused, in the extended protocol: up to its Sync.
     cdef bint skipping
 

@@ -1,4 +1,4 @@
-from pgambassador.net.errands import Errands
+from pgambassador.net.tollgate import Tollgate
 
-class Lobby(Errands):
+class Lobby(Tollgate):
     def refuse(self, error: bytes) -> None: ...

@@ -8,7 +8,7 @@ from pgambassador.net.parties cimport clock
 from pgambassador.net.verdicts cimport UNSAID
 
 
-cdef class Lobby(Errands):
+cdef class Lobby(Tollgate):
     """The part of a session that stands before a connection."""
 
     cdef int unlinked(self, int kind) except -1:
@@ -25,21 +25,29 @@ cdef class Lobby(Errands):
         if kind == c'C' and self.scanner.have > 6 and self.scanner.at[5] == c'S' and not self.lane.sticky:
             self.close_statement(None)
             return True
-        if self.lane.choice is not None:
-            if not self.look(kind):
-                self.scanner.back()
+        if (self.lane.choice is not None or self.lane.cache is not None) and not self.look(kind):
+            self.scanner.back()
+            return False
+        if self.guard is not None and self.begun is None and not self.lets_by(kind):
+            if self.refusal is None:
                 return False
+            self.refuse_one(kind)
+            return True
+        if self.lane.choice is not None or self.lane.cache is not None:
             if self.aborted and self.spurns(kind):
                 if self.refusal is not None:
                     self.refuse_one(kind)
                 return True
-            if self.verdict.begins == UNSAID and kind == c'Q' and self.puts_off():
+            if self.verdict.begins == UNSAID and kind == c'Q' and self.lane.choice is not None and self.puts_off():
+                return True
+            if self.verdict.cache > 0 and self.lane.cache is not None and self.recall():
                 return True
         if not self.acquire(kind):
             if self.refusal is not None:
                 self.refuse_one(kind)
                 return True
             self.scanner.back()
+            self.absolved = True
             return False
         self.linked(kind)
         return True
@@ -74,9 +82,13 @@ cdef class Lobby(Errands):
 
     def refuse(self, bytes error not None):
         """Stop waiting: the message that waits is answered with this ErrorResponse; the session goes on."""
-        if not self.waiting:
+        if not (self.waiting or self.detained):
             return
-        self.asked.unqueue(self)
+        if self.waiting:
+            self.asked.unqueue(self)
+        if self.detained:
+            self.detained = self.stalled = False
+        self.absolved = False
         self.refusal = error
         self.now = clock()
         self.channel.start_reading()

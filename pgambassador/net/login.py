@@ -164,7 +164,7 @@ async def _cancel(house: House, pid: int, key: bytes) -> None:
     session = house.keys.find(pid, key)
     if session is None or session.closed or isinstance(session, Console):
         return
-    if isinstance(session, Session) and session.waiting:
+    if isinstance(session, Session) and (session.waiting or session.detained):
         keeper = session.policy
         keeper.cancels += 1
         session.refuse(_CANCELED)
@@ -250,6 +250,8 @@ async def _begin(entrant: _Entrant) -> None:
     session = Session(house.sockets, visitor.channel(), keeper.lane, settings, facts)
     facts.pid, key = house.keys.issue(session, long=packet.version >= PROTOCOL_3_2)
     keeper.clients.add(session)
+    keeper.timekeeper.allow(session, house.config.allowance(packet.database, packet.user), time.monotonic())
+    house.tolls.attend(session)
     house.logins += 1
     session.tell(_greeting(success, told, facts.pid, key))
     session.start(reader.rest())
@@ -302,8 +304,10 @@ def _attend(entrant: _Entrant) -> None:
     """The console, which has no server connection."""
     house, visitor, packet, success, _, stay, reader = entrant
     told = settings_for(packet)
-    exchange = Exchange(Desk(house, packet.user).answer, COLUMNS, told)
-    console = Console(house.sockets, visitor.channel(), exchange, stay=stay, ended=house.ended)
+    desk = Desk(house, packet.user)
+    exchange = Exchange(desk.answer, COLUMNS, told)
+    channel, waits = visitor.channel(), lambda: desk.levers.waits()
+    console = Console(house.sockets, channel, exchange, stay=stay, ended=house.ended, waits=waits)
     console.pid, key = house.keys.issue(console, long=packet.version >= PROTOCOL_3_2)
     house.tunnels.add(console)
     house.logins += 1

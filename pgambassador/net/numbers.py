@@ -34,6 +34,7 @@ _SUMS = (
     "connects",
     "connect_failures",
     "wait_timeouts",
+    "shed",
     "cancels",
     "query_seconds",
     "wait_seconds",
@@ -43,8 +44,14 @@ _SUMS = (
     "batches",
     "batched",
     "repeated",
+    "recalled",
     "verdicts",
     "judged",
+    "sessions_kept",
+    "sessions_lost",
+    "held",
+    "paused",
+    "dismissed",
 )
 
 
@@ -65,6 +72,7 @@ class Numbers:
     connects: int
     connect_failures: int
     wait_timeouts: int
+    shed: int
     cancels: int
     query_seconds: float
     wait_seconds: float
@@ -74,8 +82,14 @@ class Numbers:
     batches: int
     batched: int
     repeated: int
+    recalled: int
     verdicts: int
     judged: int
+    sessions_kept: int
+    sessions_lost: int
+    held: int
+    paused: int
+    dismissed: int
 
     def __init__(self, keeper: Keeper, labels: Labels | None = None) -> None:
         lane = keeper.lane
@@ -87,18 +101,24 @@ class Numbers:
             setattr(self, name, getattr(lane, name))
         for name in ("bytes_sent", "query_seconds", "wait_seconds"):
             setattr(self, name, getattr(lane, name))
-        for name in ("opening", "connects", "connect_failures", "wait_timeouts", "cancels"):
+        for name in ("opening", "connects", "connect_failures", "wait_timeouts", "shed", "cancels"):
             setattr(self, name, getattr(keeper, name))
-        for name in ("batches", "batched", "repeated"):
+        for name in ("batches", "batched", "repeated", "recalled"):
             setattr(self, name, getattr(lane, name))
         self.replica_queries = lane.queries if lane.standby else 0
         choice = lane.choice
         self.stale, self.without_replica = (0, 0) if choice is None else (choice.stale, choice.none)
         self.verdicts, self.judged = len(keeper.routes), keeper.routes.judged
+        away = keeper.outage.since is not None and not lane.total
+        self.held = lane.waiting + keeper.greeting.waiting if away else 0
+        self.paused, self.dismissed = int(keeper.paused), keeper.dismissed
         self.query_histogram = lane.query_histogram
         self.wait_histogram = lane.wait_histogram
         self.closed = Counter(keeper.closed)
         self.pins = Counter(keeper.pins)
+        self.timeouts = Counter(keeper.timekeeper.counts)
+        self.aftermath = Counter(keeper.aftermath.outcomes)
+        self.sessions_kept, self.sessions_lost = keeper.aftermath.kept, keeper.aftermath.lost
 
     def add(self, other: Numbers) -> None:
         for name in _SUMS:
@@ -108,6 +128,8 @@ class Numbers:
             setattr(self, name, tuple(a + b for a, b in pairs))
         self.closed.update(other.closed)
         self.pins.update(other.pins)
+        self.timeouts.update(other.timeouts)
+        self.aftermath.update(other.aftermath)
 
 
 class Register:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from pgambassador.cluster.upstream import Endpoint, Upstream
 from pgambassador.credentials.keyring import Issued
-from pgambassador.errors import ConfigError, ServerRefused
+from pgambassador.errors import AmbassadorError, ConfigError, ServerRefused, Unreachable
 from pgambassador.net import connector
+from pgambassador.net.approach import Approach, Approaches
 from pgambassador.net.connector import Keys
 from pgambassador.net.derivation import Deriver
 from pgambassador.net.link import Link
@@ -42,8 +44,10 @@ class Origin:
         params: Mapping[str, str] = MappingProxyType({}),
         only: bool = False,
         deriver: Deriver | None = None,
+        approaches: Approaches | None = None,
     ) -> None:
         self.deriver = deriver or Deriver()
+        self.approaches = approaches
         self.upstream = upstream
         self.keyring = keyring
         self.database = database
@@ -74,19 +78,92 @@ class Origin:
             params=self.params,
             only=self.only,
             deriver=self.deriver,
+            approaches=self.approaches,
         )
 
-    async def open(self) -> Link:
-        """Log in; raises Unreachable, ConfigError or ServerRefused."""
+    # What is known of the servers.
+
+    def _known(self) -> list[Approach]:
+        known = self.approaches
+        return [] if known is None else [known.at(endpoint) for endpoint in self.upstream.endpoints]
+
+    def admits(self, now: float, *, held: bool) -> bool:
+        """Whether an attempt may begin; `held`: somebody waits for it who is held."""
+        known = self._known()
+        return not known or any(each.breaker.admits(now, held=held) for each in known)
+
+    def shut(self, now: float) -> AmbassadorError | None:
+        """What is said to clients that nobody holds, while the breakers of all servers are open."""
+        known = self._known()
+        if not known or not all(each.breaker.shut for each in known):
+            return None
+        return known[0].refusal(now)
+
+    def sick_since(self) -> float | None:
+        """Since when all servers have failed whose breakers have opened by themselves; None: not all have."""
+        found = [each.breaker.since for each in self._known() if each.breaker.state == "open"]
+        times = [since for since in found if since is not None]
+        return max(times) if times and len(times) == len(self.upstream.endpoints) else None
+
+    @property
+    def named_once(self) -> bool:
+        """Whether one name leads to whatever the server is, so that only it can say what that is."""
+        return len(self.upstream.endpoints) == 1 and self.upstream.target_session_attrs == "any"
+
+    def may_retry(self, now: float) -> bool:
+        """Whether an attempt after a failure is within the first server's budget; it is spent."""
+        known = self._known()
+        return not known or known[0].may_retry(now)
+
+    def broke(self, link: Link, why: str) -> None:
+        """A connection broke at work."""
+        if self.approaches is not None:
+            self.approaches.at(link.instance or link.endpoint).unwell(why, attempt=False)
+
+    async def knock(self, link: Link) -> bool:
+        """Whether the server at the other end of a connection answers, in whatever words."""
+        endpoint = link.instance or link.endpoint
+        if link.instance is None and not endpoint.is_unix:
+            endpoint = replace(endpoint, hostaddr=str(link.peer.sockaddr[0]))
+        origin = self.at(endpoint)
+        origin.approaches = None
+        try:
+            (await origin.open()).close()
+        except Unreachable as error:
+            if error.passing and self.approaches is not None:
+                self.approaches.at(link.instance or link.endpoint).unwell(error.message)
+            return not error.passing
+        except AmbassadorError:
+            return True
+        return True
+
+    async def watch(self) -> Link:
+        """Log in as one who only watches: nothing stands in the way."""
+        return await self._open(self.upstream, aside=True)
+
+    async def open(self, *, held: bool = False) -> Link:
+        """Log in; raises Unreachable, ConfigError or ServerRefused. `held`: somebody waits who is held."""
+        known, now = self._known(), time.monotonic()
+        may = tuple(each.server for each in known if each.breaker.admits(now, held=held))
+        if known and not may:
+            raise known[0].refusal(now)
+        return await self._open(replace(self.upstream, endpoints=may) if known else self.upstream)
+
+    async def _open(self, upstream: Upstream, *, aside: bool = False) -> Link:
+        known = self.approaches
+        more: dict[str, Any] = {}
+        if known is not None:
+            more["visit"] = lambda at: known.at(at).aside() if aside else known.at(at).turn()
         try:
             return await connector.connect(
-                self.upstream,
+                upstream,
                 self._attempt(),
                 database=self.database,
                 user=self.user,
                 params=self.params,
                 timeout=self.upstream.connect_timeout,
                 deriver=self.deriver,
+                **more,
             )
         except ServerRefused as refusal:
             # The class of "Invalid Authorization Specification".

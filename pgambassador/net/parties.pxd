@@ -15,6 +15,7 @@ cdef class Statement:
     cdef object verdict
     cdef object judged_by
     cdef unsigned long long generation
+    cdef Py_ssize_t weight
 
 cdef class Client:
     cdef readonly Channel channel
@@ -32,6 +33,8 @@ cdef class Client:
     cdef readonly bint riding
     # Before what it asks goes a BEGIN that its client has been told of.
     cdef bint beginning
+    # When it was told last that it may ask.
+    cdef double rested
 
     cdef bint mid_message(self) noexcept
     cdef int settled(
@@ -43,7 +46,8 @@ cdef class Client:
     cdef bint has_left(self) noexcept
     cdef bint may_read(self) noexcept
     cdef int cancelled(self, bytes error, bint ended) except -1
-    cdef int orphaned(self, str reason, bint told) except -1
+    cdef int orphaned(self, object lost, str reason, bint told) except -1
+    cdef bint reconsiders(self, object refused_by, str sqlstate) except -1
     cdef int board(self, object backend, double now) except -1
     cdef int speak(self) except -1
     cdef int landed(self) except -1

@@ -5,6 +5,7 @@ What is here is what `answers` and `backend` call; `lane` and `session` say what
 """
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from pgambassador.net.tally cimport weigh
 from pgambassador.wire.replies cimport begins_like_set, mentions_state
 
 
@@ -27,6 +28,12 @@ cdef class Statement:
         self.text = text
         self.sets = mentions_state(text, len(text))
         self.resets = begins_like_set(<const unsigned char *>text, len(text))
+        # The frame, the text, and what it is found by.
+        self.weight = 3 * len(frame)
+        weigh(self.weight)
+
+    def __dealloc__(self):
+        weigh(-self.weight)
 
     def __repr__(self):
         return f"<Statement {self.name.decode()}>"
@@ -68,9 +75,13 @@ cdef class Client:
         """What you have asked was cancelled before it began; `ended`: its Sync or all of its query has been sent."""
         return 0
 
-    cdef int orphaned(self, str reason, bint told) except -1:
-        """Your server connection is gone; `told`: its own last words have reached you."""
+    cdef int orphaned(self, object lost, str reason, bint told) except -1:
+        """Your server connection is gone; `told`: its own last words have reached you, or half a message."""
         return 0
+
+    cdef bint reconsiders(self, object refused_by, str sqlstate) except -1:
+        """Whether you ask again what is refused: then `request` is set."""
+        return False
 
     cdef int board(self, object backend, double now) except -1:
         """You share a connection."""

@@ -14,6 +14,8 @@ cdef class Preparing(Waiter):
     cdef dict lent
     cdef bint passing
     cdef double now
+    # The server connection that has its unnamed statement.
+    cdef object unnamed_at
     cdef object bound
     cdef readonly dict portals
     # Names of statements that messages under way have given or taken away, and in which part of the pipeline.
@@ -29,6 +31,7 @@ cdef class Preparing(Waiter):
     cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1
     cdef bint certain_of_unnamed(self, Backend backend) except -1
     cdef bint stall(self) except -1
+    cdef bint owes_bulk(self, Backend backend) except -1
     cdef int bind(self, Backend backend) except -1
     cdef bint as_told(self, Backend backend, Statement statement, int kind) except -1
     cdef int make_sure(self, Backend backend, Statement statement) except -1

@@ -1,10 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Prepared statements on their way to a server: the client's names on one side, ours on the other.
 
-1. Statements belong to the session under the client's names, to servers under ours. An unknown name passes
-   unchanged, and so does a message that is malformed: the server's own error answers it.
-   SQL's names and the protocol's are the same on one connection: what SQL shall know of ours is lent to the server for
-   that message (`lend`), and what SQL's PREPARE may have taken is tried there.
+1. Statements belong to the session under the client's names, to servers under ours. An unknown name passes unchanged,
+   and so does what is malformed: the server's own error answers it. SQL's names are the protocol's too: what SQL shall
+   know of ours is lent for that message (`lend`), and what its PREPARE may have taken is tried there.
 2. What a name means is decided when all is known that it depends on: behind a Sync whose part of the pipeline may
    have failed, a message that needs a name which was changed there waits for the answers (`stalled`).
 """
@@ -23,7 +22,8 @@ from pgambassador.wire.parse import named_by_sql
 cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
 # Names of portals are kept for the query log alone.
 cdef Py_ssize_t PORTALS_MOST = 1000
-cdef Py_ssize_t LENT_MOST = 64 * 1024
+cdef Py_ssize_t LENT_MOST = 64 * 1024, BULKY = 1024 * 1024
+cdef bytes FLUSH = b"H\x00\x00\x00\x04"
 # NAMEDATALEN, without its zero byte.
 cdef Py_ssize_t NAME_MOST = 63
 
@@ -34,6 +34,7 @@ cdef class Preparing(Waiter):
     def __init__(self, Lane lane not None):
         self.lane = lane
         self.policy = lane.policy
+        self.wait_most = lane.wait_most
         self.statements = {}
         self.changing = {}
         self.portals = {}
@@ -53,14 +54,22 @@ cdef class Preparing(Waiter):
             backend.ledger.put(c'P', FORWARD, self, None, None, self.now)
             return self.forward()
         if end == 6:
+            if self.scanner.size > BULKY and self.owes_bulk(backend):
+                return self.stall()
             before = self.unnamed
             if self.statements and mentions_state(at, self.scanner.have):
                 self.lend(backend, at[6:self.scanner.have])
             self.unnamed = at[:self.scanner.have]
             self.changing[b""] = self.part
             backend.unnamed_of = self
+            self.unnamed_at = backend
             backend.ledger.put(c'P', FORWARD, self, self.unnamed, before, self.now)
-            return self.forward()
+            self.forward()
+            if self.scanner.size > BULKY:
+                # What is kept until the answer comes is much: have the server say it at once.
+                self.cut(backend)
+                backend.channel.stage(FLUSH, 5)
+            return 0
         name = self.name_at(5, end)
         key = name
         sure = self.certain(backend, name, name in self.statements)
@@ -116,6 +125,16 @@ cdef class Preparing(Waiter):
         backend.ledger.put(c'P', FORWARD, self, statement, key, self.now)
         backend.adopt(statement, self)
         return 0
+
+    cdef bint owes_bulk(self, Backend backend) except -1:
+        """Whether a long statement without a name is still to be answered."""
+        cdef Py_ssize_t i
+        cdef Entry *entry
+        for i in range(backend.ledger.count):
+            entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
+            if entry.kind == c'P' and type(<object>entry.note) is bytes and len(<bytes>entry.note) > BULKY:
+                return True
+        return False
 
     cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1:
         """Whether it is known what a name means, whatever becomes of all that is under way; else wait if that helps.
@@ -286,12 +305,13 @@ cdef class Preparing(Waiter):
     cdef int bring_unnamed(self, Backend backend) except -1:
         """The unnamed statement there must be ours, or none: never another client's."""
         cdef bytes frame = self.unnamed
-        if backend.unnamed_of is self:
+        if backend.unnamed_of is self and self.unnamed_at is backend:
             return 0
         self.cut(backend)
         if frame is not None:
             backend.ledger.put(c'P', SWALLOW, self, frame, None, self.now)
             backend.unnamed_of = self
+            self.unnamed_at = backend
         else:
             frame = CLOSE_UNNAMED
             backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)

@@ -103,7 +103,7 @@ cdef class Requests(Preparing):
                 # Where its transaction has failed it shall fail as what it is.
                 if change and backend.status != c'E':
                     return self.lead_back(backend, text, change)
-        elif self.lane.sink is not None:
+        else:
             text = (<const char *>self.scanner.at)[5:self.scanner.have]
         self.part += 1
         backend.unsynced = False

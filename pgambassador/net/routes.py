@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, get_args
 
 from pgambassador.config.routing import Route, RouteRule, Routing
@@ -20,8 +21,9 @@ from pgambassador.net.lane import Borrower
 from pgambassador.net.patience import as_error
 from pgambassador.net.verdicts import Verdict, Verdicts
 from pgambassador.protocol.suspects import NOBODY, Suspects
+from pgambassador.routing.cache import Cache, Shelf
 from pgambassador.routing.catalog import NOTHING_KNOWN, QUERY, Catalog, read
-from pgambassador.routing.decision import Decision, Overrides, decide
+from pgambassador.routing.decision import Decision, Overrides, decide, said
 from pgambassador.routing.explanation import wants_replica
 from pgambassador.wire import parse
 
@@ -35,7 +37,9 @@ log = logging.getLogger(__name__)
 
 AGAIN = 300.0
 _LOOK_AFTER = 0.004
+_WORTH_IT: Final = 50  # statements
 _PATIENCE = 5.0
+_BEHIND_AGAIN = 1.0
 TOGETHER: Final = 0.001
 """Seconds that the statements of several clients which share a transaction usually take at most."""
 SETTING: Final = "pgambassador.route"
@@ -54,7 +58,7 @@ class Circle:
         self._routes = routes
         self.route = route
         own = () if route is None else (RouteRule(route=route),)
-        self.overrides = Overrides.of(routes.config.functions, (*own, *rules))
+        self.overrides = Overrides.of(routes.config.functions, (*own, *rules), routes.config.cache)
         self.verdicts = Verdicts(self._judge)
 
     def _judge(self, text: bytes) -> Verdict:
@@ -64,7 +68,7 @@ class Circle:
     def decide(self, text: bytes) -> Decision:
         """Where a statement goes."""
         if self._routes.suspects.among(text):
-            return SUSPECT
+            return replace(SUSPECT, wait_timeout=said(parse.decode(text)).wait_timeout)
         return decide(parse.decode(text), self._routes.catalog, self.overrides)
 
 
@@ -93,8 +97,16 @@ class Routes:
 
     @property
     def wanted(self) -> bool:
-        """Whether anything depends on what statements do."""
-        return self._lane.choice is not None or (self._lane.batching and self._lane.crowded)
+        """Whether anything depends on what statements do: where there are several servers, or answers kept,
+        where many wait, and in every pool that is used, for when a connection dies."""
+        lane = self._lane
+        if lane.choice is not None or lane.cache is not None or (lane.batching and lane.crowded):
+            return True
+        return not lane.sticky and lane.queries >= _WORTH_IT
+
+    def keep_in(self, cache: Cache, database: str) -> None:
+        """Answers are kept there."""
+        self._lane.cache = Shelf(cache, database)
 
     def circle(self, session: Session) -> Circle:
         """The circle of a session as it is now."""
@@ -137,6 +149,8 @@ class Routes:
     def changed(self) -> None:
         """Functions or relations have changed."""
         self._changed = True
+        if self._lane.cache is not None:
+            self._lane.cache.redefined()
 
     def tick(self, now: float) -> None:
         """From time to time, as long as the pool is used and has a connection to spare."""
@@ -145,7 +159,10 @@ class Routes:
         if not self.wanted or self._asking:
             return
         old = self._read_at is None or (now - self._read_at >= AGAIN and self._lane.queries != self._queries)
-        if self._changed or old:
+        shelf = self._lane.cache
+        # Perhaps another pool's clients have changed something.
+        behind = shelf is not None and not shelf.current and now - (self._read_at or 0.0) >= _BEHIND_AGAIN
+        if self._changed or old or behind:
             self._asking = True
             if self._lane.idle:
                 self._lane.borrow(Borrower(self._granted))
@@ -158,10 +175,14 @@ class Routes:
             self._asking = False
             return
         rows: list[bytes] = []
+        shelf = self._lane.cache
+        definitions = 0 if shelf is None else shelf.definitions
 
         def done(error: bytes | None) -> None:
             self._asking = False
             self._asked = None
+            if shelf is not None and error != b"":
+                shelf.seen = definitions
             if error is None:
                 if rows != self._rows:
                     self._rows = rows
@@ -195,6 +216,9 @@ def way_of(session: Session, text: bytes) -> tuple[str, str]:
     """Where a statement that has just been answered ran, and why there, in a word or two; nothing where all
     go one way."""
     keeper, backend = session.policy, session.backend
+    if session.recalled:
+        decision = keeper.routes.circle(session).verdicts.of(text).decision
+        return "cache", "" if decision is None else decision.rule or decision.kind
     if backend is None or keeper.lane.choice is None:
         return "", ""
     at_primary = backend in keeper.backends

@@ -13,7 +13,8 @@ from pgambassador.net.channel cimport Channel
 from pgambassador.net.errands cimport READY_IDLE
 from pgambassador.net.lane cimport Lane
 from pgambassador.net.lobby cimport Lobby
-from pgambassador.net.parties cimport clock
+from pgambassador.net.parties cimport Statement, clock
+from pgambassador.net.tally cimport held, tight, weigh
 from pgambassador.wire.framing cimport MORE, Scanner
 
 from pgambassador.errors import ProtocolViolation
@@ -27,12 +28,14 @@ cdef dict NEEDS = {
 cdef Py_ssize_t CLIENT_LIMIT = 0x3FFFFFFF
 cdef Py_ssize_t WHOLE_LIMIT = 64 * 1024 * 1024
 cdef Py_ssize_t WAIT_BOUND = 64 * 1024
+# What is not worth counting.
+cdef Py_ssize_t TRIFLE = 8 * 1024
 
 # Not the buffer of the server connections: one of those may have to be read while a client's bytes are looked at.
 cdef char inbox[SHARED]
 
 
-cdef class Session(Lobby):
+cdef class Session(Wake):
     """`facts` belong to the policy; `state` is the client's settings, compared by identity with the server's."""
 
     def __init__(self, loop, Channel channel not None, Lane lane not None, state, facts):
@@ -45,6 +48,9 @@ cdef class Session(Lobby):
         channel.on_readable = self.on_readable
         channel.on_drained = self.on_drained
         lane.enters()
+
+    def __dealloc__(self):
+        weigh(-self.weight)
 
     def start(self, bytes early not None):
         """Begin to read; `early` are bytes that came behind the login."""
@@ -68,6 +74,7 @@ cdef class Session(Lobby):
                 self.scanner.append(<const unsigned char *>inbox, n)
                 if self.scanner.held > WAIT_BOUND:
                     self.channel.stop_reading()
+                self.reckon()
                 return
             self.now = clock()
             self.take(n)
@@ -117,12 +124,29 @@ cdef class Session(Lobby):
             if backend.channel.backlog() > self.lane.high_water:
                 self.channel.stop_reading()
         self.scanner.finish()
+        self.reckon()
         self.channel.flush()
         if self.channel.backlog() > self.lane.high_water:
             self.channel.stop_reading()
         if backend is not None and backend.ledger.count == 0:
             # A COPY that failed ended while its client was in the middle of a message.
             backend.settle_down()
+        return 0
+
+    cdef int reckon(self) except -1:
+        """Count what is kept for this client. Who keeps more while there is no room for it is not read."""
+        cdef Py_ssize_t n = 0
+        if self.scanner.kept is not None:
+            n = len(self.scanner.kept)
+        if self.unnamed is not None:
+            n += len(self.unnamed)
+        if n < TRIFLE:
+            n = 0
+        if n != self.weight:
+            if n > self.weight and n > WAIT_BOUND and held > tight:
+                self.channel.stop_reading()
+            n, self.weight = n - self.weight, n
+            weigh(n)
         return 0
 
     cdef int process(self) except -1:
@@ -142,6 +166,12 @@ cdef class Session(Lobby):
                     return 0
             else:
                 backend = self.backend
+                if self.guard is not None or self.absolved or self.skipping or self.refusal is not None:
+                    if self.skipping or not self.may_begin(backend, kind):
+                        if self.stalled:
+                            return 0
+                        self.refuse_one(kind)
+                        continue
                 if backend.home.standby:
                     if not self.may_follow(backend, kind):
                         self.stall()
@@ -188,6 +218,8 @@ cdef class Session(Lobby):
         return self.leaving
 
     cdef int resume(self) except -1:
+        if self.detained:
+            return 0
         self.stalled = False
         self.now = clock()
         if self.scanner.held <= WAIT_BOUND:
@@ -195,7 +227,9 @@ cdef class Session(Lobby):
             return self.take(0)
         self.take(0)
         # It may wait again with as much as before.
-        if self.scanner.held <= WAIT_BOUND and not self.closed and self.may_read() and (
+        if self.closed or (self.scanner.held > WAIT_BOUND and (self.waiting or self.stalled or self.riding)):
+            return 0
+        if self.may_read() and (
             self.backend is None or (<Backend>self.backend).channel.backlog() <= self.lane.high_water
         ):
             self.channel.start_reading()
@@ -235,6 +269,10 @@ cdef class Session(Lobby):
             self.request = None
         if self.wrote and rests:
             self.written()
+        if self.draft is not None:
+            self.keep()
+        if self.touched is not None and rests:
+            self.lets_go()
         if self.leaving and self.parting is not None:
             self.fail(self.parting)
         elif self.leaving:
@@ -244,7 +282,7 @@ cdef class Session(Lobby):
         self.changing.clear()
         if self.portals and (self.backend is None or (<Backend>self.backend).status == c'I'):
             self.portals.clear()
-        return self.resume() if self.stalled and rests and not self.closed else 0
+        return 0 if not self.stalled or not rests or self.closed or self.held_up() else self.resume()
 
     cdef int cancelled(self, bytes error, bint ended) except -1:
         self.passing = False
@@ -256,15 +294,6 @@ cdef class Session(Lobby):
         self.served()
         return self.resume() if self.stalled and not self.closed else 0
 
-    cdef int orphaned(self, str reason, bint told) except -1:
-        if self.closed:
-            return 0
-        if told:
-            self.close(reason)
-        else:
-            self.policy.orphaned(self, reason)
-        return 0
-
     # What the policy may do with it.
 
     def tell(self, bytes message not None):
@@ -272,6 +301,25 @@ cdef class Session(Lobby):
         if self.backend is not None and (<Backend>self.backend).mid_reply(self):
             return
         self.channel.send(message, len(message))
+
+    def holds(self):
+        """Bytes that are kept for it."""
+        cdef Statement statement
+        cdef Py_ssize_t n = self.weight + self.channel.backlog()
+        for statement in self.statements.values():
+            n += statement.weight
+        if self.backend is not None and not self.riding:
+            n += (<Backend>self.backend).channel.backlog()
+        return n
+
+    def pause(self):
+        """Read nothing of it for now."""
+        self.channel.stop_reading()
+
+    def go_on(self):
+        """Read on."""
+        if not self.closed and self.may_read():
+            self.channel.start_reading()
 
     def drain(self):
         """Leave as soon as nothing is under way."""
@@ -305,6 +353,8 @@ cdef class Session(Lobby):
         if self.closed:
             return
         self.closed = True
+        if self.touched is not None:
+            self.lets_go()
         if self.waiting:
             self.asked.unqueue(self)
         self.lane.leaves()
@@ -313,6 +363,7 @@ cdef class Session(Lobby):
         self.statements = {}
         self.portals = {}
         self.unnamed = self.bound = None
+        self.reckon()
         self.channel.close(linger=True)
         try:
             if self.riding and backend is not None:

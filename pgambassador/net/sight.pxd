@@ -19,3 +19,5 @@ cdef class Sight(Requests):
     cdef Verdict verdict_on(self, Statement statement)
     cdef bint as_before(self, Statement statement) except -1
     cdef int attune(self) except -1
+
+cdef const unsigned char *behind(const unsigned char *start, const unsigned char *stop) noexcept

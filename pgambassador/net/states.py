@@ -88,6 +88,8 @@ class States:
     lookout: Lookout
     statements: Statements
     routes: Routes
+    renamed: Callable[[Session], None]
+    """Told of who has another application_name."""
     vacate: Callable[[bytes], None]
     """Close what is idle in the databases that a statement names."""
     pins: Counter[str]
@@ -107,6 +109,7 @@ class States:
         facts.told = {**facts.told, name: value}
         if name == "application_name":
             facts.application_name = value
+            self.renamed(session)
         ours = session.state.values.get(name.lower()) == value
         if name not in FIXED and not ours and backend.marked_by is not session:
             # A function has set it, or the server's configuration has been reloaded.

@@ -212,7 +212,8 @@ def explain(
             )
         else:
             hint = "Look into the server's log, and at whatever stands between here and there."
-        return Unreachable("it closed the connection during the TLS handshake", hint=hint)
+        what = "it closed the connection during the TLS handshake"
+        return Unreachable(what, hint=hint, passing=True)
     if "APPLICATION_PROTOCOL" in reason:
         return Unreachable(
             f"it does not speak PostgreSQL over TLS (the ALPN protocol {ALPN} was refused)",

@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import ssl
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pgambassador.cluster.upstream import Endpoint, Upstream, host_port
+from pgambassador.credentials import blocking
 from pgambassador.errors import Unreachable
 from pgambassador.net import tls
 from pgambassador.net.stream import READ_SIZE, Stream
@@ -28,6 +31,7 @@ _HINTS = {
     errno.EACCES: "Give this process access to the socket.",
     errno.EMFILE: "Raise the limit on open files (ulimit -n).",
 }
+_NO_SUCH_NAME = frozenset((socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +56,53 @@ class Address:
         return f"{self.endpoint} ({self.sockaddr[0]})"
 
 
+class Unresolved(Unreachable):
+    """No address was found. `gone`: the answer was that there is no such host, and not that nobody knows."""
+
+    def __init__(self, message: str, *, hint: str | None = None, gone: bool = False) -> None:
+        super().__init__(message, hint=hint, passing=True)
+        self.gone = gone
+
+
+def numeric(endpoint: Endpoint, address: str) -> Address:
+    """One that is known already."""
+    if ipaddress.ip_address(address).version == 4:
+        return Address(endpoint, socket.AF_INET, (address, endpoint.port))
+    return Address(endpoint, socket.AF_INET6, (address, endpoint.port, 0, 0))
+
+
 async def resolve(endpoint: Endpoint) -> list[Address]:
-    """The addresses of a host, in the order the resolver prefers."""
+    """The addresses of a host, in the order the resolver prefers; raises Unresolved. See `names`.
+
+    A resolver that hangs must not keep this process from ending, as it does in a thread of the event loop.
+    """
     if endpoint.is_unix:
         path = endpoint.socket_path
         return [Address(endpoint, socket.AF_UNIX, "\0" + path[1:] if path.startswith("@") else path)]
+    host = endpoint.hostaddr or endpoint.host
+    if _is_address(host):
+        return [numeric(endpoint, host)]
+    look_up = partial(socket.getaddrinfo, host, endpoint.port, type=socket.SOCK_STREAM)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            endpoint.hostaddr or endpoint.host, endpoint.port, type=socket.SOCK_STREAM
-        )
+        found = await blocking.run(look_up, "the resolver")
     except socket.gaierror as error:
-        raise Unreachable(
+        raise Unresolved(
             f"the host name was not found ({(error.strerror or 'unknown error').lower()})",
             hint="Check the host name, and the DNS of this machine.",
+            gone=error.errno in _NO_SUCH_NAME,
         ) from None
     except (UnicodeError, OSError):
-        raise Unreachable("this is not a host name", hint="Correct the host in the URL.") from None
+        raise Unresolved("this is not a host name", hint="Correct the host in the URL.", gone=True) from None
     unique = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in found)
     return [Address(endpoint, family, sockaddr) for family, sockaddr in unique]
+
+
+def _is_address(host: str) -> bool:
+    """Of one link it is more than an address."""
+    try:
+        return "%" not in str(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 class Transport(Stream):
@@ -133,6 +166,7 @@ class Transport(Stream):
             raise Unreachable(
                 "it closed the connection when asked for TLS",
                 hint="Check that a PostgreSQL server listens there.",
+                passing=True,
             )
         if answer == b"E":
             # Not shown: without TLS nobody knows whose words they are (CVE-2024-10977).
@@ -209,13 +243,13 @@ def _set(sock: socket.socket, name: str, value: int) -> None:
 
 
 def _unreachable(error: OSError) -> Unreachable:
-    return Unreachable(
-        _reason(error), hint=_HINTS.get(error.errno or 0, "Check the network on the way there.")
-    )
+    hint = _HINTS.get(error.errno or 0, "Check the network on the way there.")
+    return Unreachable(_reason(error), hint=hint, passing=True)
 
 
 def _broken(error: OSError) -> Unreachable:
-    return Unreachable(f"the connection broke ({_reason(error)})", hint="Look into the server's log.")
+    hint = "Look into the server's log."
+    return Unreachable(f"the connection broke ({_reason(error)})", hint=hint, passing=True)
 
 
 def _reason(error: OSError) -> str:

@@ -19,6 +19,11 @@ cdef class Verdict:
     # It ends a transaction.
     cdef readonly bint ends
     cdef readonly double max_lag
+    # Seconds for which its answer may be given again; 0: never. Whether it may change rows that others see.
+    cdef readonly double cache
+    cdef readonly bint changes
+    # Seconds that a hint lets it wait for a server connection; below zero: there is none.
+    cdef readonly double wait_timeout
     # What it means depends on its literals.
     cdef readonly bint literal
     # Seconds that servers take for it, lately; below zero: not known.

@@ -31,9 +31,13 @@ cdef class Verdict:
 
     def __init__(self, decision=None):
         self.decision = decision
-        self.max_lag = self.seconds = -1
+        self.max_lag = self.wait_timeout = self.seconds = -1
+        self.changes = True
         if decision is None:
             return
+        self.changes = len(decision.writes) > 0
+        if decision.cache is not None:
+            self.cache = decision.cache
         self.harmless = decision.kind == "read"
         self.read = decision.target == "replica" and not decision.begins or self.harmless and decision.target == "any"
         self.replica = decision.hint == "replica"
@@ -46,9 +50,11 @@ cdef class Verdict:
         self.literal = decision.literal
         if decision.max_lag is not None:
             self.max_lag = decision.max_lag
+        if decision.wait_timeout is not None:
+            self.wait_timeout = decision.wait_timeout
 
     cdef int took(self, double seconds, bint alarms) noexcept:
-        """`alarms`: it has failed where others share its transaction, who have to ask again; often, it is better alone."""
+        """`alarms`: it has failed where others share its transaction, who ask again; what does so often goes alone."""
         if self is UNKNOWN:
             return 0
         if self.seconds < 0:
@@ -63,6 +69,8 @@ cdef class Verdict:
     def refuted(self):
         """A standby has refused it although it seemed to read: it goes to the primary from now on."""
         self.read = self.batchable = self.harmless = False
+        self.changes = True
+        self.cache = 0
 
     def __repr__(self):
         return f"<Verdict {'read' if self.read else 'primary'} {self.seconds * 1e3:.3f} ms>"

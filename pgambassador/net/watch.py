@@ -16,15 +16,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from pgambassador.cluster.probe import Report
 from pgambassador.cluster.topology import Election, Role, Server, Topology, objection
 from pgambassador.cluster.upstream import Endpoint
 from pgambassador.config.structs import Cluster
 from pgambassador.errors import AmbassadorError, Unreachable
+from pgambassador.net.discovery.lasting import Lasting
 from pgambassador.net.discovery.source import MOST_SERVERS, Found, Source, source_of
 from pgambassador.net.prober import Open, Prober
+from pgambassador.net.standby import Seen, Standby
 from pgambassador.net.tasks import spawn
 from pgambassador.routing.freshness import NEVER, Freshness
 from pgambassador.routing.pace import Pace
@@ -33,46 +34,12 @@ log = logging.getLogger(__name__)
 
 PRIMARY_SLOWEST = 0.025
 """Seconds between questions to the primary while somebody always waits: each answer helps all of them."""
+HUNTING = 0.1
+"""Seconds between questions to a standby while there is no primary: it may have become one."""
 SOONEST = 1.0
 """Seconds between two searches for servers, however much happens."""
 TOLD_MARGIN = 1.0
 """Seconds added to a lag that a server tells: it is a measurement of the past, and clocks differ."""
-
-
-class Standby:
-    """A standby as it is now. `lag`: the seconds for which it has shown nothing newer, None if unknown."""
-
-    def __init__(self, watch: Watch, server: Server) -> None:
-        self._watch = watch
-        self.server = server
-
-    @property
-    def well(self) -> bool:
-        return self.server.well
-
-    @property
-    def weight(self) -> float:
-        return self.server.weight
-
-    @property
-    def fresh_until(self) -> float:
-        return self._watch.freshness.fresh_until(self.server.endpoint)
-
-    def lag(self, now: float) -> float | None:
-        fresh = self.fresh_until
-        return now - fresh if fresh != NEVER else None
-
-    def __repr__(self) -> str:
-        return f"<Standby {self.server.endpoint} well={self.well} fresh_until={self.fresh_until:.3f}>"
-
-
-class Seen(NamedTuple):
-    """A server with what the watch counts. `lag`: seconds for which it has shown nothing newer."""
-
-    server: Server
-    lag: float | None
-    probes: int
-    failures: int
 
 
 class Watch:
@@ -98,7 +65,11 @@ class Watch:
         self.discovery_failures = 0
         self._routing = cluster.routing
         self._upstream = cluster.upstream()
-        self._source = source or source_of(self._routing.discovery, self._upstream)
+        self.source = Lasting(
+            source or source_of(self._routing.discovery, self._upstream),
+            self._upstream,
+            self._routing.discovery,
+        )
         self._found: dict[Endpoint, Found] = {}
         self._open = open
         self._changed = changed
@@ -109,6 +80,7 @@ class Watch:
         self._weights = dict(self._routing.weights)
         self._drawn: object = None
         self._rivals = False
+        self._alarmed = NEVER
         self._task: asyncio.Task[None] | None = None
         self._stirred = asyncio.Event()
 
@@ -166,6 +138,22 @@ class Watch:
         prober.at_once(anew=leads)
         return False
 
+    def alarm(self) -> None:
+        """The primary is away, or none any more: who is it now? Many pools may find out at the same time."""
+        now = self._clock()
+        if now - self._alarmed < HUNTING:
+            return
+        self._alarmed = now
+        for at, prober in self.probers.items():
+            prober.at_once(anew=at == self._election.leader)
+        self._stirred.set()
+
+    @property
+    def _hunts(self) -> bool:
+        """Whether a primary is looked for: it may show itself at any moment, and clients wait."""
+        leader = self.probers.get(self._election.leader) if self._election.leader is not None else None
+        return leader is None or not leader.answering
+
     def weigh(self, where: str, weight: float) -> None:
         """Give the server at HOST:PORT another share, until this process ends."""
         self._weights[where] = weight
@@ -207,9 +195,15 @@ class Watch:
             self._stirred.set()
         self._elect()
         self._draw()
+        if self._hunts:
+            for other in self.probers.values():
+                if other.answering:
+                    other.wake()
 
     def presses(self, prober: Prober) -> bool:
         newest = self.freshness.marks.newest
+        if self._hunts:
+            return True
         if prober.endpoint == self._election.leader:
             return newest is not None and (newest.asked <= self._wish or self.freshness.doubtful)
         follower = self.freshness.followers.get(prober.endpoint)
@@ -238,7 +232,10 @@ class Watch:
         else:
             self.freshness.lead(leader, report)
         for at, prober in self.probers.items():
-            prober.pace.slowest = PRIMARY_SLOWEST if at == leader else self._routing.probe.interval
+            if at != leader and self._hunts:
+                prober.pace.slowest = HUNTING
+            else:
+                prober.pace.slowest = PRIMARY_SLOWEST if at == leader else self._routing.probe.interval
 
     def _in_turn(self) -> bool:
         """Whether those before the first primary have been asked: where there are several, order counts."""
@@ -329,7 +326,7 @@ class Watch:
             except Exception:
                 log.exception("finding the servers of %s failed", self.name)
                 self.discovery_failures += 1
-            if (every := self._source.every) is None:
+            if (every := self.source.every) is None:
                 return
             self._stirred.clear()
             await asyncio.sleep(min(every, SOONEST))
@@ -339,13 +336,13 @@ class Watch:
 
     async def _look(self) -> None:
         try:
-            self._adopt(await self._source.find(self._reports()))
+            self._adopt(await self.source.find(self._reports()))
             self._complaint = ""
             self.discoveries += 1
         except AmbassadorError as error:
             self._complain(error.sentence())
             if not self._found:
-                self._adopt(tuple(Found(endpoint) for endpoint in dict.fromkeys(self._upstream.endpoints)))
+                self._adopt(self.source.before())
 
     def _reports(self) -> dict[Endpoint, Report]:
         """The last answers of those that answer now."""

@@ -15,6 +15,7 @@ from pgambassador.config import Cluster, Config, Target
 from pgambassador.credentials.keyring import Keyring
 from pgambassador.credentials.registry import keyring_of
 from pgambassador.errors import Refused
+from pgambassador.net.approach import Approaches
 from pgambassador.net.derivation import Deriver
 from pgambassador.net.origin import Origin
 from pgambassador.net.tasks import spawn
@@ -22,7 +23,8 @@ from pgambassador.net.tasks import spawn
 
 class Ways:
     """`listed(user)` gives a password from the lists, `brought(cluster, user)` what opens a server for a user
-    otherwise; `refused(cluster, user, secret)` hears of what a server has not taken."""
+    otherwise; `refused(cluster, user, secret)` hears of what a server has not taken, `recovered(cluster)`
+    when one may be asked again."""
 
     def __init__(
         self,
@@ -30,10 +32,15 @@ class Ways:
         listed: Callable[[str], Secret | None],
         brought: Callable[[str, str], Secret | None],
         refused: Callable[[str, str, Secret], None],
+        recovered: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.config = config
         self._listed, self._brought, self._refused = listed, brought, refused
         self._guesses = Deriver(0)
+        self.approaches = {
+            name: Approaches(name, config.failover, config.breaker, partial(recovered, name))
+            for name in config.clusters
+        }
         self.keyrings = {name: self._keyring(name, cluster) for name, cluster in config.clusters.items()}
 
     def replication(self, database: str, user: str, params: Mapping[str, str], kind: str) -> Origin:
@@ -65,6 +72,7 @@ class Ways:
             user=server_user,
             params=params,
             only=self.config.forces(target.cluster, server_user),
+            approaches=self.approaches[target.cluster],
         )
 
     def probe(self, target: Target, user: str, password: bytes) -> Origin:

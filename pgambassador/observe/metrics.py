@@ -22,11 +22,19 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from pgambassador import __version__
+from pgambassador.observe import families
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pgambassador.observe.stats import CredentialStats, LogStats, PoolStats, ProxyStats, WatchStats
+    from pgambassador.observe.stats import (
+        CredentialStats,
+        KeepsakeStats,
+        LogStats,
+        PoolStats,
+        ProxyStats,
+        WatchStats,
+    )
 
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
 """Upper bounds in seconds, inclusive; one more count, for what is longer, follows theirs in a histogram."""
@@ -38,6 +46,12 @@ _LABELS = ("cluster", "database", "user")
 _GAUGES = (
     ("pgambassador_pool_size", "size", "Server connections that the pool may have."),
     ("pgambassador_pool_waiting_clients", "waiting", "Clients that wait for a server connection."),
+    (
+        "pgambassador_pool_held_clients",
+        "held",
+        "Clients that wait for a server that is away.",
+    ),
+    ("pgambassador_pool_paused", "paused", "Pools that are paused by hand."),
     ("pgambassador_pool_clients", "sessions", "Clients that use the pool."),
     ("pgambassador_routing_statements", "verdicts", "Statements of which it is remembered where they go."),
 )
@@ -55,10 +69,22 @@ _COUNTERS = (
         "Server connections that could not be opened.",
     ),
     ("pgambassador_wait_timeouts", "wait_timeouts", "Clients that waited in vain for a server connection."),
+    ("pgambassador_shed", "shed", "Clients that were refused because too many waited already."),
+    (
+        "pgambassador_clients_dismissed",
+        "dismissed",
+        "Statements and logins for which there was no server connection.",
+    ),
     ("pgambassador_cancels", "cancels", "Cancel requests that were passed on."),
     ("pgambassador_routing_misses", "judged", "Statements that were looked into, not being remembered."),
     ("pgambassador_batches", "batches", "Writes to a server that several clients shared."),
     ("pgambassador_batched_queries", "batched", "Queries that were sent in these."),
+    (
+        "pgambassador_sessions_kept",
+        "sessions_kept",
+        "Sessions that went on when their server connection was lost.",
+    ),
+    ("pgambassador_sessions_lost", "sessions_lost", "Sessions that could not, and were ended."),
     ("pgambassador_repeated_queries", "repeated", "Queries that were sent again, unseen by their clients."),
 )
 _HISTOGRAMS = (
@@ -75,10 +101,16 @@ class Metrics(Collector):
     """The collector and its registry; `render` is a scrape."""
 
     def __init__(
-        self, proxy: ProxyStats, query_log: LogStats | None, *, started_at: float | None = None
+        self,
+        proxy: ProxyStats,
+        query_log: LogStats | None,
+        *,
+        keepsake: KeepsakeStats | None = None,
+        started_at: float | None = None,
     ) -> None:
         self._proxy = proxy
         self._query_log = query_log
+        self._keepsake = keepsake
         self._started_at = time.time() if started_at is None else started_at
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -97,6 +129,11 @@ class Metrics(Collector):
         yield from _of_pools(list(self._proxy.pools()))
         yield from _of_credentials(self._proxy.credentials())
         yield from _of_servers(list(self._proxy.watches()))
+        if self._keepsake is not None:
+            yield from families.of_keepsake(self._keepsake)
+        yield from families.of_caches(self._proxy.caches)
+        yield from families.of_tolls(self._proxy.tolls)
+        yield from families.of_approaches(self._proxy.approaches())
 
     def _process(self) -> Iterator[Metric]:
         proxy = self._proxy
@@ -108,6 +145,14 @@ class Metrics(Collector):
         yield GaugeMetricFamily("pgambassador_clients", "Clients that are connected.", value=proxy.clients)
         yield GaugeMetricFamily(
             "pgambassador_draining", "1 while it waits for clients to leave.", value=int(proxy.draining)
+        )
+        yield GaugeMetricFamily(
+            "pgambassador_buffered_bytes",
+            "What is held for all clients together: of what they sent, and of what they have not read.",
+            value=proxy.memory.held,
+        )
+        yield CounterMetricFamily(
+            "pgambassador_memory_ended", "Clients that were ended to make room.", value=proxy.memory.ended
         )
         yield CounterMetricFamily("pgambassador_logins", "Clients that logged in.", value=proxy.logins)
         yield CounterMetricFamily(
@@ -157,6 +202,11 @@ def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
         "Sessions that had to keep their server connection.",
         labels=(*_LABELS, "reason"),
     )
+    timeouts = CounterMetricFamily(
+        "pgambassador_timeouts",
+        "Statements, transactions and clients that took too long.",
+        labels=(*_LABELS, "timeout"),
+    )
     routed = CounterMetricFamily(
         "pgambassador_routed_queries", "Queries that were answered, by where.", labels=(*_LABELS, "target")
     )
@@ -165,8 +215,16 @@ def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
         "Reads that no replica could have: none was fresh enough (stale), or none could be used (none).",
         labels=(*_LABELS, "reason"),
     )
+    aftermath = CounterMetricFamily(
+        "pgambassador_lost_statements",
+        "Statements whose server connection was lost, or which met a standby or a conflict, by outcome.",
+        labels=(*_LABELS, "outcome"),
+    )
     for labels, pool in zip(names, pools, strict=True):
-        routed.add_metric((*labels, "primary"), pool.queries - pool.replica_queries)
+        for outcome, count in sorted(pool.aftermath.items()):
+            aftermath.add_metric((*labels, outcome), count)
+        routed.add_metric((*labels, "primary"), pool.queries - pool.replica_queries - pool.recalled)
+        routed.add_metric((*labels, "cache"), pool.recalled)
         routed.add_metric((*labels, "replica"), pool.replica_queries)
         missed.add_metric((*labels, "stale"), pool.stale)
         missed.add_metric((*labels, "none"), pool.without_replica)
@@ -176,9 +234,13 @@ def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
             closed.add_metric((*labels, reason), count)
         for reason, count in sorted(pool.pins.items()):
             pins.add_metric((*labels, reason), count)
+        for name, count in sorted(pool.timeouts.items()):
+            timeouts.add_metric((*labels, name), count)
     yield states
     yield closed
     yield pins
+    yield timeouts
+    yield aftermath
     yield routed
     yield missed
     for name, attribute, text in _COUNTERS:

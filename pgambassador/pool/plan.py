@@ -3,7 +3,7 @@
 1. Never more than `size` connections, those being opened counted.
 2. One opening for each client that waits, all in parallel; `min_size` are kept open without any client
    waiting.
-3. After a failed opening the next one waits, longer each time up to `RETRY_MOST`.
+3. After a failed opening the next one waits, longer each time, and until one succeeds they begin one by one.
 4. Lifetimes are staggered, so that connections opened together are not replaced together.
 """
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-RETRY_FIRST = 0.1
-RETRY_MOST = 5.0
+from pgambassador.pool.backoff import pause
+
+REFUSED_MOST = 5.0
+"""Seconds between attempts at a server that refuses us, at most: each may be a failed login there."""
 STAGGER = 0.2
 
 
@@ -25,6 +27,8 @@ class Plan:
     min_size: int = 0
     idle_timeout: float | None = None
     lifetime: float | None = None
+    first_pause: float = 0.05
+    longest_pause: float = 2.0
     failures: int = 0
     retry_at: float = field(default=0.0, repr=False)
 
@@ -32,16 +36,29 @@ class Plan:
         """How many connections to begin to open now."""
         wanted = max(waiting - opening, self.min_size - total - opening)
         room = self.size - total - opening
+        if self.failures:
+            wanted = min(wanted, 1 - opening)
         if wanted <= 0 or room <= 0 or now < self.retry_at:
             return 0
         return min(wanted, room)
 
-    def failed(self, now: float) -> float:
-        """An opening failed; when the next may begin."""
-        delay = min(RETRY_FIRST * 2 ** min(self.failures, 10), RETRY_MOST)
+    def failed(self, now: float, *, passing: bool = True, chance: float | None = None) -> float:
+        """An opening failed; when the next may begin. `passing`: the server is away, and refuses nobody."""
+        self.postpone(now, passing=passing, chance=chance)
         self.failures += 1
-        self.retry_at = now + delay
         return self.retry_at
+
+    def postpone(self, now: float, *, passing: bool = True, chance: float | None = None) -> None:
+        """The next opening has to wait as after a failure; `chance` is in [0, 1]."""
+        if chance is None:
+            chance = random.random()
+        most = self.longest_pause if passing else REFUSED_MOST
+        delay = pause(self.failures, first=self.first_pause, most=most, chance=chance if passing else 1.0)
+        self.retry_at = now + delay
+
+    def soon(self) -> None:
+        """Something has changed: the next may begin at once."""
+        self.retry_at = 0.0
 
     def succeeded(self) -> None:
         self.failures = 0

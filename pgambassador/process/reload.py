@@ -33,12 +33,20 @@ HINT = "Check the file systems that they are on."
 
 
 class Reload:
-    """`again` reads the configuration from where it came at the start; None: from nowhere."""
+    """`again` reads the configuration from where it came at the start; None: from nowhere. `accepted` is
+    called when what it gave is in use."""
 
-    def __init__(self, house: House, query_log: QueryLog, again: Callable[[], Config] | None) -> None:
+    def __init__(
+        self,
+        house: House,
+        query_log: QueryLog,
+        again: Callable[[], Config] | None,
+        accepted: Callable[[], None] = lambda: None,
+    ) -> None:
         self._house = house
         self._query_log = query_log
         self._again = again
+        self._accepted = accepted
         self._wanted = self._busy = False
 
     async def run(self) -> None:
@@ -68,6 +76,7 @@ class Reload:
             log.error("the configuration stays as it was: %s", error.sentence())
             return
         house.reload(change.config, users, gate)
+        self._accepted()
         self._query_log.configure(**what_to_log(change.config.query_log))
         logs.set_level(change.config.log.level)
         for name, cluster in change.config.clusters.items():

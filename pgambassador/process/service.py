@@ -5,7 +5,7 @@
    `FAST_DRAIN`. A second signal ends at once.
 3. HUP: read everything again; see `reload`.
 4. /readyz says no as soon as draining begins, and while no cluster can be used; while some can, it says which
-   ones cannot.
+   ones cannot. It also says if the configuration is not the one in the file.
 """
 
 from __future__ import annotations
@@ -25,18 +25,23 @@ from pgambassador.errors import AmbassadorError, ConfigError
 from pgambassador.net import tls
 from pgambassador.net.channel import lingering, sweep
 from pgambassador.net.directory import listed
+from pgambassador.net.gate import Gate
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.listener import Listener, bind
 from pgambassador.net.login import welcome
+from pgambassador.net.names import NAMES
 from pgambassador.net.tasks import spawn
 from pgambassador.observe import log as logs
 from pgambassador.observe.http import HttpServer
 from pgambassador.observe.metrics import Metrics
 from pgambassador.observe.querylog import QueryLog
 from pgambassador.observe.sink import Sink
+from pgambassador.process.fallback import Fallback
+from pgambassador.process.keepsake import Keepsake
 from pgambassador.process.reload import Reload, what_to_log
+from pgambassador.process.store import Store
 
 log = logging.getLogger("pgambassador")
 
@@ -47,9 +52,15 @@ CANCEL_PATIENCE = 5.0
 
 
 class Service:
-    """`run` returns the exit code. `again` reads the configuration once more."""
+    """`run` returns the exit code. `again` reads the configuration once more; `fallback` knows whether it is
+    the one in the file."""
 
-    def __init__(self, config: Config, again: Callable[[], Config] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        again: Callable[[], Config] | None = None,
+        fallback: Fallback | None = None,
+    ) -> None:
         self.config = config
         self.query_log = _query_log(config)
         self.house = House(config, listed(config.auth), self.query_log)
@@ -57,15 +68,32 @@ class Service:
         self.http: HttpServer | None = None
         self.started = False
         self._reminder = Reminder()
-        self._reload = Reload(self.house, self.query_log, again)
+        self._fallback = fallback
+        self.keepsake = self._keepsake(config)
+        accepted = fallback.accepted if fallback is not None else lambda: None
+        self._reload = Reload(self.house, self.query_log, again, accepted)
         self._stop = asyncio.Event()
         self._signals = 0
         self._empty = asyncio.Event()
+
+    def _keepsake(self, config: Config) -> Keepsake | None:
+        if config.state is None:
+            return None
+        return Keepsake(Store(config.state), NAMES, self.house.watches(), self._fallback)
 
     async def run(self) -> int:
         self._check_upstreams()
         self._check_gate()
         loop = asyncio.get_running_loop()
+        if self._caveat:
+            log.error("%s", self._caveat)
+        if self._fallback is not None and self._fallback.secrets:
+            log.info(
+                "the configuration is not kept for a start without it: there are secrets in the file (%s)",
+                ", ".join(self._fallback.secrets),
+            )
+        if self.keepsake is not None:
+            await self.keepsake.recall()
         try:
             self._bind()
             await self._serve_http()
@@ -77,6 +105,7 @@ class Service:
             for listener in self.listeners:
                 listener.start()
             self.started = True
+            self.house.memory.start()
             where = ", ".join(str(listener.address) for listener in self.listeners)
             log.info("pgambassador %s listens on %s", __version__, where)
             ticking = spawn(self._tick(), "tick")
@@ -120,7 +149,7 @@ class Service:
         address = self.config.http_address()
         if address is None:
             return
-        metrics = Metrics(self.house, self.query_log)
+        metrics = Metrics(self.house, self.query_log, keepsake=self.keepsake)
         self.http = HttpServer(metrics.render, ready=self.ready, started=lambda: self.started)
         try:
             await self.http.start(address.host, address.port)
@@ -157,16 +186,25 @@ class Service:
         except AmbassadorError as error:
             log.error("cluster %s cannot be used yet: %s", keeper.cluster, error.sentence())
 
+    @property
+    def _caveat(self) -> str:
+        return self._fallback.why if self._fallback is not None else ""
+
     def ready(self) -> tuple[bool, str]:
         """Whether clients should be sent here, and why (not)."""
+        ready, why = self._ready()
+        return ready, f"{why}; {self._caveat}" if self._caveat else why
+
+    def _ready(self) -> tuple[bool, str]:
         if not self.started:
             return False, "starting"
         if self.house.draining:
             return False, "shutting down"
         trouble = self.house.trouble()
+        notes = [*filter(None, (self.house.tolls.trouble, self.house.pausing.note()))]
         if not trouble:
-            return True, "ready"
-        why = "; ".join(trouble.values())
+            return True, "; ".join(("ready", *notes))
+        why = "; ".join((*trouble.values(), *notes))
         return (False, why) if len(trouble) == len(self.config.clusters) else (True, f"ready, except {why}")
 
     async def _tick(self) -> None:
@@ -181,7 +219,11 @@ class Service:
                 keeper.tick(now)
             for keyring in self.house.ways.keyrings.values():
                 keyring.tick()
+            if self.keepsake is not None:
+                self.keepsake.tick(now)
             self.house.limits.tick(now)
+            self.house.tolls.tick(now)
+            self.house.memory.tick(now)
             self.house.prune()
             await self.house.porter.tick(asyncio.get_running_loop().time())
             sweep()
@@ -229,6 +271,8 @@ class Service:
             keyring.close()
         if self.http is not None:
             await self.http.close()
+        if self.keepsake is not None and self._signals < 2:
+            await self.keepsake.close()
         self.house.porter.close()
         self.query_log.close()
 
@@ -247,8 +291,19 @@ def _raise_file_limit() -> None:
             log.warning("the limit of open files stays at %d; it bounds the number of clients", soft)
 
 
-async def serve(config: Config, again: Callable[[], Config] | None = None) -> int:
+def prove(config: Config) -> None:
+    """Raises ConfigError for files that the configuration names and that are of no use."""
+    for cluster in config.clusters.values():
+        tls.context(cluster.upstream())
+    gate = Gate(config.tls)
+    if gate.offers:
+        gate.armour()
+
+
+async def serve(
+    config: Config, again: Callable[[], Config] | None = None, fallback: Fallback | None = None
+) -> int:
     """Run until a signal ends it; the exit code. `again` reads the configuration once more, for SIGHUP."""
     logs.set_up(config.log.level)
     _raise_file_limit()
-    return await Service(config, again).run()
+    return await Service(config, again, fallback).run()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pgambassador.config.cache import Cache
 from pgambassador.config.routing import Functions, RouteRule
 from pgambassador.routing import hints
 from pgambassador.routing.builtin import SETTINGS
@@ -21,6 +22,7 @@ from pgambassador.routing.hints import Hints, Target
 from pgambassador.routing.reading import TEXT_MOST, Reading, comments, fingerprint, read
 
 EVERYTHING: Final = frozenset({"*"})
+NOTHING: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,9 @@ class Decision:
     `reason` continues "It goes there because it …"; `rule` names what overrode the statement itself, or was
     not obeyed. `hint` is the route that a comment asks for. `movable`: a session or a rule that asks for a
     replica is to be obeyed. `tables` are what it reads or writes, as far as writes to these are seen; "*"
-    among them: it may be any. `literal`: other literals might be decided otherwise.
+    among them: it may be any. `writes` are those whose rows may be others afterwards. `cache`: seconds for
+    which its answer may be given again. `literal`: other literals might be decided otherwise. `single`: it is
+    one statement. `idempotent`: executed twice it does as if once, by what it is or by what is said of it.
     """
 
     kind: Kind
@@ -45,34 +49,40 @@ class Decision:
     max_lag: float | None = None
     cache: float | None = None
     tables: frozenset[str] = EVERYTHING
+    writes: frozenset[str] = EVERYTHING
     literal: bool = False
     hint: Target | None = None
     movable: bool = False
+    wait_timeout: float | None = None
+    single: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
     """What the configuration says, for the sessions whose user, database and application `rules` are of.
 
-    A rule is the fingerprints that it is for, None for all statements, and where they go.
+    A rule is the fingerprints that it is for, None for all statements, and where they go. `marks` are those
+    of statements that may be executed twice. One of `kept` is tables, fingerprints, and for how many seconds
+    answers are kept; None: they never are.
     """
 
     read_functions: frozenset[str] = frozenset()
     write_functions: frozenset[str] = frozenset()
     rules: Sequence[tuple[frozenset[str] | None, Target]] = ()
+    marks: Sequence[frozenset[str] | None] = ()
+    kept: Sequence[tuple[frozenset[str] | None, frozenset[str] | None, float]] | None = ()
 
     @classmethod
-    def of(cls, functions: Functions, rules: Iterable[RouteRule]) -> Overrides:
+    def of(cls, functions: Functions, rules: Iterable[RouteRule], cache: Cache | None = None) -> Overrides:
+        found = [(_lower(rule.fingerprint), rule) for rule in rules]
         return cls(
             frozenset(functions.read),
             frozenset(name.rpartition(".")[2] for name in functions.write),
-            tuple(
-                (
-                    None if "all" in rule.fingerprint else frozenset(f.lower() for f in rule.fingerprint),
-                    rule.route,
-                )
-                for rule in rules
-            ),
+            tuple((marks, rule.route) for marks, rule in found if rule.route is not None),
+            tuple(marks for marks, rule in found if rule.idempotent),
+            None
+            if cache is None
+            else tuple((_only(each.tables), _lower(each.fingerprint), each.ttl) for each in cache.rules),
         )
 
     def effect(self, catalog: Catalog, schema: str, name: str) -> Effect:
@@ -98,16 +108,49 @@ class Overrides:
                 return route, f"rule {route} for fingerprint {mark}"
         return None
 
+    def marked(self, text: str) -> bool:
+        """Whether a rule says that it may be executed twice."""
+        return any(marks is None or fingerprint(text) in marks for marks in self.marks)
+
+    def kept_for(self, text: str, relations: frozenset[str]) -> float | None:
+        """How long the first rule has answers kept that read these relations and no others."""
+        for tables, marks, seconds in self.kept or ():
+            if (tables is None or (relations and relations <= tables)) and (
+                marks is None or fingerprint(text) in marks
+            ):
+                return seconds
+        return None
+
+
+def _only(names: tuple[str, ...]) -> frozenset[str] | None:
+    return None if "all" in names else frozenset(names)
+
+
+def _lower(names: tuple[str, ...]) -> frozenset[str] | None:
+    return _only(tuple(name.lower() for name in names))
+
 
 NO_OVERRIDES: Final = Overrides()
 
 
 def decide(text: str, catalog: Catalog, overrides: Overrides = NO_OVERRIDES) -> Decision:
-    reading = read(text)
-    said = hints.NONE
+    reading, hinted = read(text), said(text)
+    decision = _overridden(text, _itself(reading, catalog, overrides), hinted, overrides)
+    # What is said of a transaction, a session, a COPY or several statements at once is not obeyed.
+    may = decision.single and decision.kind in _REPEATABLE and reading.tag != "CopyStmt"
+    if may and (hinted.idempotent or overrides.marked(text)):
+        decision = replace(decision, idempotent=True)
+    return _kept(text, reading, decision, hinted, overrides)
+
+
+def said(text: str) -> Hints:
+    """What its comments ask for."""
     if len(text) <= TEXT_MOST and hints.may_hint(text):
-        said = hints.among(comments(text))
-    return _overridden(text, _itself(reading, catalog, overrides), said, overrides)
+        return hints.among(comments(text))
+    return hints.NONE
+
+
+_REPEATABLE: Final = frozenset({"write", "unknown", "ddl"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +189,11 @@ def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decisio
     if reading.refused:
         return Decision("unknown", "primary", reading.refused, literal=reading.literal)
     if not reading.statements:
-        return Decision("read", "any", "is empty", tables=frozenset(), idempotent=True)
+        return Decision("read", "any", "is empty", tables=NOTHING, writes=NOTHING, idempotent=True)
     if reading.first is not None:
         kind, reason = reading.first
         target: Target = "any" if reading.anywhere and not reading.begins else "primary"
+        tables = _touched(reading, catalog) if kind == "write" else EVERYTHING
         return Decision(
             kind,
             "replica" if reading.begins == "read only" else target,
@@ -157,8 +201,10 @@ def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decisio
             begins=reading.begins,
             makes_read_only=reading.makes_read_only,
             ends=reading.ends,
-            tables=_touched(reading, catalog) if kind == "write" else EVERYTHING,
+            tables=tables,
+            writes=_changed(reading, tables, catalog, overrides),
             literal=reading.literal,
+            single=reading.statements == 1,
         )
     tables = _touched(reading, catalog)
     loose = any(overrides.effect(catalog, *each) is Effect.LOOSE for each in reading.functions)
@@ -173,8 +219,10 @@ def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decisio
             batchable=batchable and not any(each.alone for each in findings),
             idempotent=found.kind == "read",
             tables=tables,
+            writes=_effects(findings, tables),
             literal=reading.literal,
             movable=found.movable,
+            single=reading.statements == 1,
         )
     return Decision(
         "read",
@@ -183,8 +231,10 @@ def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decisio
         batchable=batchable,
         idempotent=True,
         tables=tables,
+        writes=NOTHING,
         literal=reading.literal,
         movable=True,
+        single=reading.statements == 1,
     )
 
 
@@ -264,6 +314,54 @@ def _touched(reading: Reading, catalog: Catalog) -> frozenset[str]:
 
 
 _NAMES_ITS_TABLES: Final = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
+_CHANGES_NO_ROWS: Final = frozenset(
+    {
+        "VariableSetStmt", "DiscardStmt", "ListenStmt", "UnlistenStmt", "NotifyStmt", "DeallocateStmt",
+        "PrepareStmt", "ClosePortalStmt", "FetchStmt", "LockStmt", "CheckPointStmt",
+    }
+)  # fmt: skip
+
+
+def _changed(
+    reading: Reading, tables: frozenset[str], catalog: Catalog, overrides: Overrides
+) -> frozenset[str]:
+    """Of what certainly is no read: the relations whose rows may be others afterwards."""
+    if reading.statements != 1:
+        return EVERYTHING
+    if reading.first is not None and reading.first[0] == "read":
+        return NOTHING  # it explains what would
+    if reading.tag in _CHANGES_NO_ROWS or reading.begins or reading.anywhere or reading.temporary:
+        return NOTHING
+    if reading.tag == "DeclareCursorStmt":
+        # What it does is done when it is fetched from.
+        return _effects(_findings(reading, catalog, overrides), EVERYTHING)
+    return frozenset(reading.written) if "*" not in tables else EVERYTHING
+
+
+def _effects(findings: Iterable[_Finding], tables: frozenset[str]) -> frozenset[str]:
+    """The same of what looks like a read. PostgreSQL's own functions write no tables, but by a text."""
+    kinds = {each.kind for each in findings} - {"read"}
+    return NOTHING if not kinds or ("unknown" not in kinds and "*" not in tables) else EVERYTHING
+
+
+def _kept(text: str, reading: Reading, decision: Decision, said: Hints, overrides: Overrides) -> Decision:
+    """With what is said of keeping its answer: by its hint, else by a rule unless it wants the primary."""
+    if overrides.kept is None:
+        return replace(decision, cache=None) if decision.cache is not None else decision
+    able = decision.batchable and not any(
+        schema in _CATALOGS or name.startswith("pg_") for schema, name in reading.relations
+    )
+    if said.cache is not None:
+        note = "" if able else "hint cache is not obeyed"
+        rule = "; ".join(part for part in (decision.rule, note) if part)
+        return replace(decision, cache=said.cache if able else None, rule=rule)
+    if not able or not overrides.kept or said.route == "primary":
+        return decision
+    relations = frozenset(name for _schema, name in reading.relations if name not in reading.ctes)
+    return replace(decision, cache=overrides.kept_for(text, relations))
+
+
+_CATALOGS: Final = ("pg_catalog", "information_schema")
 
 
 def _overridden(text: str, itself: Decision, said: Hints, overrides: Overrides) -> Decision:
@@ -289,8 +387,8 @@ def _overridden(text: str, itself: Decision, said: Hints, overrides: Overrides) 
         itself,
         target=target,
         rule="; ".join(notes),
-        idempotent=itself.idempotent or said.idempotent,
         max_lag=said.max_lag,
-        cache=said.cache if itself.batchable else None,
+        cache=said.cache,
         hint=said.route,
+        wait_timeout=said.wait_timeout,
     )

@@ -1,4 +1,4 @@
-"""What comments ask for: `/* pgambassador: primary */`, `-- pgambassador: replica, max_lag=2s`.
+"""What comments ask for: `/* pgambassador: primary */`, `-- pgambassador: replica, max_lag=2s, timeout=1min`.
 
 1. A hint is a comment of its own that begins with the word; several are separated by commas.
 2. Comments are those that PostgreSQL's own scanner finds: nothing in a string, a quoted name or between
@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ _WORDS_MOST: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """`route` is None where no comment names one; seconds."""
+    """`route` is None where no comment names one; seconds, of timeouts also infinity: `off`."""
 
     route: Target | None = None
     max_lag: float | None = None
     idempotent: bool = False
     cache: float | None = None
+    timeout: float | None = None
+    wait_timeout: float | None = None
     unknown: tuple[str, ...] = ()
 
 
@@ -45,6 +48,7 @@ def among(comments: Iterable[str]) -> Hints:
     routes: set[str] = set()
     lags: list[float] = []
     caches: list[float] = []
+    timeouts: dict[str, float] = {}
     unknown: list[str] = []
     idempotent = False
     for comment in islice(comments, _WORDS_MOST):
@@ -60,6 +64,8 @@ def among(comments: Iterable[str]) -> Hints:
                 lags.append(length)
             elif name.lower() == "cache" and length:
                 caches.append(length)
+            elif name.lower() in ("timeout", "wait_timeout") and (length or value.lower() == "off"):
+                timeouts[name.lower()] = min(length or math.inf, timeouts.get(name.lower(), math.inf))
             else:
                 unknown.append(word.strip()[:_SHOWN_MOST])
     route: Target | None = None
@@ -70,5 +76,7 @@ def among(comments: Iterable[str]) -> Hints:
         min(lags, default=None),
         idempotent,
         min(caches, default=None),
+        timeouts.get("timeout"),
+        timeouts.get("wait_timeout"),
         tuple(unknown[:3]),
     )

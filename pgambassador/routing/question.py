@@ -168,6 +168,15 @@ QUERY: Final = build.query(
             OR sort = 'r' AND r.class <> 'pg_class'::regclass
     ), barred AS MATERIALIZED (
         SELECT id, min(what) AS why FROM reached WHERE sort = 'r' AND class = 'pg_class'::regclass GROUP BY id
+    ), computed AS MATERIALIZED (
+        SELECT owner.id FROM (
+            SELECT 'pg_attrdef'::regclass, oid, adrelid FROM pg_catalog.pg_attrdef
+            UNION ALL
+            SELECT 'pg_constraint'::regclass, oid, conrelid FROM pg_catalog.pg_constraint WHERE conrelid <> 0
+        ) AS owner (part, part_id, id)
+        JOIN pg_catalog.pg_depend AS d ON d.classid = owner.part AND d.objid = owner.part_id
+        JOIN pg_catalog.pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid
+        WHERE prolang NOT IN (SELECT oid FROM pg_catalog.pg_language WHERE lanname IN ('c', 'internal'))
     ), relation AS (
         SELECT relname AS name, max(CASE WHEN n.nspname = 'pg_catalog' THEN 'is a system catalog'
                 WHEN relpersistence = 't' THEN 'is temporary' ELSE why END) AS why,
@@ -176,6 +185,7 @@ QUERY: Final = build.query(
             SELECT relname, relnamespace, relpersistence, why,
                 relkind IN ('r', 'm') AND NOT relhassubclass AND NOT relrowsecurity AS readable,
                 relkind = 'r' AND NOT relhassubclass AND NOT relhasrules AND NOT relrowsecurity
+                AND c.oid NOT IN (SELECT id FROM computed)
                 AND (NOT relhastriggers OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
                     WHERE tgrelid = c.oid AND NOT tgisinternal) AND NOT EXISTS (
                     SELECT FROM pg_catalog.pg_constraint WHERE confrelid = c.oid AND contype = 'f'

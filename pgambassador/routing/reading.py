@@ -51,6 +51,7 @@ class Reading:
     serializable: bool = False
     makes_read_only: bool = False
     ends: bool = False
+    temporary: bool = False  # what it creates is its session's own
     anywhere: bool = False  # it belongs to the transaction that is open, wherever that is
 
 
@@ -130,6 +131,8 @@ def _read(statements: list[dict[str, Any]], reading: Reading) -> None:
     if reading.statements != 1:
         reading.plain = reading.makes_read_only = reading.ends = reading.anywhere = False
         reading.begins = ""
+        if reading.first is not None and reading.first[0] == "read":
+            reading.first = "unknown", "explains one of several statements"
 
 
 def _statement(tag: str, node: dict[str, Any], reading: Reading) -> None:
@@ -160,6 +163,7 @@ def _statement(tag: str, node: dict[str, Any], reading: Reading) -> None:
         kind = KINDS.get(tag, "unknown")
         reason = f"is a statement of the kind {_words(tag)}"
         reading.literal = reading.literal or tag == "ExecuteStmt"
+        reading.temporary = tag == "CreateStmt" and node["relation"].get("relpersistence") == "t"
         if kind == "unknown" and tag not in KINDS:
             reading.refused = f"is a statement that is not known here, {_words(tag)}"
     if kind is not None and reading.first is None:

@@ -34,8 +34,8 @@ SECONDS = 12.0
 RAW = 9
 ASYNCPG = 9
 KILL_EVERY = 0.15
-FATAL = {"57P01", "08006"}
-"""How a client may learn that its server connection was killed."""
+FATAL = {"57P01", "08006", "08007"}
+"""How a client may learn that its server connection was killed; its session may go on or not."""
 FATAL_AT_LOGIN = {*FATAL, "08001"}
 ZONES = ("UTC", "Asia/Tokyo", "America/Bogota")
 
@@ -143,6 +143,8 @@ class Raw(Worker):
                 raise Lost from None
             answer.append(message)
             times -= message.kind == "Z"
+        if any(each.kind == "E" and each.sqlstate in FATAL for each in answer):
+            raise Lost  # the session goes on; what it was doing does not
         return answer
 
     def ask(self, *messages: bytes, times: int = 1) -> Answer:

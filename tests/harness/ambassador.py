@@ -15,6 +15,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from pgambassador.embedded.ports import HOST, free_port
+from tests.harness.look import VARIABLE, Look
 from tests.harness.metrics import Metrics
 from tests.harness.waiting import wait_until
 
@@ -39,6 +40,7 @@ class Ambassador:
             **more,
         }
         self.environment: dict[str, str] = {}
+        self.command: tuple[str, ...] = (sys.executable, "-m", "pgambassador")
         self.config_file = folder / "pgambassador.yaml"
         self.stderr = folder / "stderr"
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,13 +68,15 @@ class Ambassador:
     def returncode(self) -> int | None:
         return self._process.poll() if self._process else None
 
-    def start(self, *, ready: bool = True) -> None:
-        """Returns when it says that it has started; without `ready` at once."""
+    def start(self, *, ready: bool = True, write: bool = True) -> None:
+        """Returns when it says that it has started; without `ready` at once. Without `write` the
+        configuration file stays as it is."""
         assert not self.running
-        self.write_config()
+        if write:
+            self.write_config()
         with self.stderr.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pgambassador", "run", "--config", str(self.config_file)],
+                [*self.command, "run", "--config", str(self.config_file)],
                 cwd=ROOT,
                 env={**_clean_environment(), **self.environment},
                 stdin=subprocess.DEVNULL,
@@ -155,6 +159,18 @@ class Ambassador:
         found = wait_until(search, what or "the log line", deadline=deadline)
         assert found is not None
         return found
+
+    def look_inside(self) -> None:
+        """Before it starts: let `inside` say what goes on in it."""
+        self.command = (sys.executable, "-m", "tests.inside")
+        self.environment[VARIABLE] = str(self.folder / "inside")
+
+    def inside(self) -> Look:
+        return Look.at(self.folder / "inside")
+
+    def files(self) -> int:
+        """File descriptors that it has open. Linux only."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def rss(self) -> int:
         """Bytes of memory it holds, without what is only reserved. Linux only."""

@@ -9,12 +9,13 @@ import socket
 import struct
 import sys
 import termios
+import time
 
-from tests.harness.link import Link
-from tests.harness.waiting import wait_until
+from tests.harness.link import Link, reset
 
 SO_ATTACH_FILTER = 26  # linux/socket.h; the socket module has no name for it
 _RETURN = 0x06  # BPF_RET | BPF_K
+PATIENCE = 2.0
 
 
 class _Instruction(ctypes.Structure):
@@ -53,18 +54,38 @@ def _can_lose() -> bool:
 
 
 class Cable(Link):
-    """`pull` makes the connections that exist lose every packet; new ones are as before.
+    """`pull` makes the connections that exist lose every packet; new ones are as before, unless the cable is
+    unplugged as well, until it is plugged in.
 
-    Packets that we send are not lost: nothing must be left to be sent, nor to be sent again.
+    Packets that we send are not lost: nothing must be left to be sent, nor to be sent again. A connection of
+    which that cannot be had within `PATIENCE` is cut.
     """
 
     possible = _can_lose()
 
     def pull(self) -> None:
         def pull() -> None:
-            ends = [end for pair in self._pairs for end in pair.pending]
-            wait_until(lambda: not any(map(_unacknowledged, ends)), "quiet on the line", deadline=5)
-            for end in ends:
-                lose(end)
+            quiet = time.monotonic() + PATIENCE
+            for pair in list(self._pairs):
+                while any(map(_unacknowledged, pair.pending)) and time.monotonic() < quiet:
+                    time.sleep(0.001)
+                if any(map(_unacknowledged, pair.pending)):
+                    self._drop(pair, reset)
+                for end in pair.pending:
+                    if end.fileno() >= 0:
+                        lose(end)
 
         self._order(pull)
+
+    def unplug(self) -> None:
+        """Nobody who tries to connect gets an answer."""
+
+        def unplug() -> None:
+            assert self._listener is not None
+            lose(self._listener)
+
+        self._order(unplug)
+
+    def plug(self) -> None:
+        self.refuse()
+        self.allow()

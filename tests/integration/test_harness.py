@@ -6,6 +6,7 @@ import contextlib
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from pgambassador.embedded.ports import HOST, free_port, is_free
 from pgambassador.embedded.server import Postgres
 from tests.harness import USERS, Ambassador, Link, Metrics, psql, wait_until
+from tests.harness.ledger import Ledger, Phase, Told, Trouble
 
 BIG = bytes(range(256)) * 20_000  # 5 MB
 
@@ -111,6 +113,50 @@ def test_refuses_and_allows(relay: Link) -> None:
         connect(relay).close()
 
 
+def test_delays(relay: Link) -> None:
+    with connect(relay) as client:
+        relay.delay(0.05)
+        began = time.monotonic()
+        sender = threading.Thread(target=client.sendall, args=(BIG[:500_000],))
+        sender.start()
+        assert read(client, 500_000) == BIG[:500_000]
+        sender.join()
+        assert time.monotonic() - began > 0.1
+        client.sendall(b"late")
+        relay.delay(0)
+        client.sendall(b", and in order")
+        client.shutdown(socket.SHUT_WR)
+        assert read(client, 99) == b"late, and in order"
+
+
+def test_half_open(relay: Link) -> None:
+    with connect(relay) as client:
+        client.sendall(b"once")
+        assert read(client, 4) == b"once"
+        relay.half_open()
+        client.sendall(b"is anybody there")
+        assert relay.connections == 0
+        with connect(relay) as other:
+            other.sendall(b"new")
+            assert read(other, 3) == b"new"
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+        client.settimeout(5)
+        relay.cut()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_garbles(relay: Link) -> None:
+    with connect(relay) as client:
+        client.sendall(b"sense")
+        assert read(client, 5) == b"sense"
+        relay.garble(b"nonsense")
+        client.sendall(b"sense")
+        assert read(client, 13) == b"nonsensesense"
+
+
 def test_a_target_that_is_away() -> None:
     with Link(free_port()) as link:
         with pytest.raises(ConnectionResetError), connect(link) as client:
@@ -122,6 +168,30 @@ def test_a_target_that_is_away() -> None:
 def test_waiting_fails_with_a_reason() -> None:
     with pytest.raises(AssertionError, match=r"the miracle did not happen within 0.01 s \(last: 0\)"):
         wait_until(lambda: 0, "the miracle", deadline=0.01)
+
+
+def test_a_ledger_finds_out() -> None:
+    """Whatever a table has that clients were told otherwise."""
+    ledger = Ledger()
+    ledger.intend("kept", "lost", "twice", "refused", "undone", "doubt", "half", "other half")
+    ledger.tell(Told.COMMITTED, "kept", "lost", "twice")
+    ledger.tell(Told.DOUBT, "doubt")
+    ledger.tell(Told.DOUBT, "half", "other half")
+    ledger.seen(["kept", "vanished"])
+    found = ["kept", "twice", "twice", "undone", "doubt", "half", "invented"]
+    assert sorted(ledger.compare(found)) == [
+        "invented is there and was never written",
+        "lost was committed and is lost",
+        "of ('half', 'other half'), one transaction, only a part is there",
+        "twice is there 2 times",
+        "undone was refused and is there",
+        "vanished was read and is not there",
+    ]
+    ledger.trouble(Trouble(Phase.READING, "08006", False))
+    ledger.trouble(Trouble(Phase.READING, "57P01", True))
+    ledger.trouble(Trouble(Phase.WRITING, "08006", True))
+    promised = {Phase.READING: {"08006": False, "57P01": False}, Phase.WRITING: {"08006": True}}
+    assert list(ledger.beyond(promised)) == ["reading 57P01, and the end: "]
 
 
 def test_metrics() -> None:

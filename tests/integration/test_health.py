@@ -30,7 +30,8 @@ def linked(link: Link, primary: Postgres, ambassador: Callable[..., Ambassador])
 
     def make() -> Ambassador:
         url = primary.url("app", USERS["app"].password, "app", connect_timeout="2")
-        return ambassador(url.replace(f":{primary.port}/", f":{link.port}/"), pool={"size": 2})
+        url = url.replace(f":{primary.port}/", f":{link.port}/")
+        return ambassador(url, pool={"size": 2}, failover={"hold": "off"})
 
     return make
 
@@ -178,7 +179,7 @@ def test_ends_of_server_connections_are_counted_by_reason(proxy: Ambassador, obs
         client.ask("begin")
         opened = proxy.metrics().total("pgambassador_server_connects_total", **POOL)
         terminate(observer, *sessions(observer))
-        client.rest()
+        wait_until(lambda: proxy.metrics().total("pgambassador_sessions_kept_total", **POOL) == 1)
         closed = proxy.metrics().total("pgambassador_server_disconnects_total", **POOL)
         assert (opened, closed) == (1, 1)
 

@@ -74,7 +74,7 @@ def test_patience_has_an_end(primary: Postgres, ambassador: MakeAmbassador) -> N
 
 
 def test_it_tells_when_no_server_can_be_reached(ambassador: MakeAmbassador) -> None:
-    proxy = ambassador(NOWHERE)
+    proxy = ambassador(NOWHERE, failover={"hold": "off"})
     wait_until(lambda: proxy.http("/readyz")[0] == 503, "not ready")
     assert "main" in proxy.http("/readyz")[1]
     assert (proxy.http("/livez")[0], proxy.http("/startupz")[0]) == (200, 200)

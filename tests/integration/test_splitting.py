@@ -14,7 +14,8 @@ from tests.harness import Ambassador, several, wait_until
 
 HERE = "select inet_server_port()"
 """Told to be a function that reads like any other, by the configuration of these tests."""
-ROUTING = {"functions": {"read": ["inet_server_port"]}, "probe": {"interval": "200ms"}}
+ROUTING = {"functions": {"read": ["inet_server_port"]}, "probe": {"interval": "200ms", "timeout": "20s"}}
+"""A probe that comes late, as it may beside other tests, does not make a replica unwell."""
 
 
 def cluster(*servers: Postgres, **routing: object) -> dict[str, object]:

@@ -9,7 +9,7 @@ import pytest
 
 from pgambassador.embedded import Postgres
 from pgambassador.wire import build
-from tests.harness import USERS, Ambassador, Wire
+from tests.harness import USERS, Ambassador, Answer, Wire, several
 from tests.harness.cancelling import Cancellable
 from tests.harness.tap import Tap
 from tests.messages import SYNC, extended
@@ -109,3 +109,25 @@ def test_a_cancel_request_never_hits_the_switch(
                 one.cancel()
             answer = one.until("Z")
             assert answer.error.sqlstate == "57014"
+
+
+def test_the_unnamed_statement_is_the_one_that_was_parsed_last(
+    ambassador: Callable[..., Ambassador], primary: Postgres
+) -> None:
+    """Not the one before, on a connection that has been somebody else's meanwhile."""
+    proxy = ambassador(several(primary), pool={"size": 2})
+    bind = build.frame(ord("B"), b"\0\0" + b"\0" * 6)
+    run = build.frame(ord("E"), b"\0" * 5) + build.frame(ord("S"), b"")
+    with Wire.session(proxy.port) as one, Wire.session(proxy.port) as other:
+
+        def ask(wire: Wire, *messages: bytes) -> Answer:
+            wire.send(*messages, run)
+            return wire.until("Z")
+
+        begin, commit = build.parse(b"a", b"begin"), build.parse(b"b", b"commit")
+        named = [build.frame(ord("B"), b"\0" + name + b"\0" + b"\0" * 6) for name in (b"a", b"b")]
+        assert ask(one, build.parse(b"", b"select 'first'"), bind).value == "first"
+        ask(other, begin, named[0])
+        assert ask(one, build.parse(b"", b"select 'second'"), bind).value == "second"
+        ask(other, commit, named[1])
+        assert ask(one, bind).value == "second"

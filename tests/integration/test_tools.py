@@ -232,5 +232,7 @@ def test_pg_isready(tools: Tools, proxy: Ambassador) -> None:
 def test_pg_isready_when_the_server_was_never_there(
     primary: Postgres, ambassador: Callable[..., Ambassador], tmp_path: Path
 ) -> None:
-    proxy = ambassador(primary.url().replace(f":{primary.port}/", f":{free_port()}/"))
+    proxy = ambassador(
+        primary.url().replace(f":{primary.port}/", f":{free_port()}/"), failover={"hold": "off"}
+    )
     assert "rejecting connections" in Tools(primary, tmp_path).run(proxy, "pg_isready", code=1)

@@ -18,6 +18,8 @@ from pgambassador.wire import build
 from tests.harness import USERS, Ambassador, Link, Wire, psql, wait_until
 
 Start = Callable[..., Ambassador]
+AT_ONCE = {"hold": "off"}
+"""While the server is away nobody waits: it is the error that is looked at."""
 WHO = (
     "select current_user, ssl, coalesce(version, '-'), inet_server_port() is not null"
     " from pg_stat_ssl where pid = pg_backend_pid()"
@@ -208,7 +210,7 @@ def test_a_limit_of_the_server(primary: Postgres, ambassador: Start, observer: C
 
 def test_no_server_that_listens(primary: Postgres, ambassador: Start) -> None:
     url = primary.url("app", USERS["app"].password, "app", connect_timeout="2")
-    proxy = ambassador(url.replace(str(primary.port), str(free_port())))
+    proxy = ambassador(url.replace(str(primary.port), str(free_port())), failover=AT_ONCE)
     for _ in range(3):
         started = time.monotonic()
         said = refusal(proxy)
@@ -229,7 +231,7 @@ def test_a_server_that_does_not_answer_costs_no_more_than_the_connect_timeout(
         sslnegotiation="direct" if when == "tls" else "postgres",
     )
     link.stall()
-    proxy = ambassador(url.replace(str(primary.port), str(link.port)))
+    proxy = ambassador(url.replace(str(primary.port), str(link.port)), failover=AT_ONCE)
     started = time.monotonic()
     said = refusal(proxy)
     assert said["C"] == "57P03"
@@ -240,7 +242,7 @@ def test_a_server_that_does_not_answer_costs_no_more_than_the_connect_timeout(
 
 
 def test_a_host_without_an_address(ambassador: Start) -> None:
-    proxy = ambassador("postgresql://app@no.invalid/app?sslmode=require")
+    proxy = ambassador("postgresql://app@no.invalid/app?sslmode=require", failover=AT_ONCE)
     said = refusal(proxy)
     assert said["C"] == "57P03"
     assert "no.invalid" in said["M"]
@@ -258,7 +260,7 @@ def test_the_database_comes_back(primary: Postgres, ambassador: Start, link: Lin
     """Clients that come while it is away are told; those that come afterwards notice nothing."""
     url = primary.url("app", USERS["app"].password, "app").replace(str(primary.port), str(link.port))
     link.refuse()
-    proxy = ambassador(url)
+    proxy = ambassador(url, failover=AT_ONCE)
     assert refusal(proxy)["C"] == "57P03"
     link.allow()
 

@@ -3,13 +3,17 @@
 1. BackendKeyData, the process id of a notification, and the order in which a login reports parameters.
 2. Numbers that the server gives to new tables and types (from 16384 on): two runs make them twice. The first
    that one run mentions is the first of the other.
-3. Where a script says so: the fields of an error that say where in the server's source it was raised (F, L,
+3. Where connections change hands: the order of parameters that one statement reports, as RESET ALL does. A
+   server reports them in the order in which they were set, and who brings settings to another connection has
+   an order of its own.
+4. Where a script says so: the fields of an error that say where in the server's source it was raised (F, L,
    R). They change with each version of a server, and no client can rely on them.
 """
 
 from __future__ import annotations
 
 import difflib
+from itertools import groupby
 from struct import pack, unpack_from
 
 from tests.harness import Message
@@ -29,13 +33,22 @@ class _Numbers:
         return self._known.setdefault(number, FIRST_OWN + len(self._known))
 
 
-def comparable(transcript: Transcript, without: str = "") -> dict[str, list[str]]:
+def comparable(transcript: Transcript, without: str = "", *, shared: bool = False) -> dict[str, list[str]]:
     """One line for each step and message, the whole body in it; equal lines are equal messages."""
     numbers = _Numbers()
     return {
-        client: [_line(_less(each, without), numbers) for each in _ordered(heard)]
+        client: [
+            _line(_less(each, without), numbers)
+            for each in (_sorted(_ordered(heard)) if shared else _ordered(heard))
+        ]
         for client, heard in transcript.items()
     }
+
+
+def _sorted(heard: list[str | Message]) -> list[str | Message]:
+    """With what is reported in a row by its names."""
+    runs = groupby(heard, lambda each: isinstance(each, Message) and each.kind == "S")
+    return [each for reports, run in runs for each in (sorted(run, key=repr) if reports else run)]
 
 
 def _less(each: str | Message, without: str) -> str | Message:
@@ -89,10 +102,10 @@ def _columns(payload: bytes, numbers: _Numbers) -> bytes:
     return out + payload[position:]
 
 
-def differences(direct: Transcript, through: Transcript, without: str = "") -> str:
+def differences(direct: Transcript, through: Transcript, without: str = "", *, shared: bool = False) -> str:
     """For readers; empty if there are none."""
     lines: list[str] = []
-    expected, found = comparable(direct, without), comparable(through, without)
+    expected, found = (comparable(each, without, shared=shared) for each in (direct, through))
     for client in expected:
         if expected[client] == found.get(client):
             continue

@@ -254,8 +254,11 @@ def test_a_retiring_connection_is_closed_instead(play: Playbook, client: Client,
 # The end of a server.
 
 
-def test_last_words_reach_the_client(play: Playbook, client: Client, server: Server) -> None:
+def test_last_words_reach_the_client_of_a_session_that_ends(
+    play: Playbook, client: Client, server: Server
+) -> None:
     working(client, server)
+    server.backend.pinned = True
     server.sends(columns(b"a"), fatal())
     client.gets(columns(b"a"), fatal())
     server.leaves()
@@ -264,14 +267,16 @@ def test_last_words_reach_the_client(play: Playbook, client: Client, server: Ser
     assert play.lane.total == 0
 
 
-def test_last_words_within_an_idle_transaction(client: Client, server: Server) -> None:
+def test_last_words_within_an_idle_transaction(play: Playbook, client: Client, server: Server) -> None:
     working(client, server)
     server.sends(complete("BEGIN"), TRANSACTION)
     client.gets(complete("BEGIN"), TRANSACTION)
     server.sends(fatal("25P03"))
-    client.gets(fatal("25P03"))
     server.leaves()
-    client.gets_end()
+    client.gets_end(fatal("08006", "the server ended the connection (25P03)"))
+    ((_, loss),) = [each for each in play.policy.heard if each[0] == "bereft"]
+    assert loss.farewell == fatal("25P03")[5:]
+    assert (loss.owed, loss.status, loss.open) == ([], "T", False)
 
 
 def test_last_words_of_an_idle_connection_reach_nobody(

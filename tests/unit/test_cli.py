@@ -14,6 +14,7 @@ import pytest
 from pgambassador import __version__, cli
 from pgambassador.config import Config
 from pgambassador.errors import ConfigError, Unreachable
+from pgambassador.process.store import Store
 
 HIDDEN = "hunter2"
 URL = f"postgresql://app:{HIDDEN}@db.example/shop"
@@ -30,16 +31,17 @@ def empty_environment(monkeypatch):
 def served(monkeypatch):
     """The configurations that `serve` was called with, and what it is to do."""
     module: Any = ModuleType("pgambassador.process.service")
-    module.configs, module.outcome = [], 0
+    module.configs, module.outcome, module.again_fails = [], 0, False
 
-    async def serve(config: Config, again: Callable[[], Config]) -> int:
+    async def serve(config: Config, again: Callable[[], Config], fallback: Any) -> int:
         module.configs.append(config)
-        assert again() == config
+        module.fallback = fallback
+        assert module.again_fails or again() == config
         if isinstance(module.outcome, BaseException):
             raise module.outcome
         return module.outcome
 
-    module.serve = serve
+    module.serve, module.prove = serve, lambda config: None
     monkeypatch.setitem(sys.modules, "pgambassador.process.service", module)
     return module
 
@@ -65,6 +67,32 @@ def test_run_with_everything(served, tmp_path):
     assert config.http == "off"
     assert (config.pool.size, config.pool.min_size, config.pool.mode) == (9, 2, "session")
     assert config.clusters["main"].url.reveal() == URL
+
+
+@pytest.mark.parametrize("by", ["--state", "PGAMBASSADOR_STATE"])
+def test_run_without_its_file(served, tmp_path, monkeypatch, capsys, by):
+    """The directory has to be named beside the file; without one the error stays."""
+    file, state = tmp_path / "c.yaml", tmp_path / "state"
+    argv = ["run", "postgresql://app@db.example/shop", "--config", str(file)]
+    file.write_text("pool: {size: 3}")
+    assert cli.main(argv) == 0
+    assert not served.fallback
+    if by == "--state":
+        argv += ["--state", str(state)]
+    else:
+        monkeypatch.setenv(by, str(state))
+    assert cli.main(argv) == 0
+    assert served.configs[-1].state == str(state)
+    kept = served.fallback.kept()
+    file.write_text("pool: {size: no}")
+    complaint(capsys, *argv, code=2)
+    Store(str(state)).write("configuration", kept)
+    with pytest.raises(ConfigError):
+        served.fallback.again()
+    served.again_fails = True
+    assert cli.main(argv) == 0
+    assert served.configs[-1].pool.size == 3
+    assert "pool.size must be a whole number" in served.fallback.why
 
 
 def test_run_takes_the_environment(served, monkeypatch):

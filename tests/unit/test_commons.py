@@ -80,11 +80,13 @@ class Pool:
     def opens(self) -> None:
         self.opening -= 1
         self.busy += 1
+        self.plan.succeeded()
         self.finishes()
+        self.wants()
 
     def fails(self) -> None:
         self.opening -= 1
-        self.plan.failed(self.world.now)
+        self.plan.failed(self.world.now, chance=1.0)
         self.world.commons.returned(self, self.world.now)
 
     def finishes(self) -> None:

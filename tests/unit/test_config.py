@@ -93,7 +93,7 @@ def test_the_url_of_the_command_line_replaces_that_of_the_file(read):
     [
         ("pool: {siez: 3}", "pool.siez is not an option. Did you mean pool.size?"),
         ("size: 3", "size is not an option. Did you mean pool.size?"),
-        ("zzz: 3", "zzz is not an option. Known here: auth, clients, clusters,"),
+        ("zzz: 3", "zzz is not an option. Known here: auth, breaker, clients,"),
         (
             "databases: {a: {clusster: main}}",
             "databases.a.clusster is not an option. Did you mean databases.a.cluster?",
@@ -357,6 +357,24 @@ def test_short_names_need_one_cluster(read):
     assert "cannot be told to one of 2 clusters" in complaint(read, two, environ={"UPSTREAM_HOST": "h"})
     assert "cannot be told to one of 2 clusters" in complaint(read, two, url=URL)
     assert "no host" in complaint(read, "", environ={"UPSTREAM_PORT": "5"})
+
+
+@pytest.mark.parametrize(
+    ("hosts", "routing", "splits"),
+    [
+        ("a", "{}", False),
+        ("a,b", "{}", True),
+        ("a,b", "{reads: primary}", False),
+        ("a", "{discovery: {by: hosts}}", False),
+        ("a", "{discovery: {by: dns}}", True),
+        ("a", "{discovery: {by: patroni, urls: ['https://a:8008']}}", True),
+        ("a", "{reads: primary, discovery: {by: dns}}", False),
+    ],
+)
+def test_whose_reads_go_to_other_servers(read, hosts, routing, splits):
+    text = f"clusters: {{main: {{url: 'postgresql://{hosts}/d', routing: {routing}}}}}"
+    assert read(text).clusters["main"].splits is splits
+    assert not read(text.replace("/d", "/d?target_session_attrs=any")).clusters["main"].splits
 
 
 def test_where_a_database_name_leads(read):
@@ -690,7 +708,8 @@ def test_limits_are_whole_numbers(read, value):
 
 WITHOUT_DEFAULT = {
     *("auth.method", "auth.rules", "auth.users_file", "tls.mode", "tls.certificate", "tls.key", "tls.ca"),
-    "clients.max_per_address",
+    *("clients.max_per_address", "state", "failover.attempts"),
+    *("pool.max_waiting", "limits.rates", "limits.priorities"),
     *(f"auth.query.{each}" for each in ("cluster", "database", "user", "statement")),
 }
 
@@ -709,7 +728,7 @@ def test_the_reference_holds_every_default():
 def test_every_option_is_documented():
     text = (CONFIG.parent / "docs" / "configuration.md").read_text("utf-8")
     for path in paths(mi.type_info(Config)):
-        shown = re.sub(r"(\*\.pool)\..*", r"\1.…", path).replace("*", "NAME")
+        shown = re.sub(r"(\*\.(?:pool|timeouts))\..*", r"\1.…", path).replace("*", "NAME")
         assert f"| `{shown}` |" in text, f"{shown} is missing from docs/configuration.md"
 
 

@@ -227,6 +227,11 @@ def test_rules_of_the_configuration() -> None:
     assert of("/* pgambassador: any */ SELECT 1", rule("primary")).target == "replica"
 
 
+def test_what_stands_beside_an_explain_counts() -> None:
+    assert of("EXPLAIN DELETE FROM accounts").kind == "read"
+    assert of("EXPLAIN DELETE FROM accounts; DELETE FROM accounts").kind == "unknown"
+
+
 def test_hints_are_reported() -> None:
     decision = of("/* pgambassador: replica, max_lag=2s, cache=5s, colour=red */ SELECT * FROM accounts")
     assert (decision.max_lag, decision.cache, decision.hint) == (2.0, 5.0, "replica")

@@ -176,6 +176,7 @@ def test_the_instances_of_aurora(host: str, instance: str) -> None:
     assert run(source.find({})) == (Found(seed),)
     reader = Report(standby=True, life=1, instance="i-2")
     assert run(source.find({seed: reader})) == (Found(seed),)
+    assert not source.sure, "nothing but what the URL says"
     writer = Report(standby=False, life=2, instance="i-1", members=("i-2", "i-1", "../x"))
     found = run(source.find({seed: writer}))
     assert [each.endpoint for each in found] == [
@@ -183,6 +184,7 @@ def test_the_instances_of_aurora(host: str, instance: str) -> None:
         Endpoint(instance.replace("i-1", "i-2"), 5433),
     ]
     assert run(source.find({})) == found
+    assert source.sure
 
 
 def test_instances_by_other_names() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pgambassador.errors import ServerRefused, Unreachable
 from pgambassador.net.backend import Backend
-from pgambassador.net.greeting import BASE, starting_up
+from pgambassador.net.greeting import BASE
 from pgambassador.net.lane import Borrower
 from pgambassador.protocol.settings import Settings, fence
 from tests.keeping import PARAMETERS, Keeping
@@ -18,13 +18,12 @@ from tests.messages import IDLE, complete, error, parameter_status, query
 from tests.playbook import AGREED, Server
 
 DOWN = Unreachable("db.example refused the connection")
-STARTING = ServerRefused({"C": "57P03", "M": "starting up"})
 
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
     keeping = Keeping()
-    monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=keeping.loop.time))
+    monkeypatch.setattr("pgambassador.net.openings.time", SimpleNamespace(monotonic=keeping.loop.time))
     yield keeping
     keeping.end()
 
@@ -68,16 +67,6 @@ def test_who_comes_right_behind_a_failure_hears_the_same(play: Keeping) -> None:
     assert play.upstream.openings == []
     play.loop.pass_time(1)
     assert not play.greets().done()
-
-
-def test_a_server_that_starts_up_is_waited_for(play: Keeping) -> None:
-    assert starting_up(STARTING)
-    task = play.greets()
-    play.fails(STARTING)
-    assert not task.done()
-    play.loop.pass_time(1)
-    play.opens()
-    assert task.result()[1] == PARAMETERS
 
 
 def test_who_gives_up_is_not_waited_for(play: Keeping) -> None:

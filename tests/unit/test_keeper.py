@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pgambassador.errors import ServerRefused, Unreachable
+from pgambassador.cluster.upstream import Endpoint
+from pgambassador.config.failover import Failover
+from pgambassador.errors import AmbassadorError, ServerRefused, Unreachable
 from pgambassador.net.greeting import BASE
 from pgambassador.net.numbers import Numbers
 from pgambassador.protocol.survey import TIES, question
-from tests.keeping import Keeping
+from tests.keeping import PARAMETERS, Keeping
+from tests.loop import Loop
 from tests.messages import (
     COPY_IN,
     IDLE,
@@ -24,6 +28,7 @@ from tests.messages import (
     bind,
     complete,
     copy_data,
+    error,
     fatal,
     parameter_status,
     parse,
@@ -36,7 +41,12 @@ QUERY = query("x")
 WALL = 1_000_000_000.0
 DONE = (complete("X"), IDLE)
 DOWN = Unreachable("db.example refused the connection", hint="Is it running?")
+AWAY = Unreachable("db.example is away", hint="Is it running?", passing=True)
+OPEN = Unreachable("its breaker is open", sqlstate="57P03", passing=True)
+STANDBY = {**PARAMETERS, "in_hot_standby": "on"}
+PRIMARY = {**PARAMETERS, "in_hot_standby": "off"}
 NO_LOGIN = ServerRefused({"S": "FATAL", "V": "FATAL", "C": "28P01", "M": "password authentication failed"})
+TOO_MANY = ServerRefused({"S": "FATAL", "C": "53300", "M": "sorry, too many clients already"})
 STARTING = ServerRefused({"S": "FATAL", "C": "57P03", "M": "the database system is starting up"})
 
 MakeKeeping = Callable[..., Keeping]
@@ -47,9 +57,12 @@ def keepings(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeKeeping]:
     made: list[Keeping] = []
 
     def make(**options: Any) -> Keeping:
-        keeping = Keeping(**options)
+        loop = Loop()
+        loop.now = time.monotonic()  # that of those who wait
+        keeping = Keeping(loop=loop, **options)
+        monkeypatch.setattr("pgambassador.pool.plan.random", SimpleNamespace(random=lambda: 0.999))
         monkeypatch.setattr(
-            "pgambassador.net.keeper.time", SimpleNamespace(monotonic=keeping.loop.time, time=lambda: WALL)
+            "pgambassador.net.openings.time", SimpleNamespace(monotonic=keeping.loop.time, time=lambda: WALL)
         )
         made.append(keeping)
         return keeping
@@ -79,6 +92,17 @@ def says(client: Client, *texts: bytes) -> bool:
     got = client.read_all()
     size = 1 + int.from_bytes(got[1:5], "big")
     return got[:1] in (b"E", b"N") and got[size:] in (b"", IDLE) and all(each in got for each in texts)
+
+
+def ticks(play: Keeping) -> None:
+    """The keeper looks around, by the loop's clock."""
+    play.does(lambda: play.keeper.tick(play.loop.now))
+
+
+def let_go(play: Keeping, parameters: Mapping[str, str] = PARAMETERS) -> None:
+    """The oldest opening succeeds, and its connection is not wanted."""
+    with play.connects(parameters, hides=None) as sock:
+        assert sock.recv(10) == b""
 
 
 # Opening.
@@ -160,7 +184,7 @@ def test_it_tries_again_later_and_later(play: Keeping) -> None:
     client.sends(QUERY)
     play.fails(DOWN)
     assert says(client, b"C08001\0")
-    for delay in (0.1, 0.2, 0.4):
+    for delay in (0.05, 0.1, 0.2, 0.4):
         client.sends(QUERY)
         play.loop.pass_time(delay - 0.01)
         assert play.upstream.openings == []
@@ -175,26 +199,452 @@ def test_it_tries_again_later_and_later(play: Keeping) -> None:
     assert play.keeper.last_error is None
 
 
-def test_a_server_that_starts_up_is_waited_for(play: Keeping) -> None:
+@pytest.mark.parametrize("error", [STARTING, AWAY, TOO_MANY])
+def test_a_server_that_is_away_is_waited_for(keepings: MakeKeeping, error: AmbassadorError) -> None:
+    play = keepings(failover=Failover())
     client = play.client()
     client.sends(QUERY)
     for _ in range(3):
-        play.fails(STARTING)
+        play.fails(error)
         client.gets_nothing()
         play.loop.pass_time(1)
     server = play.opens()
     server.answers(QUERY, *DONE)
     client.gets(*DONE)
+    assert not play.keeper.outage.holds(play.loop.now)
 
 
-def test_and_not_for_ever(keepings: MakeKeeping) -> None:
-    play = keepings(wait_timeout=10.0)
+def test_and_not_longer_than_who_waits_would(keepings: MakeKeeping) -> None:
+    play = keepings(wait_timeout=5.0, failover=Failover())
     client = play.client()
     client.sends(QUERY)
     play.fails(STARTING)
-    play.ticks(11)
+    play.ticks(6)
     assert says(client, b"C57P03\0", b"starting up")
     assert play.keeper.wait_timeouts == 1
+
+
+def test_nor_than_anybody_is_held(keepings: MakeKeeping) -> None:
+    """Who comes later is held for what is left; then all are told at once, as long as it has just failed."""
+    play = keepings(wait_notice=None, failover=Failover(hold=10.0))
+    first, late, later = play.client(), play.client(), play.client()
+    first.sends(QUERY)
+    play.fails(AWAY)
+    play.loop.pass_time(9)
+    late.sends(QUERY)
+    ticks(play)
+    first.gets_nothing()
+    late.gets_nothing()
+    play.fails(AWAY)
+    play.loop.pass_time(1.1)
+    ticks(play)
+    for each in (first, late):
+        assert says(each, b"C08001\0", b"db.example is away")
+    assert play.keeper.lane.waiting == 0
+    play.fails(AWAY)
+    later.sends(QUERY)
+    assert says(later, b"C08001\0", b"db.example is away")
+    assert play.upstream.openings == []
+
+
+def test_where_nobody_is_held_all_are_told(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=None))
+    client = play.client()
+    client.sends(QUERY)
+    play.fails(AWAY)
+    assert says(client, b"C08001\0")
+
+
+def test_so_many_are_held(keepings: MakeKeeping) -> None:
+    """The last ones go first."""
+    play = keepings(failover=Failover(max_held=2))
+    clients = [play.client() for _ in range(4)]
+    clients[0].sends(QUERY)
+    play.fails(AWAY)
+    for each in clients[1:]:
+        each.sends(QUERY)
+    for each in clients[:2]:
+        each.gets_nothing()
+    for each in clients[2:]:
+        assert says(each, b"C08001\0", b"db.example is away")
+
+
+def test_who_waits_for_an_attempt_of_its_own_has_a_moment(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=None))
+    client = play.client()
+    client.sends(QUERY)
+    play.fails(AWAY)
+    assert says(client, b"C08001\0")
+    play.loop.pass_time(3)
+    client.sends(QUERY)
+    play.ticks(0.5)
+    client.gets_nothing()
+    play.ticks(1.5)
+    assert says(client, b"C08001\0")
+    server = play.opens()
+    client.sends(QUERY)
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+
+
+def test_what_waiting_does_not_mend_is_told_at_once(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover())
+    client = play.client()
+    for failure, sqlstate in ((NO_LOGIN, b"28P01"), (DOWN, b"08001")):
+        client.sends(QUERY)
+        play.loop.pass_time(6)
+        play.fails(failure)
+        assert says(client, b"C" + sqlstate + b"\0")
+
+
+def test_after_a_failure_one_tries_for_all(keepings: MakeKeeping) -> None:
+    play = keepings(size=3, wait_notice=None, failover=Failover(hold=100.0))
+    clients = [play.client() for _ in range(5)]
+    for each in clients:
+        each.sends(QUERY)
+    for _ in range(3):
+        play.fails(AWAY)
+    for _ in range(4):
+        play.loop.pass_time(3)
+        assert len(play.upstream.openings) == 1
+        play.fails(AWAY)
+    play.loop.pass_time(3)
+    first = play.opens()
+    others = [play.opens(), play.opens()]
+    for client, server in zip(clients, [first, *others, first, others[0]], strict=True):
+        server.answers(QUERY, *DONE)
+        client.gets(*DONE)
+
+
+def test_attempts_wait_for_their_budget_and_their_turn(keepings: MakeKeeping) -> None:
+    play = keepings(wait_notice=None, failover=Failover(hold=100.0))
+    client = play.client()
+    client.sends(QUERY)
+    play.fails(AWAY)
+    play.upstream.affordable = False
+    play.loop.pass_time(10)
+    assert play.upstream.openings == []
+    play.upstream.affordable, play.upstream.admitting = True, False
+    play.loop.pass_time(10)
+    assert play.upstream.openings == []
+    play.upstream.admitting = True
+    ticks(play)
+    play.opens().answers(QUERY, *DONE)
+    client.gets(*DONE)
+
+
+def test_while_the_breaker_is_open_clients_are_told_at_once(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=None))
+    client = play.client()
+    client.sends(QUERY)
+    play.fails(AWAY)
+    assert says(client, b"C08001\0")
+    play.upstream.closed, play.upstream.admitting = OPEN, False
+    play.loop.pass_time(10)
+    client.sends(QUERY)
+    assert says(client, b"C57P03\0", b"its breaker is open")
+    assert play.greets().exception() is OPEN
+    assert play.upstream.openings == []
+    play.upstream.admitting = True  # for one who tries
+    ticks(play)
+    assert len(play.upstream.openings) == 1
+    client.sends(QUERY)
+    assert says(client, b"C57P03\0")
+    play.upstream.closed = None
+    play.opens()
+    assert play.keeper.last_error is None
+
+
+def test_but_those_who_are_held_stay(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover())
+    client = play.client()
+    client.sends(QUERY)
+    play.fails(AWAY)
+    play.upstream.closed = OPEN
+    play.loop.pass_time(3)
+    client.gets_nothing()
+    play.opens().answers(QUERY, *DONE)
+    client.gets(*DONE)
+
+
+def test_what_other_pools_have_found_out_counts(keepings: MakeKeeping) -> None:
+    """Whose server was lost to others a moment ago waits as long as those do, and not a moment longer."""
+    play = keepings(wait_notice=None, failover=Failover(hold=10.0))
+    play.upstream.closed, play.upstream.sick, play.upstream.admitting = OPEN, play.loop.now - 9, False
+    client = play.client()
+    client.sends(QUERY)
+    ticks(play)
+    client.gets_nothing()
+    play.loop.pass_time(2)
+    ticks(play)
+    assert says(client, b"C57P03\0", b"its breaker is open")
+
+
+def test_an_outage_that_nobody_has_seen_the_end_of(keepings: MakeKeeping) -> None:
+    """Is forgotten: whoever comes later is held anew."""
+    play = keepings(failover=Failover(hold=10.0))
+    client = play.client()
+    client.sends(QUERY)
+    play.fails(AWAY)
+    client.leaves()
+    play.loop.pass_time(1000)
+    ticks(play)
+    assert play.keeper.outage.since is None
+
+
+def test_a_login_is_held_too(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=10.0))
+    task, other = play.greets(), play.greets()
+    play.fails(AWAY)
+    late = play.greets()
+    play.loop.pass_time(3)
+    play.fails(AWAY)
+    assert not (task.done() or late.done())
+    other.cancel()
+    play.loop.pass_time(1)
+    play.opens()
+    assert task.result() == late.result() == (BASE, PARAMETERS)
+
+
+def test_and_not_for_ever(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=10.0))
+    task = play.greets()
+    play.fails(AWAY)
+    play.loop.pass_time(11)
+    ticks(play)
+    assert task.exception() is AWAY
+
+
+def test_an_idle_pool_with_clients_looks_for_its_server_by_itself(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=None))
+    client = play.client()
+    client.sends(QUERY)
+    play.fails(AWAY)
+    client.read_all()
+    play.loop.pass_time(3)
+    ticks(play)
+    play.opens()
+    assert play.keeper.last_error is None
+
+
+# Roles.
+
+
+def test_what_was_a_primary_is_not_replaced_by_a_standby(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=10.0))
+    client = play.client()
+    client.sends(QUERY)
+    server = play.opens(PRIMARY)
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    server.leaves()
+    client.sends(QUERY)
+    for _ in range(2):
+        let_go(play, STANDBY)
+        client.gets_nothing()
+        play.loop.pass_time(1)
+    play.opens(PRIMARY).answers(QUERY, *DONE)
+    client.gets(*DONE)
+
+
+def test_unless_nobody_is_held_any_more(keepings: MakeKeeping, caplog: pytest.LogCaptureFixture) -> None:
+    play = keepings(failover=Failover(hold=10.0))
+    client = play.client()
+    client.sends(QUERY)
+    server = play.opens(PRIMARY)
+    server.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    server.leaves()
+    client.sends(QUERY)
+    let_go(play, STANDBY)
+    play.loop.pass_time(11)
+    play.opens(STANDBY).answers(QUERY, *DONE)
+    client.read_all()
+    assert "used as it is" in caplog.text
+
+
+def test_who_asks_for_anything_gets_anything(play: Keeping) -> None:
+    play.upstream.named_once = False
+    client = play.client()
+    for parameters in (PRIMARY, STANDBY):
+        client.sends(QUERY)
+        server = play.opens(parameters)
+        server.answers(QUERY, *DONE)
+        client.read_all()
+        server.leaves()
+
+
+def test_a_pool_that_was_always_on_a_standby_stays_there(play: Keeping) -> None:
+    client = play.client()
+    for _ in range(2):
+        client.sends(QUERY)
+        server = play.opens(STANDBY)
+        server.answers(QUERY, *DONE)
+        client.read_all()
+        server.leaves()
+
+
+def test_a_primary_that_says_it_is_none_is_let_go(keepings: MakeKeeping) -> None:
+    play = keepings(size=2, failover=Failover())
+    alarms: list[int] = []
+    play.keeper.alarm = lambda: alarms.append(1)
+    busy, client = play.client(), play.client()
+    busy.sends(QUERY)
+    first = play.opens(PRIMARY)
+    client.sends(QUERY)
+    second = play.opens(PRIMARY)
+    second.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    first.gets(QUERY)
+    play.does(lambda: play.keeper.demoted(first.backend))
+    second.gets_end(TERMINATE)
+    assert alarms == [1]
+    first.sends(*DONE)
+    busy.gets(*DONE)
+    first.gets_end(TERMINATE)
+    client.sends(QUERY)
+    let_go(play, STANDBY)
+
+
+def test_it_may_say_so_on_a_connection_that_is_open(play: Keeping) -> None:
+    client = play.client()
+    client.sends(QUERY)
+    server = play.opens(PRIMARY)
+    server.answers(QUERY, parameter_status("in_hot_standby", "on"), *DONE)
+    client.read_all()
+    ticks(play)
+    server.gets_end(TERMINATE)
+
+
+def test_another_primary_ends_what_leads_to_the_old_one(keepings: MakeKeeping) -> None:
+    play = keepings(size=2, failover=Failover())
+    busy, client = play.client(), play.client()
+    busy.sends(QUERY)
+    first = play.opens(PRIMARY)
+    first.gets(QUERY)
+    client.sends(QUERY)
+    play.fails(AWAY)
+    client.gets_nothing()
+    play.does(lambda: play.keeper.follow(Endpoint("new.example")))
+    assert says(busy, b"SERROR\0", b"C08007\0", b"not the primary any more")
+    play.opens(PRIMARY).answers(QUERY, *DONE)
+    client.gets(*DONE)
+
+
+# Silence.
+
+
+def test_a_server_that_says_nothing_is_knocked_at(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=None, quiet=15.0))
+    client = play.client()
+    client.sends(QUERY)
+    server = play.opens()
+    server.gets(QUERY)
+    play.ticks()
+    play.ticks(14)
+    assert play.upstream.knocks == []
+    play.ticks(16)
+    play.ticks(17)
+    (knock,) = play.upstream.knocks
+    knock.set_result(True)
+    play.loop.run()
+    client.gets_nothing()
+    server.sends(row(b"1"))
+    client.gets(row(b"1"))
+    play.ticks(30)
+    play.ticks(44)
+    assert len(play.upstream.knocks) == 1
+    play.ticks(46)
+    play.upstream.knocks[1].set_result(False)
+    play.loop.run()
+    assert says(client, b"SERROR\0", b"C08007\0", b"does not answer any more")
+    assert (play.keeper.health.knocks, play.keeper.health.lost) == (2, 1)
+
+
+def test_one_that_owes_nothing_may_be_silent(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=None, quiet=15.0))
+    client, server = served(play)
+    client.sends(query("BEGIN"))
+    server.answers(query("BEGIN"), complete("BEGIN"), TRANSACTION)
+    client.gets(complete("BEGIN"), TRANSACTION)
+    for later in (0, 20, 40):
+        play.ticks(later)
+    assert play.upstream.knocks == []
+
+
+def test_an_answer_that_came_meanwhile_saves_its_connection(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=None, quiet=15.0))
+    client = play.client()
+    client.sends(QUERY)
+    server = play.opens()
+    server.gets(QUERY)
+    play.ticks()
+    play.ticks(16)
+    server.sends(row(b"1"))
+    client.gets(row(b"1"))
+    play.upstream.knocks[0].set_result(False)
+    play.loop.run()
+    server.sends(*DONE)
+    client.gets(*DONE)
+
+
+# By hand.
+
+
+def test_a_pool_that_is_paused_keeps_its_clients_waiting(keepings: MakeKeeping) -> None:
+    play = keepings(size=2, wait_notice=None)
+    busy, client = play.client(), play.client()
+    busy.sends(QUERY)
+    first = play.opens()
+    client.sends(QUERY)
+    second = play.opens()
+    second.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    first.gets(QUERY)
+    play.does(play.keeper.pause)
+    second.gets_end(TERMINATE)
+    assert play.lane.total == 1
+    first.sends(*DONE)
+    busy.gets(*DONE)
+    first.gets_end(TERMINATE)
+    client.sends(QUERY)
+    play.loop.pass_time(10)
+    ticks(play)
+    client.gets_nothing()
+    assert (play.lane.total, play.upstream.openings) == (0, [])
+    play.does(play.keeper.resume)
+    play.opens().answers(QUERY, *DONE)
+    client.gets(*DONE)
+
+
+def test_a_connection_that_was_being_opened_is_let_go(play: Keeping) -> None:
+    client = play.client()
+    client.sends(QUERY)
+    play.does(play.keeper.pause)
+    let_go(play)
+    client.gets_nothing()
+
+
+def test_reconnecting_replaces_connections_unseen(keepings: MakeKeeping) -> None:
+    play = keepings(size=2)
+    busy, client = play.client(), play.client()
+    busy.sends(query("BEGIN"))
+    first = play.opens()
+    first.answers(query("BEGIN"), complete("BEGIN"), TRANSACTION)
+    busy.gets(complete("BEGIN"), TRANSACTION)
+    client.sends(QUERY)
+    second = play.opens()
+    second.answers(QUERY, *DONE)
+    client.gets(*DONE)
+    play.does(play.keeper.reconnect)
+    second.gets_end(TERMINATE)
+    client.sends(QUERY)
+    play.opens().answers(QUERY, *DONE)
+    client.gets(*DONE)
+    busy.sends(query("COMMIT"))
+    first.answers(query("COMMIT"), *DONE)
+    busy.gets(*DONE)
+    first.gets_end(TERMINATE)
 
 
 def test_a_connection_that_is_lost_is_replaced_for_those_who_wait(play: Keeping) -> None:
@@ -204,8 +654,7 @@ def test_a_connection_that_is_lost_is_replaced_for_those_who_wait(play: Keeping)
     server.gets(QUERY)
     other.sends(QUERY)
     server.leaves()
-    assert says(client, b"C08006\0", b"DThe transaction or query that was running")
-    client.gets_end()
+    assert says(client, b"SERROR\0", b"C08007\0", b"may or may not have been done")
     replacement = play.opens()
     replacement.answers(QUERY, *DONE)
     other.gets(*DONE)
@@ -362,6 +811,19 @@ def test_who_waits_too_long_is_told(keepings: MakeKeeping) -> None:
     assert server.is_idle
 
 
+def test_what_it_is_that_clients_wait_for(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=100.0))
+    client, other = play.client(), play.client()
+    client.sends(QUERY)
+    play.fails(AWAY)
+    play.ticks(6)
+    assert says(client, b"Mthe server is away; waiting for it\0", b"Hdb.example is away\0")
+    play.does(play.keeper.pause)
+    other.sends(QUERY)
+    play.ticks(6)
+    assert says(other, b"Mthe database is paused; waiting until it is resumed\0", b"HRESUME")
+
+
 def test_who_waits_long_gets_one_notice(keepings: MakeKeeping) -> None:
     play = keepings(wait_notice=5.0)
     client = play.client()
@@ -511,7 +973,7 @@ def test_last_words(play: Keeping) -> None:
     client.sends(QUERY)
     server.answers(QUERY, fatal())
     server.leaves()
-    client.gets_end(fatal())
+    client.gets(error("57P01", "terminating connection"), IDLE)
 
 
 def test_numbers(keepings: MakeKeeping) -> None:

@@ -93,7 +93,7 @@ class Door:
         self.callers: list[Caller] = []
         self.servers: list[socket.socket] = []
         monkeypatch.setattr("pgambassador.net.ways.Origin", lambda *_, **__: self.upstream)
-        monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=self.loop.time))
+        monkeypatch.setattr("pgambassador.net.openings.time", SimpleNamespace(monotonic=self.loop.time))
         cluster = Cluster(url=Secret("postgresql://app@db.example"))
         settings = Config(**{"clusters": {"main": cluster}, **config})
         self.house = self.loop.within(lambda: House(settings, users, None))

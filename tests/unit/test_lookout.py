@@ -29,7 +29,7 @@ NAME = row(b"name", b"tenant", b"")
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
     keeping = Keeping(idle_timeout=1e5)
-    monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=keeping.loop.time))
+    monkeypatch.setattr("pgambassador.net.openings.time", SimpleNamespace(monotonic=keeping.loop.time))
     yield keeping
     keeping.end()
 

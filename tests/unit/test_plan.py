@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pgambassador.pool.plan import RETRY_FIRST, RETRY_MOST, STAGGER, Plan
+from pgambassador.pool.plan import REFUSED_MOST, STAGGER, Plan
 
 NOW = 1000.0
 
@@ -60,14 +60,15 @@ def test_never_more_than_the_limit(size, least, waiting, total, opening):
 def test_after_a_failure_the_next_waits_longer_and_longer():
     plan, now, delays = Plan(5), NOW, []
     for _ in range(20):
-        after = plan.failed(now)
+        after = plan.failed(now, chance=1.0)
         assert plan.openings(waiting=1, total=0, opening=0, now=math.nextafter(after, 0)) == 0
         assert plan.openings(waiting=1, total=0, opening=0, now=after) == 1
         delays.append(after - now)
         now = after
-    assert delays[0] == pytest.approx(RETRY_FIRST)
+    assert delays[0] == pytest.approx(plan.first_pause)
     assert all(later > earlier - 1e-9 for earlier, later in itertools.pairwise(delays))
-    assert delays[-1] == pytest.approx(RETRY_MOST)
+    assert delays[-1] == pytest.approx(plan.longest_pause)
+    assert plan.failed(now, passing=False, chance=0.0) - now == pytest.approx(REFUSED_MOST)
 
 
 def test_a_success_ends_the_waiting():
@@ -76,7 +77,29 @@ def test_a_success_ends_the_waiting():
         plan.failed(NOW)
     plan.succeeded()
     assert plan.openings(waiting=1, total=0, opening=0, now=NOW) == 1
-    assert plan.failed(NOW) == pytest.approx(NOW + RETRY_FIRST)
+    assert plan.failed(NOW, chance=1.0) == pytest.approx(NOW + plan.first_pause)
+
+
+@given(st.floats(0, 1), st.integers(0, 60))
+def test_pauses_are_a_chances_share_of_the_longest(chance, failures):
+    plan = Plan(5, first_pause=0.05, longest_pause=2.0)
+    for _ in range(failures):
+        plan.failed(NOW, chance=0.0)
+    assert plan.retry_at == (NOW if failures else 0.0)
+    assert plan.failed(NOW, chance=chance) - NOW == pytest.approx(chance * min(2.0, 0.05 * 2**failures))
+
+
+def test_after_a_failure_one_at_a_time_until_one_succeeds():
+    plan = Plan(5)
+    plan.failed(NOW, chance=0.0)
+    assert plan.openings(waiting=4, total=0, opening=0, now=NOW) == 1
+    assert plan.openings(waiting=4, total=0, opening=1, now=NOW) == 0
+    plan.postpone(NOW, chance=1.0)
+    assert plan.openings(waiting=4, total=0, opening=0, now=NOW) == 0
+    plan.soon()
+    assert plan.openings(waiting=4, total=0, opening=0, now=NOW) == 1
+    plan.succeeded()
+    assert plan.openings(waiting=4, total=0, opening=0, now=NOW) == 4
 
 
 @given(st.floats(0, 1, exclude_max=True))
@@ -143,12 +166,12 @@ class PoolOverTime(RuleBasedStateMachine):
             self.idle.append(self.now)
             self.asks()
 
-    @rule()
-    def an_opening_fails(self) -> None:
+    @rule(chance=st.floats(0, 1))
+    def an_opening_fails(self, chance: float) -> None:
         if self.opening:
             self.opening -= 1
-            delay = self.plan.failed(self.now) - self.now
-            assert RETRY_FIRST - 1e-6 < delay < RETRY_MOST + 1e-6
+            delay = self.plan.failed(self.now, chance=chance) - self.now
+            assert 0 <= delay <= self.plan.longest_pause + 1e-6
             self.asks()
 
     @rule()
@@ -185,8 +208,9 @@ class PoolOverTime(RuleBasedStateMachine):
         """Unless the pool is full or has just failed, something is under way for those who wait."""
         if self.now >= self.plan.retry_at:
             room = self.plan.size - len(self.idle) - self.busy
-            assert self.opening >= min(self.waiting, room)
-            assert len(self.idle) + self.busy + self.opening >= self.plan.min_size
+            total = len(self.idle) + self.busy
+            lacking = max(min(self.waiting, room), self.plan.min_size - total)
+            assert self.opening >= (min(lacking, 1) if self.plan.failures else lacking)
 
 
 PoolOverTime.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

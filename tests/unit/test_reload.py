@@ -40,6 +40,7 @@ def test_the_same_is_no_change() -> None:
         ({"clients": {"max": 5, "login_timeout": "1s"}}, ["clients.max", "clients.login_timeout"]),
         ({"log": {"level": "debug"}, "drain_timeout": "1s"}, ["log.level", "drain_timeout"]),
         ({"query_log": {"slow": "off"}}, ["query_log.slow"]),
+        ({"timeouts": {"statement": "2s"}}, ["timeouts.statement"]),
         (weighed(**{"10.0.0.1:5432": 0.1}), ["clusters.main.routing.weights.10.0.0.1:5432"]),
     ],
 )
@@ -103,3 +104,21 @@ def test_what_does_not_go_together_with_what_stays() -> None:
     sentence = caught.value.sentence()
     assert "what only a restart changes (listen): 0.0.0.0:5432 can be reached from other machines" in sentence
     assert sentence.endswith("Restart to apply all of it.")
+
+
+def test_of_databases_and_users_the_timeouts_alone_are_taken_over() -> None:
+    old = config(databases={"shop": {}}, users={"app": {}, "gone": {}})
+    new = config(
+        databases={"shop": {"timeouts": {"statement": "2s"}, "max_clients": 5}},
+        users={"app": {"timeouts": {"idle_client": "off"}, "pool": {"wait_timeout": "1s"}}, "new": {}},
+    )
+    change = compare(old, new)
+    assert change.live == [
+        "databases.shop.timeouts.statement",
+        "users.app.pool.wait_timeout",
+        "users.app.timeouts.idle_client",
+    ]
+    assert change.restart == ["databases.shop.max_clients", "users.gone", "users.new"]
+    assert change.config.databases["shop"].timeouts == new.databases["shop"].timeouts
+    assert change.config.databases["shop"].max_clients is None
+    assert change.config.users == {"app": new.users["app"], "gone": old.users["gone"]}

@@ -36,7 +36,7 @@ DONE = (complete("X"), IDLE)
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
     keeping = Keeping()
-    monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=keeping.loop.time))
+    monkeypatch.setattr("pgambassador.net.openings.time", SimpleNamespace(monotonic=keeping.loop.time))
     yield keeping
     keeping.end()
 
@@ -481,7 +481,7 @@ def test_who_leaves_leaves_nothing_behind(play: Keeping, when: str) -> None:
 
 def test_in_session_mode_nothing_ties(monkeypatch: pytest.MonkeyPatch) -> None:
     play = Keeping(mode="session")
-    monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=play.loop.time))
+    monkeypatch.setattr("pgambassador.net.openings.time", SimpleNamespace(monotonic=play.loop.time))
     client, server = served(play)
     for text, tag in (
         ("create temp table t ()", "CREATE TABLE"),
@@ -495,7 +495,7 @@ def test_in_session_mode_nothing_ties(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_in_session_mode_only_a_reset_needs_to_be_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     play = Keeping(mode="session")
-    monkeypatch.setattr("pgambassador.net.keeper.time", SimpleNamespace(monotonic=play.loop.time))
+    monkeypatch.setattr("pgambassador.net.openings.time", SimpleNamespace(monotonic=play.loop.time))
     client, server = served(play, STARTED)
     resets(client, server, "reset a", "RESET")
     server.answers(question(RESTORED, (), STARTED.values), row(b"1"), row(b"CET"), complete("SELECT 2"), IDLE)

@@ -70,6 +70,14 @@ def test_hosts(url: str, endpoints: tuple[Endpoint, ...]) -> None:
 def test_several_hosts_mean_the_one_that_can_write() -> None:
     assert parse_url("postgresql://a,b").target_session_attrs == "read-write"
     assert parse_url("postgresql://a,b?target_session_attrs=any").target_session_attrs == "any"
+    assert parse_url("postgresql://a").target_session_attrs == "any"
+
+
+def test_so_does_one_host_if_others_are_found() -> None:
+    found = parse_url("postgresql://a", found=True)
+    assert (found.target_session_attrs, found.learns_roles) == ("read-write", True)
+    said = parse_url("postgresql://a?target_session_attrs=any", found=True)
+    assert (said.target_session_attrs, said.learns_roles) == ("any", False)
 
 
 @pytest.mark.parametrize(

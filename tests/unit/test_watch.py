@@ -180,3 +180,31 @@ def test_a_primary_that_is_another_than_the_one_under_watch() -> None:
     assert heard.watch.probers[A]._doubted
     assert heard.watch.recognises(B, 2) and not heard.watch.recognises(B, 9)
     assert not heard.watch.probers[B]._doubted
+
+
+def test_while_the_primary_is_silent_standbys_are_asked_more_often() -> None:
+    heard = settled()
+    standby_of = heard.watch.probers[B]
+    assert not heard.watch.presses(standby_of)
+    heard.is_silent(A)
+    assert heard.watch.presses(standby_of)
+    standby_of.pace.asks(heard.now, pressing=True)
+    for _ in range(20):
+        now = standby_of.pace.due(pressing=True)
+        standby_of.pace.asks(now, pressing=True)
+    assert 0 < standby_of.pace.due(pressing=True) - now < 0.11
+    heard.says(B, primary(2, 5000, timeline=2))
+    assert heard.watch.topology.leader == B
+    assert not heard.watch.presses(heard.watch.probers[C]) or heard.watch.freshness.fresh_until(C) == NEVER
+
+
+def test_an_alarm_makes_all_be_asked_at_once() -> None:
+    heard = settled()
+    for prober in heard.watch.probers.values():
+        prober.pace.asks(heard.now, pressing=False)
+    heard.watch.alarm()
+    assert all(each.pace.due(pressing=False) < heard.now for each in heard.watch.probers.values())
+    for prober in heard.watch.probers.values():
+        prober.pace.asks(heard.now, pressing=False)
+    heard.watch.alarm()  # by another pool
+    assert all(each.pace.due(pressing=False) > heard.now for each in heard.watch.probers.values())

@@ -48,6 +48,10 @@ class Aurora:
             )
         return self._instances or self._named
 
+    @property
+    def sure(self) -> bool:
+        return bool(self._instances)
+
 
 def _pattern(host: str) -> str:
     found = _OWN.fullmatch(host.lower())

@@ -19,8 +19,8 @@ from pgambassador.cluster.probe import Report
 from pgambassador.cluster.upstream import Endpoint, Upstream
 from pgambassador.config.discovery import DnsDiscovery
 from pgambassador.errors import AmbassadorError, ConfigError, Unreachable
+from pgambassador.net import names
 from pgambassador.net.discovery.source import MOST_SERVERS, Found
-from pgambassador.net.transport import resolve
 
 TIMEOUT = 5.0
 """For one name."""
@@ -42,10 +42,12 @@ Services = Callable[[str], Awaitable[list[Service]]]
 
 
 async def addresses(endpoint: Endpoint) -> list[str]:
-    return [str(address.sockaddr[0]) for address in await resolve(endpoint)]
+    return [str(address.sockaddr[0]) for address in await names.resolve(endpoint)]
 
 
 class Dns:
+    sure = True
+
     def __init__(
         self,
         options: DnsDiscovery,

@@ -12,6 +12,7 @@ from pgambassador.net.discovery.source import Found
 
 class Hosts:
     every = None
+    sure = False
 
     def __init__(self, options: HostsDiscovery, upstream: Upstream) -> None:
         self._found = tuple(Found(endpoint) for endpoint in dict.fromkeys(upstream.endpoints))

@@ -30,6 +30,8 @@ _LEADERS = ("leader", "master", "primary", "standby_leader")
 
 
 class Patroni:
+    sure = True
+
     def __init__(self, options: PatroniDiscovery, upstream: Upstream) -> None:
         self.every = options.interval
         self._timeout = options.timeout

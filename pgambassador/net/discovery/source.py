@@ -33,6 +33,11 @@ class Source(Protocol):
 
     @property
     def every(self) -> float | None: ...
+    @property
+    def sure(self) -> bool:
+        """Whether what it said last was found out, and is not just the hosts of the URL."""
+        ...
+
     async def find(self, reports: Mapping[Endpoint, Report]) -> tuple[Found, ...]:
         """All servers, MOST_SERVERS at most, the likeliest primary first; raises AmbassadorError. `reports`
         are the last answers of those that answer now."""

@@ -1,0 +1,338 @@
+"""What becomes of clients whose server connection is lost, or refuses through no fault of theirs.
+
+1. `routing.replay` has the table; here it is applied to what a connection owed, part by part of its client's
+   pipeline, and put into words.
+2. A session goes on if nothing of it was on the server alone: no temporary table, no LISTEN, no setting that
+   nobody had read yet. Otherwise it ends, and its client is told why.
+3. What is repeated is bounded by a budget for each pool; without it an error is passed on instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pgambassador.errors import AmbassadorError
+from pgambassador.net.statements import statement_text
+from pgambassador.pool.budget import Budget
+from pgambassador.protocol import survey
+from pgambassador.routing.replay import (
+    CONFLICTS,
+    LOST,
+    STANDBY,
+    Kind,
+    Outcome,
+    Phase,
+    kind_of,
+    kind_together,
+    outcome,
+)
+from pgambassador.wire import build, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgambassador.net.backend import Backend
+    from pgambassador.net.keeper import Keeper
+    from pgambassador.net.session import Session
+
+_NEVER: Final = 1_000_000
+"""So many tries that nothing is repeated."""
+_PAUSE: Final = 0.05
+_IDLE: Final = b"Z\0\0\0\5I"
+_FAILED: Final = b"Z\0\0\0\5E"
+_IN_FAILED: Final = build.error_response(
+    "ERROR", "25P02", "current transaction is aborted, commands ignored until end of transaction block"
+)
+
+
+class Loss(NamedTuple):
+    """How a connection was lost under a client."""
+
+    reason: str
+    farewell: bytes | None
+    """The fields of the server's last words."""
+    owed: Sequence[tuple[str, object]]
+    """What had no complete answer: types of messages, and what is known of their statements."""
+    request: bytes | None
+    """All that was sent to this connection, where it can be sent again."""
+    unnamed: bytes | None
+    """The Parse of its client's unnamed statement."""
+    phase: Phase
+    """Of what comes first in `owed`."""
+    status: str
+    """Of the last ReadyForQuery: I, T or E."""
+    beginning: bool
+    """The first of it was sent behind a BEGIN that its client takes for done."""
+    erred: bool
+    """Of what comes first the client has been told an error of the server."""
+    open: bool
+    """A part of the pipeline has begun whose Sync is still to come."""
+    certain: bool
+    """What its client has set is known."""
+    tries: int
+
+
+class Fate(NamedTuple):
+    """What to do: ask again, or give these answers. `ventured`: what is asked again may have written."""
+
+    replay: bool = False
+    ventured: bool = False
+    answers: bytes = b""
+    skipping: bool = False
+    adrift: bool = False
+    refusal: bytes | None = None
+
+
+class Second(NamedTuple):
+    """To be asked again in `pause` seconds. `ventured`: it may have written the first time."""
+
+    pause: float
+    ventured: bool
+
+
+class _Part(NamedTuple):
+    """A simple query, or what stands before a Sync. `said`: the types of its messages."""
+
+    said: str
+    notes: list[object]
+    complete: bool
+
+
+class Aftermath:
+    """Belongs to a keeper. `outcomes` counts what became of statements, by name."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self.budget = Budget(time.monotonic())
+        self.outcomes: Counter[str] = Counter()
+        self.kept = self.lost = 0
+
+    def bereft(self, session: Session, backend: Backend, loss: Loss) -> Fate | None:
+        """A session's server connection is gone. None: so is the session."""
+        why = self._tie(session, backend, loss)
+        if why is not None:
+            self.lost += 1
+            self._keeper.failed(session, _the_end(loss, why))
+            return None
+        unknown = self.outcomes["unknown"]
+        fate = self._replayed(session, loss) or self._told(session, loss)
+        self.kept += 1
+        facts = session.facts
+        # A table may have changed.
+        if facts.doubts & survey.CHANGED or unknown != self.outcomes["unknown"]:
+            self._keeper.statements.forget()
+            self._keeper.routes.changed()
+        if facts.doubts & survey.REDEFINED:
+            self._keeper.lookout.again(time.monotonic())
+        facts.doubts = facts.asked = survey.NOTHING
+        return fate
+
+    def refused(
+        self,
+        session: Session,
+        backend: Backend,
+        sqlstate: str,
+        request: bytes,
+        unnamed: bytes | None,
+        tries: int,
+    ) -> Second | None:
+        """A server has refused a statement outside a transaction: when it is asked again, if it is."""
+        if sqlstate == STANDBY and backend.parameters.get("in_hot_standby") != "on":
+            return None
+        kind = self._kind(session, _asked_by(request, unnamed, session))
+        if outcome(sqlstate, Phase.SENT, kind, within=False, tries=tries) is not Outcome.REPLAY:
+            return None
+        if sqlstate == STANDBY:
+            self._keeper.demoted(backend)
+        if not self._grant():
+            return None
+        self.outcomes["replayed"] += 1
+        if sqlstate in CONFLICTS:
+            return Second(random.uniform(0.001, _PAUSE * 2**tries), False)
+        return Second(0.0, sqlstate != STANDBY and kind is not Kind.READ)
+
+    def later(self, session: Session, pause: float) -> None:
+        asyncio.get_running_loop().call_later(pause, session.try_again)
+
+    def uncertain(self, error: bytes) -> bytes:
+        """In place of an error of ours where what was repeated may have been done the first time."""
+        fields = parse.fields(error[5:])
+        return _unknown(f"It was to be repeated, but: {fields.get('M', '')}")
+
+    def _tie(self, session: Session, backend: Backend, loss: Loss) -> str | None:
+        """Why the session cannot go on elsewhere."""
+        if self._keeper.lane.sticky:
+            return "The session is its server connection (pool.mode: session)."
+        if backend.pinned or session.facts.ties:
+            return f"It had what cannot be made again: {', '.join(sorted(session.facts.ties)) or 'LISTEN'}."
+        if backend.doubtful:
+            return "Nobody knows in what state its server connection was."
+        return None if loss.certain else "It had settings that were not known yet."
+
+    def _grant(self) -> bool:
+        granted = self.budget.grant(time.monotonic(), self._keeper.lane.queries)
+        if not granted:
+            self.outcomes["denied"] += 1
+        return granted
+
+    def _kind(self, session: Session, notes: Sequence[object]) -> Kind:
+        """What statements may do, by what is kept of them."""
+        circle = self._keeper.routes.circle(session)
+        kinds = []
+        for note in notes:
+            text = None if note is None else statement_text(note)
+            kinds.append(kind_of(None if text is None else circle.verdicts.of(text).decision, text))
+        return kind_together(kinds)
+
+    def _replayed(self, session: Session, loss: Loss) -> Fate | None:
+        parts = _parts(loss)
+        if loss.request is None or len(parts) != 1 or not parts[0].complete or loss.erred:
+            return None
+        kind = self._kind(session, _asked_by(loss.request, loss.unnamed, session))
+        within = loss.status != "I" or loss.beginning
+        found = outcome(_event(loss), loss.phase, kind, within=within, tries=loss.tries)
+        if found is not Outcome.REPLAY or not self._grant():
+            return None
+        self.outcomes["replayed"] += 1
+        return Fate(replay=True, ventured=loss.phase is Phase.SENT and kind is not Kind.READ)
+
+    def _told(self, session: Session, loss: Loss) -> Fate:
+        parts = _parts(loss)
+        within = loss.status != "I" or loss.beginning
+        kinds = [self._kind(session, part.notes) for part in parts]
+        known = loss.request is not None and len(parts) == 1
+        if loss.request is not None and known:
+            kinds = [self._kind(session, _asked_by(loss.request, loss.unnamed, session))]
+        answers = b""
+        told = loss.status == "E"
+        commits = within and not told and _ends_by(kinds) is Kind.COMMIT
+        for index, (part, kind) in enumerate(zip(parts, kinds, strict=True)):
+            phase = loss.phase if index == 0 else Phase.SENT
+            if (index == 0 and loss.erred) or (index > 0 and part.said == "S"):
+                told = told or loss.erred
+            elif within and told and not commits:
+                answers += _IN_FAILED
+            elif within and commits:
+                answers += self._error(Outcome.UNKNOWN, loss, within)
+            else:
+                if part.said == "S" and not known:
+                    kind = Kind.COMMIT  # what it ends has been answered, and may not last
+                found = outcome(_event(loss), phase, kind, within=within, tries=_NEVER)
+                answers += self._error(found, loss, within)
+            told = told or within
+            if within and kind in (Kind.COMMIT, Kind.ROLLBACK):
+                within = told = commits = False
+            if part.complete:
+                answers += _FAILED if within else _IDLE
+        refusal = None
+        if within and not told:
+            refusal = self._error(
+                outcome(_event(loss), Phase.SENT, Kind.WRITE, within=True, tries=_NEVER), loss, True
+            )
+        skipping = loss.open or bool(parts and not parts[-1].complete)
+        return Fate(answers=answers, skipping=skipping, adrift=within, refusal=refusal)
+
+    def _error(self, found: Outcome, loss: Loss, within: bool) -> bytes:
+        self.outcomes[found.name.lower()] += 1
+        if found is Outcome.UNKNOWN:
+            return _unknown(_cause(loss))
+        if found is Outcome.SAID and loss.farewell is not None:
+            return build.error_response_from({**parse.fields(loss.farewell), "S": "ERROR", "V": "ERROR"})
+        if within:
+            return build.error_response(
+                "ERROR",
+                "08006",
+                "the connection to the server was lost, and with it the transaction",
+                f"{_cause(loss)} Nothing of the transaction has been done.",
+                "ROLLBACK ends it; it can be begun again.",
+            )
+        return build.error_response(
+            "ERROR",
+            "08006",
+            "the connection to the server was lost",
+            f"{_cause(loss)} The statement has changed nothing.",
+            "It can be asked again; the session goes on.",
+        )
+
+
+def _event(loss: Loss) -> str:
+    return LOST if loss.farewell is None else parse.fields(loss.farewell).get("C", LOST)
+
+
+def _cause(loss: Loss) -> str:
+    said = parse.fields(loss.farewell) if loss.farewell is not None else {}
+    words = " ".join(
+        f"{said[key]}." if not said[key].endswith(".") else said[key] for key in "MD" if key in said
+    )
+    reason = loss.reason[:1].upper() + loss.reason[1:] + "."
+    return f"{reason} It said: {words}" if words else reason
+
+
+def _unknown(cause: str) -> bytes:
+    return build.error_response(
+        "ERROR",
+        "08007",
+        "the connection to the server was lost before it said whether this was done",
+        f"{cause} What was asked may or may not have been done.",
+        "Look whether it was before it is done again; the session goes on.",
+    )
+
+
+def _the_end(loss: Loss, why: str) -> AmbassadorError:
+    said = parse.fields(loss.farewell) if loss.farewell is not None else {}
+    return AmbassadorError(
+        said.get("M", loss.reason),
+        sqlstate=said.get("C", "08006"),
+        detail=f"{why} The transaction or query that was running may or may not have been completed.",
+        hint="Connect again.",
+    )
+
+
+def _parts(loss: Loss) -> list[_Part]:
+    """What was owed, part by part."""
+    found = []
+    said, notes = "", []
+    for kind, note in loss.owed:
+        said += kind
+        if kind in "QEF":
+            notes.append(None if kind == "F" else note)
+        if kind in "QFS":
+            found.append(_Part(said, notes, True))
+            said, notes = "", []
+    if said.strip("c") or loss.open:
+        found.append(_Part(said, notes, False))
+    return found
+
+
+def _ends_by(kinds: list[Kind]) -> Kind | None:
+    """The first of them that may end its transaction."""
+    return next((kind for kind in kinds if kind in (Kind.COMMIT, Kind.ROLLBACK)), None)
+
+
+def _asked_by(request: bytes, unnamed: bytes | None, session: Session) -> list[object]:
+    """What is known of the statements that it executes: a simple query's text, Parses, or Statements."""
+    at = 0
+    notes: list[object] = []
+    named: dict[bytes, bytes] = {}
+    while at + 5 <= len(request):
+        end = at + 1 + int.from_bytes(request[at + 1 : at + 5], "big")
+        frame, at = request[at:end], end
+        if frame[:1] == b"Q":
+            notes.append(frame[5:].partition(b"\0")[0])
+        elif frame[:1] == b"P":
+            name, _, rest = frame[5:].partition(b"\0")
+            text = rest.partition(b"\0")[0]
+            if name:
+                named[name] = text
+            else:
+                unnamed = frame
+        elif frame[:1] == b"B":
+            name = frame[5:].partition(b"\0")[2].partition(b"\0")[0]
+            notes.append((named.get(name) or session.statements.get(name[:63])) if name else unnamed)
+        elif frame[:1] == b"E" and not notes:
+            notes.append(None)
+    return notes

@@ -1,0 +1,6 @@
+from pgambassador.net.lobby import Lobby
+
+class Wake(Lobby):
+    @property
+    def adrift(self) -> bool: ...
+    def try_again(self) -> None: ...

@@ -1,0 +1,511 @@
+"""Sessions outlive their server connections: each message is answered once, and nothing is done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pgambassador.errors import Unreachable
+from pgambassador.routing.catalog import Catalog, Effect
+from pgambassador.wire import build
+from tests.keeping import Keeping
+from tests.messages import (
+    BIND_COMPLETE,
+    COPY_IN,
+    IDLE,
+    PARSE_COMPLETE,
+    SYNC,
+    TRANSACTION,
+    bind,
+    columns,
+    complete,
+    copy_data,
+    error,
+    execute,
+    fatal,
+    notice,
+    parse,
+    query,
+    row,
+)
+from tests.playbook import Client, Server
+
+READ, WRITE = query("select a from t"), query("insert into t values (1)")
+MARKED = query("/* pgambassador: idempotent */ insert into t values (1)")
+BEGIN, COMMIT, ROLLBACK = query("begin"), query("commit"), query("rollback")
+BEGUN = (complete("BEGIN"), TRANSACTION)
+ROWS = (columns(b"a"), row(b"1"), complete("SELECT 1"), IDLE)
+WROTE = (complete("INSERT 0 1"), IDLE)
+ROLLED_BACK = complete("ROLLBACK") + IDLE
+UNKNOWN, BROKEN = "08007", "08006"
+
+
+MakeKeeping = Callable[..., Keeping]
+
+
+@pytest.fixture
+def keepings(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeKeeping]:
+    made: list[Keeping] = []
+
+    def make(**options: Any) -> Keeping:
+        keeping = Keeping(**options)
+        clock = SimpleNamespace(monotonic=keeping.loop.time, time=lambda: 1e9)
+        for module in ("openings", "aftermath"):
+            monkeypatch.setattr(f"pgambassador.net.{module}.time", clock)
+        made.append(keeping)
+        return keeping
+
+    yield make
+    for each in made:
+        each.end()
+
+
+def knows(play: Keeping) -> None:
+    catalog = Catalog({"now": Effect.READ}, frozenset({"t"}))
+    play.keeper.routes.catalog = catalog
+
+
+@pytest.fixture
+def play(keepings: MakeKeeping) -> Keeping:
+    made = keepings(size=1)
+    knows(made)
+    return made
+
+
+def opened(play: Keeping) -> Server:
+    """A connection that is opened for who waits; it is not asked for a catalog here."""
+    return play.opens()
+
+
+def served(play: Keeping, first: bytes = WRITE) -> tuple[Client, Server]:
+    """A client whose first message has reached a server."""
+    client = play.client()
+    client.sends(first)
+    server = opened(play)
+    server.gets(first)
+    return client, server
+
+
+def within(play: Keeping) -> tuple[Client, Server]:
+    """A client in a transaction."""
+    client, server = served(play, BEGIN)
+    server.sends(*BEGUN)
+    client.gets(*BEGUN)
+    return client, server
+
+
+def heard(client: Client) -> str:
+    """What a client has been told, shortly: errors by SQLSTATE, ReadyForQuery by what it says."""
+    client.play.loop.run()
+    data, words = client.read_all(), []
+    while data:
+        size = 1 + int.from_bytes(data[1:5], "big")
+        assert len(data) >= size, "half a message"
+        kind, body, data = chr(data[0]), data[5:size], data[size:]
+        if kind == "E":
+            fields = {part[:1]: part[1:] for part in body.split(b"\0") if part}
+            words.append(("" if fields[b"S"] == b"ERROR" else "!") + fields[b"C"].decode())
+        elif kind == "Z":
+            words.append(f"Z{body.decode()}")
+        else:
+            words.append(kind)
+    return " ".join(words)
+
+
+def lives(play: Keeping, client: Client) -> None:
+    """The session goes on, with another connection."""
+    client.sends(WRITE)
+    server = opened(play)
+    server.answers(WRITE, *WROTE)
+    client.gets(*WROTE)
+    play.keeper.retire_idle("for what comes next")
+    server.gets_end(build.TERMINATE)
+
+
+# Alone.
+
+
+def test_a_read_is_asked_again_unseen(play: Keeping) -> None:
+    client, server = served(play, READ)
+    server.leaves()
+    client.gets_nothing()
+    opened(play).answers(READ, *ROWS)
+    client.gets(*ROWS)
+    assert play.keeper.aftermath.outcomes == {"replayed": 1}
+
+
+def test_once_where_the_connection_ends_without_a_word(play: Keeping) -> None:
+    """Perhaps the statement itself makes servers crash."""
+    client, server = served(play, READ)
+    server.leaves()
+    again = opened(play)
+    again.gets(READ)
+    again.leaves()
+    assert heard(client) == f"{BROKEN} ZI"
+    lives(play, client)
+
+
+@pytest.mark.parametrize("times", [1, 3, 4])
+def test_more_often_where_servers_are_shut_down(play: Keeping, times: int) -> None:
+    client, server = served(play, READ)
+    for index in range(times):
+        server.sends(columns(b"a") + fatal())
+        server.leaves()
+        if index < 3:
+            server = opened(play)
+            server.gets(READ)
+    if times < 4:
+        server.sends(*ROWS)
+        client.gets(*ROWS)
+    else:
+        assert heard(client) == "T 57P01 ZI"
+
+
+def test_a_crash_that_is_said_in_a_notice(play: Keeping) -> None:
+    warning = notice("terminating connection because of crash of another server process").replace(
+        b"C00000", b"C57P02"
+    )
+    for message, told in ((READ, ""), (WRITE, f"{UNKNOWN} ZI")):
+        client = play.client()
+        client.sends(message)
+        server = opened(play)
+        server.gets(message)
+        server.sends(warning)
+        server.leaves()
+        assert heard(client) == told
+        if not told:
+            again = opened(play)
+            again.answers(READ, *ROWS)
+            client.gets(*ROWS)
+            play.keeper.retire_idle("for what comes next")
+            again.gets_end(build.TERMINATE)
+
+
+def test_a_write_is_never_asked_again(play: Keeping) -> None:
+    for end, told in (((), UNKNOWN), ((fatal(),), "57P01")):
+        client, server = served(play)
+        server.sends(*end)
+        server.leaves()
+        assert heard(client) == f"{told} ZI"
+        lives(play, client)
+        client.leaves()
+
+
+def test_a_write_that_is_marked_is(play: Keeping) -> None:
+    client, server = served(play, MARKED)
+    server.leaves()
+    opened(play).answers(MARKED, *WROTE)
+    client.gets(*WROTE)
+
+
+def test_what_became_of_a_marked_write_is_not_known_if_it_cannot_be_repeated(play: Keeping) -> None:
+    client, server = served(play, MARKED)
+    server.leaves()
+    play.fails(Unreachable("nobody is there"))
+    assert heard(client) == f"{UNKNOWN} ZI"
+
+
+def test_a_read_that_cannot_be_repeated_says_why(play: Keeping) -> None:
+    client, server = served(play, READ)
+    server.leaves()
+    play.fails(Unreachable("nobody is there"))
+    assert heard(client) == "08001 ZI"
+
+
+def test_nothing_is_asked_again_of_which_something_was_told(play: Keeping) -> None:
+    client, server = served(play, READ)
+    server.sends(columns(b"a"))
+    client.gets(columns(b"a"))
+    server.leaves()
+    assert heard(client) == f"{BROKEN} ZI"
+
+
+def test_the_budget_bounds_it(play: Keeping) -> None:
+    while play.keeper.aftermath.budget.grant(0.0, 0):
+        pass
+    play.keeper.aftermath.budget._floor = 0.0
+    client, server = served(play, READ)
+    server.leaves()
+    assert heard(client) == f"{BROKEN} ZI"
+    assert play.keeper.aftermath.outcomes == {"denied": 1, "broken": 1}
+
+
+@pytest.mark.parametrize("end", ["cut", "fatal"])
+@pytest.mark.parametrize("message", ["read", "write", "extended read", "extended write", "commit"])
+def test_wherever_the_answer_is_cut(keepings: MakeKeeping, message: str, end: str) -> None:
+    """At each byte: whole messages, one answer, no word too many; and nothing is done twice."""
+    answer: tuple[bytes, ...]
+    marks = b"an answer that is cut somewhere"
+    if "read" in message:
+        said, answer = b"select a from t", (columns(b"a"), row(marks), complete("SELECT 1"))
+    else:
+        said, answer = b"insert into t values (1)", (complete("INSERT 0 1"),)
+    if message.startswith("extended"):
+        sent = parse(b"", said) + bind(b"") + execute() + SYNC
+        answer = (PARSE_COMPLETE, BIND_COMPLETE, *answer[1 if "read" in message else 0 :])
+    else:
+        sent = query(said.decode())
+    if message == "commit":
+        sent, answer = COMMIT, (complete("COMMIT"),)
+    whole = b"".join((*answer, IDLE))
+    for at in range(len(whole)):
+        play = keepings(size=1)
+        knows(play)
+        if message == "commit":
+            client, server = within(play)
+            client.sends(COMMIT)
+            server.gets(COMMIT)
+        else:
+            client, server = served(play, sent)
+        server.writes(whole[:at])
+        if end == "fatal" and not any(at in inside for inside in _insides((*answer, IDLE))):
+            server.sends(fatal())
+        server.leaves()
+        play.loop.run()
+        got = client.read_all()
+        if not got and "read" in message:
+            opened(play).answers(sent, whole)
+            client.gets(whole)
+            continue
+        if client.ended:
+            assert any(at in inside for inside in _insides((*answer, IDLE))), (at, got)
+            continue
+        assert got.endswith(IDLE), (at, got)
+        assert got.count(b"SERROR\0") == 1 and b"SFATAL" not in got, (at, got)
+        sqlstate = got.partition(b"SERROR\0VERROR\0C")[2][:5].decode()
+        if "read" in message:
+            assert sqlstate in (BROKEN, "57P01")
+        else:
+            assert sqlstate in (UNKNOWN, "57P01"), (at, got)
+        if message == "commit":
+            assert sqlstate == UNKNOWN
+        lives(play, client)
+
+
+def _insides(messages: tuple[bytes, ...]) -> list[range]:
+    """Offsets at which a client has got a part of a message: its header and more."""
+    found, start = [], 0
+    for each in messages:
+        found.append(range(start + 1, start + len(each)))
+        start += len(each)
+    return found
+
+
+# Pipelines.
+
+
+def test_each_part_of_a_pipeline_is_answered(play: Keeping) -> None:
+    part = parse(b"", b"insert into t values (1)") + bind(b"") + execute() + SYNC
+    client, server = served(play, part * 2 + WRITE + SYNC + parse(b"", b"select 1"))
+    server.leaves()
+    assert heard(client) == f"{UNKNOWN} ZI {UNKNOWN} ZI {UNKNOWN} ZI ZI {BROKEN}"
+    client.sends(bind(b""), execute(), SYNC)
+    assert heard(client) == "ZI"
+    lives(play, client)
+
+
+def test_an_error_that_was_told_is_not_told_twice(play: Keeping) -> None:
+    client, server = served(play, query("no"))
+    server.sends(error())
+    client.gets(error())
+    server.leaves()
+    assert heard(client) == "ZI"
+    lives(play, client)
+
+
+def test_a_pipeline_in_a_transaction(play: Keeping) -> None:
+    client, server = within(play)
+    client.sends(WRITE + WRITE + COMMIT + WRITE)
+    server.gets(WRITE + WRITE + COMMIT + WRITE)
+    server.leaves()
+    assert heard(client) == f"{UNKNOWN} ZE {UNKNOWN} ZE {UNKNOWN} ZI {UNKNOWN} ZI"
+    lives(play, client)
+
+
+def test_a_pipeline_without_its_commit(play: Keeping) -> None:
+    client, server = within(play)
+    client.sends(WRITE + WRITE + ROLLBACK + WRITE)
+    server.gets(WRITE + WRITE + ROLLBACK + WRITE)
+    server.leaves()
+    assert heard(client) == f"{BROKEN} ZE 25P02 ZE 25P02 ZI {UNKNOWN} ZI"
+    lives(play, client)
+
+
+# Transactions.
+
+
+@pytest.mark.parametrize("last_words", [False, True])
+def test_a_transaction_is_lost(play: Keeping, last_words: bool) -> None:
+    client, server = within(play)
+    client.sends(WRITE)
+    server.gets(WRITE)
+    server.sends(*((fatal(),) if last_words else ()))
+    server.leaves()
+    assert heard(client) == ("57P01" if last_words else BROKEN) + " ZE"
+    client.sends(READ)
+    assert heard(client) == "25P02 ZE"
+    client.sends(parse(b"", b"select 1"), bind(b""), execute(), SYNC)
+    assert heard(client) == "25P02 ZE"
+    client.sends(ROLLBACK)
+    client.gets(ROLLED_BACK)
+    lives(play, client)
+
+
+def test_one_that_was_idle(play: Keeping) -> None:
+    for asked, told in ((WRITE, f"{BROKEN} ZE"), (COMMIT, f"{BROKEN} ZI"), (ROLLBACK, "C ZI")):
+        client, server = within(play)
+        server.leaves()
+        client.gets_nothing()
+        client.sends(asked)
+        assert heard(client) == told
+        if told.endswith("E"):
+            client.sends(COMMIT)
+            client.gets(ROLLED_BACK)
+        lives(play, client)
+        client.leaves()
+
+
+def test_one_that_had_failed_before(play: Keeping) -> None:
+    """Its client knows that; a COMMIT is a ROLLBACK, as on one connection."""
+    client, server = within(play)
+    client.sends(query("no"))
+    server.answers(query("no"), error(), build.ready_for_query(b"E"))
+    assert heard(client) == "42601 ZE"
+    server.leaves()
+    client.sends(COMMIT)
+    client.gets(ROLLED_BACK)
+    lives(play, client)
+
+
+@pytest.mark.parametrize("asked", ["insert into t values (1); commit", "this is no SQL"])
+def test_what_may_have_committed_is_not_known(play: Keeping, asked: str) -> None:
+    client, server = within(play)
+    client.sends(query(asked))
+    server.gets(query(asked))
+    server.leaves()
+    assert heard(client).startswith(UNKNOWN)
+
+
+def test_a_read_in_a_transaction_is_not_asked_again(play: Keeping) -> None:
+    client, server = within(play)
+    client.sends(READ)
+    server.gets(READ)
+    server.leaves()
+    assert heard(client) == f"{BROKEN} ZE"
+
+
+def test_a_copy_is_lost(play: Keeping) -> None:
+    client, server = served(play, query("copy t from stdin"))
+    server.sends(COPY_IN)
+    client.gets(COPY_IN)
+    client.sends(copy_data(b"1\n"))
+    server.gets(copy_data(b"1\n"))
+    server.leaves()
+    assert heard(client) == f"{UNKNOWN} ZI"
+    client.sends(copy_data(b"2\n"), build.frame(ord("c")))
+    lives(play, client)
+
+
+# What ends.
+
+
+def test_what_a_server_alone_had_ends_with_it(play: Keeping) -> None:
+    client, server = served(play)
+    server.backend.pinned = True
+    server.leaves()
+    assert heard(client) == "!08006"
+    assert client.ended
+    assert play.keeper.aftermath.lost == 1
+
+
+def test_a_setting_that_nobody_has_read_yet(play: Keeping) -> None:
+    asked = query("set timezone = 'Asia/Tokyo'")
+    client, server = served(play, asked)
+    server.sends(complete("SET"), IDLE)
+    client.gets(complete("SET"), IDLE)
+    server.read_all()  # a question of ours
+    server.leaves()
+    assert heard(client) == "!08006"
+
+
+def test_a_client_that_has_left_is_not_asked_for(play: Keeping) -> None:
+    client = play.client()
+    client.sends(READ + build.TERMINATE)
+    server = opened(play)
+    server.gets(READ)
+    server.leaves()
+    assert heard(client) == "" and client.ended
+    assert not play.upstream.openings
+
+
+# A primary that is none any more, and conflicts.
+
+
+def standby(play: Keeping, message: bytes) -> tuple[Client, Server]:
+    client = play.client()
+    client.sends(message)
+    server = play.opens({"in_hot_standby": "on", "server_version": "18.0"})
+    client.read_all()
+    server.gets(message)
+    return client, server
+
+
+def test_a_write_that_met_a_standby_is_asked_again_once(play: Keeping) -> None:
+    client, server = standby(play, WRITE)
+    server.sends(error("25006"), IDLE)
+    client.gets_nothing()
+    server.gets_end(build.TERMINATE)
+    again = play.opens({"in_hot_standby": "off"})
+    again.answers(WRITE, build.parameter_status("in_hot_standby", "on"), error("25006"), IDLE)
+    assert heard(client).endswith("25006 ZI")
+
+
+def test_a_standby_in_the_place_of_the_primary_is_not_asked(play: Keeping) -> None:
+    """Here nobody is held; else it would wait for a primary."""
+    client, server = standby(play, WRITE)
+    server.sends(error("25006"), IDLE)
+    server.gets_end(build.TERMINATE)
+    with play.connects({"in_hot_standby": "on"}):
+        assert heard(client) == "08001 ZI"
+
+
+def test_the_primary_may_be_read_only(play: Keeping) -> None:
+    client, server = served(play)
+    server.sends(error("25006"), IDLE)
+    assert heard(client) == "25006 ZI"
+    assert server.is_idle
+
+
+def test_in_a_transaction_a_standby_is_told_of(play: Keeping) -> None:
+    client, server = standby(play, BEGIN)
+    server.sends(*BEGUN)
+    client.gets(*BEGUN)
+    client.sends(WRITE)
+    server.answers(WRITE, error("25006"), build.ready_for_query(b"E"))
+    assert heard(client) == "25006 ZE"
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+def test_a_conflict_of_what_is_marked(play: Keeping, sqlstate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[Any] = []
+    monkeypatch.setattr(play.keeper, "later", lambda session, pause: paused.append((session, pause)))
+    client, server = served(play, MARKED)
+    for tries in range(3):
+        server.sends(error(sqlstate), IDLE)
+        client.gets_nothing()
+        assert 0 < paused[tries][1] <= 0.05 * 2**tries
+        paused[tries][0].try_again()
+        play.loop.run()
+        server.gets(MARKED)
+    server.sends(error(sqlstate), IDLE)
+    assert heard(client) == f"{sqlstate} ZI"
+
+
+@pytest.mark.parametrize("message", [READ, WRITE], ids=["read", "write"])
+def test_a_conflict_of_what_is_not(play: Keeping, message: bytes) -> None:
+    client, server = served(play, message)
+    server.sends(error("40001"), IDLE)
+    assert heard(client) == "40001 ZI"

@@ -141,6 +141,9 @@ cdef class Errands(Sight):
             self.extent = 0
         self.repeating = self.again_at_primary = False
         self.doing = self.verdict if looked else None
+        if not again:
+            self.tries = 0
+            self.ventured = False
         if readable > 1 and lane.batching and lane.idle and not again and self.begun is None and not self.fate:
             lane.crowded = True
             if (looked or self.look(kind)) and self.may_share():
@@ -148,9 +151,6 @@ cdef class Errands(Sight):
                 self.patience = self.verdict.wait_timeout if self.verdict.wait_timeout >= 0 else self.wait_most
                 lane.gather(self, self.now)
                 return False
-        if not again:
-            self.tries = 0
-            self.ventured = False
         # What is repeated must not meet the next connection that is dead and has not said so yet.
         backend = lane.take(self.now if not again else 1e300)
         if backend is not None:

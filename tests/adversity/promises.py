@@ -36,8 +36,14 @@ FULL: Promises = {
 """Nobody outside a transaction notices anything but time, except for a write that was under way; everybody
 keeps the session, unless half a message cannot be taken back."""
 
-KEPT: Promises = {**FULL, Phase.BEGINNING: _UNKNOWN}
-"""The same, but a BEGIN that is on its way is not sent again."""
+KEPT: Promises = {
+    **FULL,
+    Phase.READING: {"57P01": False, "57P02": False, "08006": False},
+    Phase.BEGINNING: _UNKNOWN,
+    Phase.WRITING: {**_UNKNOWN, "08006": True},
+}
+"""The same, but a read that came in pieces, or before the catalog was known, is not asked again, nor is a
+BEGIN that is on its way; and a session ends if what it has set was just being asked for."""
 
 IN_FORCE = KEPT
 """What holds now; KEPT or FULL when transactions wait for a primary, and sessions outlive connections."""

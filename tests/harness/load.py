@@ -201,14 +201,24 @@ class Driver(Client):
 
     def commit(self) -> None:
         keys = self.transaction()
-        with self.asking(Phase.COMMITTING, *keys):
+        with self.ending(), self.asking(Phase.COMMITTING, *keys):
             self.execute("commit")
         self.committed(*keys)
 
     def roll_back(self) -> None:
         self.transaction()
-        with self.asking(Phase.INSIDE):
+        with self.ending(), self.asking(Phase.INSIDE):
             self.execute("rollback")
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """It may be the statement's preparation that failed, which leaves a transaction that has failed."""
+        try:
+            yield
+        except Interrupted:
+            if self.connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+                self.recover()
+            raise
 
     def transaction(self) -> list[str]:
         """Up to the end of it; the keys that it has written."""

@@ -14,7 +14,8 @@ when does not depend on chance:
 What a login sets stands before all else: `A: Start TimeZone "UTC"`. Strings are JSON's, x"00ff" are bytes,
 null is SQL's, and "long "*1000 is what it looks like. Comments that are read: `# needs 2` (see Script),
 `# without F L R: why` where an error is ours, and does not say where in a server's source it comes from, and
-`# differs: why`, perhaps `# differs in transaction mode: why`, where answers are known not to be the same.
+`# differs: why`, perhaps `# differs in transaction mode: why`, where answers are known not to be the same;
+`# only in session mode: why` where they are meant not to be elsewhere.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ Token = str | Value | list[Value]
 _TOKEN = re.compile(r'\s*(?:(x?)("(?:[^"\\]|\\.)*")(?:\*(\d+))?|([\[\]])|([^\s\[\]",]+)),?')
 _SPEAKER = re.compile(r"([A-Z]):\s*(.*)", re.DOTALL)
 _DIFFERS = re.compile(r"# differs(?: in (transaction|session) mode)?: (.*)")
+_ONLY = re.compile(r"# only in (transaction|session) mode: (.+)")
 _WITHOUT = re.compile(r"# without ([A-Za-z ]+): (.+)")
 MODES = ("transaction", "session")
 ANSWERS = "answers"
@@ -58,12 +60,14 @@ class Step:
 
 @dataclass
 class Script:
-    """`needs`: how many server connections its clients hold at once in transaction mode.
+    """`needs`: how many server connections its clients hold at once in transaction mode. `only`: the mode in
+    which answers are meant to be the same.
     `differs`: why answers are not the same yet, by mode of the pool. `without`: fields of errors that are not
     compared."""
 
     steps: list[Step] = field(default_factory=list)
     needs: int = 1
+    only: str = ""
     differs: dict[str, str] = field(default_factory=dict)
     without: str = ""
 
@@ -81,6 +85,8 @@ def read(text: str) -> Script:
             script.needs = int(line.split()[2])
         elif found := _WITHOUT.fullmatch(line):
             script.without = found[1].replace(" ", "")
+        elif found := _ONLY.fullmatch(line):
+            script.only = found[1]
         elif found := _DIFFERS.fullmatch(line):
             for mode in (found[1],) if found[1] else MODES:
                 script.differs[mode] = found[2]

@@ -18,6 +18,8 @@ SCRIPTS = {file.stem: read(file.read_text()) for file in sorted(Path(__file__).p
 
 def fits(script: Script, kind: Kind) -> bool:
     """In session mode every client has a server connection of its own."""
+    if script.only not in ("", kind.mode):
+        return False
     return kind.size >= (script.needs if kind.mode == "transaction" else len(script.clients))
 
 

@@ -273,9 +273,19 @@ def test_last_words_within_an_idle_transaction(play: Playbook, client: Client, s
     client.gets(complete("BEGIN"), TRANSACTION)
     server.sends(fatal("25P03"))
     server.leaves()
-    client.gets_end(fatal("08006", "the server ended the connection (25P03)"))
+    client.gets_end(fatal("25P03"))
+    assert not play.policy.count("bereft")
+
+
+def test_a_shutdown_within_an_idle_transaction(play: Playbook, client: Client, server: Server) -> None:
+    working(client, server)
+    server.sends(complete("BEGIN"), TRANSACTION)
+    client.gets(complete("BEGIN"), TRANSACTION)
+    server.sends(fatal("57P01"))
+    server.leaves()
+    client.gets_end(fatal("08006", "the server ended the connection (57P01)"))
     ((_, loss),) = [each for each in play.policy.heard if each[0] == "bereft"]
-    assert loss.farewell == fatal("25P03")[5:]
+    assert loss.farewell == fatal("57P01")[5:]
     assert (loss.owed, loss.status, loss.open) == ([], "T", False)
 
 

@@ -23,7 +23,8 @@ READ: LiteralString = HINT + "select n from t where id = 1"
 SCHEMA = """
 drop schema if exists cached cascade; create schema cached; grant all on schema cached to public;
 set search_path = cached;
-create table t (id int primary key, n int); insert into t select i, 0 from generate_series(1, 50) as i;
+create table t (id int primary key, n int) with (autovacuum_enabled = off);
+insert into t select i, 0 from generate_series(1, 50) as i;
 create table u (id int primary key, n int); insert into u values (1, 0);
 alter table u owner to app;
 create view v as select sum(n) as n from u;

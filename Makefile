@@ -33,7 +33,9 @@ help:
 demo: $(VENV)/installed-demo
 	@exec $(RUN) -m pgambassador demo $(ARGS)
 
-# All of them on all processors; some of them as they are asked for, without what workers cost.
+# All of them by some more workers than there are processors; some of them as they are asked for, without what
+# workers cost. What is compiled is kept, since each worker needs all of it, and each ambassador the rest.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/installed-dev
 	-@$(RUN) -m compileall -q pgambassador  # hundreds of ambassadors are started
 	$(RUN) -m pytest $(or $(ARGS),--numprocesses auto --durations 15)

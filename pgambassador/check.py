@@ -19,6 +19,7 @@ from pgambassador.errors import AmbassadorError
 from pgambassador.net import tls
 from pgambassador.net.gate import Gate
 from pgambassador.net.origin import Origin
+from pgambassador.net.redis import RedisStore
 from pgambassador.net.tasks import spawn
 
 if TYPE_CHECKING:
@@ -43,8 +44,25 @@ async def check(config: Config) -> int:
             _ill(f"cluster {name}, TLS", f"warning: {upstream.weakness}")
     for each in warnings(config):
         _ill("auth", f"warning: {each}")
+    good &= await _store(config)
     results = [await _cluster(config, name, cluster) for name, cluster in config.clusters.items()]
     return 0 if good and all(results) else 1
+
+
+async def _store(config: Config) -> bool:
+    """What a fleet shares, if anything."""
+    if config.breaker.store is None:
+        return True
+    store = RedisStore(config.breaker.store)
+    try:
+        await store.read(["pgambassador:breaker"])
+    except AmbassadorError as error:
+        _ill("breaker.store", error.sentence())
+        return False
+    finally:
+        await store.close()
+    _well("breaker.store", f"{store.where} answers")
+    return True
 
 
 def _gate(config: Config) -> bool:

@@ -82,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
     for each in (run, check):
         _options(each)
+    reload = commands.add_parser(
+        "reload", help="let a running proxy read everything again, and say how that ended", allow_abbrev=False
+    )
+    reload.set_defaults(command=_reload)
+    _options_of_reload(reload)
     explain = commands.add_parser("explain", help="say where a statement goes, and why", allow_abbrev=False)
     explain.set_defaults(command=_explain_sql)
     _options_of_explain(explain)
@@ -111,6 +116,17 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", metavar="DIR", help="where what was good last is kept, for a start during an outage"
     )
+
+
+def _options_of_reload(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "url",
+        metavar="URL",
+        nargs="?",
+        help="of its console: postgresql://USER@HOST:PORT/pgambassador?sslmode=…",
+    )
+    parser.add_argument("--config", metavar="FILE", help="left out the URL: the file says where it listens")
+    parser.set_defaults(listen=None, http=None, pool_size=None, pool_mode=None, state=None)
 
 
 def _options_of_explain(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +185,17 @@ def _check(arguments: argparse.Namespace) -> int:
     from pgambassador.check import check
 
     return uvloop.run(check(config))
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    from pgambassador.remote import of_config, reload
+
+    url = arguments.url
+    if url is None:
+        url = of_config(_load(arguments))
+    import uvloop
+
+    return uvloop.run(reload(url))
 
 
 def _explain_sql(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from tests.playbook import Client, Playbook
 READ = query("select mark")
 
 
-def answer(mark: bytes) -> bytes:
+def answer(mark: bytes = b"1") -> bytes:
     return columns(b"mark") + row(mark) + complete("SELECT 1") + IDLE
 
 

@@ -110,6 +110,8 @@ class Policy:
     def question(self, session: Session, backend: Backend) -> bytes:
         return QUESTION
 
+    def due(self, session: Session, backend: Backend, failed: bool) -> None: ...
+
     def answered(self, session: Session, backend: Backend, rows: list[bytes] | None) -> None:
         self.heard.append(("answered", rows))
         if rows is None:

@@ -2,6 +2,7 @@
 
 1. Words are read in any case; a text is a string as SQL writes it, or a parameter.
 2. What is not known is an error that says what is.
+3. It is read once from left to right, and what is long not at all: everybody waits for that.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ HINT: Final = "SHOW HELP lists what there is."
 
 _TOKEN: Final = re.compile(
     r"""
-    (?P<space>(?:\s+|--[^\n]*|/\*.*?\*/)+)
+    (?P<space>\s+|--[^\r\n]*)
+    | (?P<comment>/\*)
     | [eE]'(?P<escaped>(?:[^'\\]|''|\\.)*)'
     | '(?P<string>(?:[^']|'')*)'
-    | \$(?P<tag>[A-Za-z_]*)\$(?P<dollar>.*?)\$(?P=tag)\$
+    | (?P<dollar>\$[A-Za-z_]*\$)
     | \$(?P<parameter>[0-9]{1,5})
     | "(?P<quoted>(?:[^"]|"")*)"
     | (?P<number>[0-9]+(?:\.[0-9]+)?)
     | (?P<word>[^\W\d][\w$.]*)
+    | (?P<open>['"])
     | (?P<other>.)
     """,
     re.VERBOSE | re.DOTALL,
 )
+MOST: Final = 10 * 1024
+"""Characters of a query."""
 # Around texts that drivers put in place of parameters.
 _BRACKETS: Final = "()"
 _BEGINS: Final = ("begin", "start")
@@ -48,9 +53,9 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`verb` is what to do: begin, end, ignore, weigh, inject, clear, pause, resume, reconnect or breaker,
-    answered by `tag` alone; route, setting or a table's name, which show something. `texts` are what it is
-    about; parameters come when it runs."""
+    """`verb` is what to do: begin, end, ignore, weigh, inject, clear, pause, resume, reconnect, reread
+    or breaker, answered by `tag` alone; route, setting or a table's name, which show something. `texts` are
+    what it is about; parameters come when it runs."""
 
     verb: str
     tag: str = "SHOW"
@@ -70,15 +75,18 @@ class Command:
 
 def read(text: str, tables: Sequence[str]) -> list[Command]:
     """The statements of a query; `tables` are what SHOW knows by one word. Refused where one is not known."""
+    if len(text) > MOST:
+        raise Refused(
+            f"a query for the console may have {MOST} characters",
+            sqlstate="54000",
+            hint=f"Send a shorter one. {HINT}",
+        )
     return [_command(tokens, tables) for tokens in _statements(text)]
 
 
 def _statements(text: str) -> Iterator[list[Token]]:
     tokens: list[Token] = []
-    for match in _TOKEN.finditer(text):
-        token = _token(match)
-        if token is None:
-            continue
+    for token in _tokens(text):
         if token == Token("other", ";"):
             if tokens:
                 yield tokens
@@ -89,19 +97,38 @@ def _statements(text: str) -> Iterator[list[Token]]:
         yield tokens
 
 
-def _token(match: re.Match[str]) -> Token | None:
-    kind, found = match.lastgroup, match
-    if kind == "space" or (kind == "other" and found["other"] in _BRACKETS):
-        return None
-    if kind == "escaped":
-        return Token("text", re.sub(r"\\(.)", r"\1", found["escaped"].replace("''", "'"), flags=re.DOTALL))
-    if kind == "string":
-        return Token("text", found["string"].replace("''", "'"))
-    if kind == "dollar":
-        return Token("text", found["dollar"])
-    if kind == "quoted":
-        return Token("name", found["quoted"].replace('""', '"'))
-    return Token(str(kind), found[str(kind)])
+def _tokens(text: str) -> Iterator[Token]:
+    at = 0
+    while match := _TOKEN.match(text, at):
+        kind, at = str(match.lastgroup), match.end()
+        found = match[kind]
+        if kind == "comment":
+            at = _behind("*/", text, at, "/* comment")
+        elif kind == "dollar":
+            end = _behind(found, text, at, "dollar-quoted string")
+            yield Token("text", text[at : end - len(found)])
+            at = end
+        elif kind == "open":
+            raise _unterminated("quoted string" if found == "'" else "quoted identifier")
+        elif kind == "escaped":
+            yield Token("text", re.sub(r"\\(.)", r"\1", found.replace("''", "'"), flags=re.DOTALL))
+        elif kind == "string":
+            yield Token("text", found.replace("''", "'"))
+        elif kind == "quoted":
+            yield Token("name", found.replace('""', '"'))
+        elif kind != "space" and (kind != "other" or found not in _BRACKETS):
+            yield Token(kind, found)
+
+
+def _behind(end: str, text: str, at: int, what: str) -> int:
+    found = text.find(end, at)
+    if found < 0:
+        raise _unterminated(what)
+    return found + len(end)
+
+
+def _unterminated(what: str) -> Refused:
+    return Refused(f"unterminated {what}", sqlstate="42601", hint=f"End it. {HINT}")
 
 
 def _command(tokens: list[Token], tables: Sequence[str]) -> Command:
@@ -119,6 +146,8 @@ def _command(tokens: list[Token], tables: Sequence[str]) -> Command:
         return _fault(tokens[1:], words[1:])
     if first in _BY_HAND:
         return _by_hand(first, tokens[1:])
+    if words == ["reload"]:
+        return Command("reread", "RELOAD")
     if first == "breaker":
         return _breaker(tokens[1:])
     if first in _IGNORED:

@@ -82,6 +82,13 @@ class Exchange:
         self._skipping = True
         return self._failed(error)
 
+    def late(self, answer: bytes, error: AmbassadorError) -> bytes:
+        """What is sent in place of an answer that was kept, since what was asked has failed meanwhile."""
+        if answer.endswith(build.ready_for_query(self._status)):
+            return self._failed(error) + build.ready_for_query(self._status)
+        self._skipping = True
+        return self._failed(error)
+
     # The simple protocol.
 
     def _query(self, payload: bytes) -> Iterator[bytes]:

@@ -20,13 +20,17 @@ from pgambassador.auth.credential import Credential, Md5Hash, Plain, md5_digest,
 from pgambassador.auth.verifier import Keys, Verifier
 from pgambassador.errors import ProtocolViolation, Refused
 from pgambassador.wire import build, parse
-from pgambassador.wire.frames import Dialogue, Frontend, letter
+from pgambassador.wire.frames import Dialogue, Frame, Frontend, letter
 
 # PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH: generous for passwords, and a bound for everybody else.
 MAX_RESPONSE: Final = 65535
 
 _UNKNOWN: Final = "the user is not known"
 _WRONG: Final = "the password is wrong"
+
+_UNBOUND: Final = (mechanism.SCRAM_SHA_256,)
+_BOUND: Final = (mechanism.SCRAM_SHA_256_PLUS, mechanism.SCRAM_SHA_256)
+_OFFERS: Final = {names: build.authentication_sasl(names) for names in (_UNBOUND, _BOUND)}
 
 Learn: TypeAlias = Callable[[Keys], object]
 StandIn: TypeAlias = Callable[[], Verifier]
@@ -50,7 +54,7 @@ def md5(
             yield from scram(user, credential, stand_in=stand_in, doubt=doubt, binding=binding, learn=learn)
         )
     salt = salt or secrets.token_bytes(4)
-    response = parse.password((yield from _response(build.authentication_md5(salt))))
+    response = parse.password(_payload((yield build.authentication_md5(salt))))
     match credential:
         case Plain(password):
             digest = md5_digest(password, user)
@@ -75,16 +79,13 @@ def scram(
 ) -> Dialogue[bytes]:
     """SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where `binding` says what the client's channel is bound to.
     `stand_in` makes the verifier that no password fits, for who has none."""
-    offered = [mechanism.SCRAM_SHA_256]
-    if binding is not None:
-        offered.insert(0, mechanism.SCRAM_SHA_256_PLUS)
-    response = yield from _response(build.authentication_sasl(offered))
-    chosen, first = parse.sasl_initial_response(response)
+    offered = _BOUND if binding is not None else _UNBOUND
+    chosen, first = parse.sasl_initial_response(_payload((yield _OFFERS[offered])))
     if chosen not in offered:
         raise ProtocolViolation("client selected an invalid SASL authentication mechanism")
     if first is None:
         # "SASL Authentication": without an initial response the exchange begins with an empty challenge.
-        first = yield from _response(build.authentication_sasl_continue(b""))
+        first = _payload((yield build.authentication_sasl_continue(b"")))
 
     match credential:
         case Verifier():
@@ -97,8 +98,8 @@ def scram(
     exchange = mechanism.server(
         first, verifier, mechanism=chosen, binding=binding, learn=None if doubt is not None else learn
     )
-    response = yield from _response(build.authentication_sasl_continue(next(exchange)))
-    final = mechanism.finish(exchange, response)
+    response = yield build.authentication_sasl_continue(next(exchange))
+    final = mechanism.finish(exchange, _payload(response))
     if doubt is not None or final is None:
         raise failed(user, doubt or _WRONG)
     return build.authentication_sasl_final(final) + build.authentication_ok()
@@ -109,15 +110,15 @@ METHODS: Final[dict[str, Callable[..., Dialogue[bytes]]]] = {"scram-sha-256": sc
 
 def cleartext(user: str) -> Dialogue[bytes]:
     """AuthenticationCleartextPassword; returns the password, which nobody has found right yet."""
-    password = parse.password((yield from _response(build.authentication_cleartext())))
+    password = parse.password(_payload((yield build.authentication_cleartext())))
     if not password:
         raise failed(user, "the password is empty")
     return password
 
 
-def _response(request: bytes) -> Dialogue[bytes]:
-    """Ask, and return the payload of the PasswordMessage or SASL response."""
-    kind, payload = yield request
+def _payload(frame: Frame) -> bytes:
+    """Of the PasswordMessage or SASL response."""
+    kind, payload = frame
     if kind != Frontend.PASSWORD:
         raise ProtocolViolation(f"expected a password or SASL response, got a message of type {letter(kind)}")
     if len(payload) > MAX_RESPONSE:

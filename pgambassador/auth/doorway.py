@@ -36,7 +36,7 @@ class Doorway(Generic[Guest]):
         """Somebody has come; who has to go for that, if anybody. That one is not counted any more."""
         crowd = self._crowds.get(site, {})
         full = not local and len(crowd) >= self.each
-        if not full and len(self) >= self.most:
+        if not full and len(self._sites) >= self.most:
             full, crowd = True, max(self._crowds.values(), key=len)
         leaving = next(iter(crowd)) if full else None
         if leaving is not None:

@@ -41,7 +41,7 @@ class Places:
     def holds(self, peer: Peer) -> bool:
         if peer.host is None:
             return self.unix
-        return any(peer.host in network for network in self.networks)
+        return self.networks is _ANYWHERE or any(peer.host in network for network in self.networks)
 
     def covers(self, other: Places) -> bool:
         return (self.unix or not other.unix) and all(_within(each, self.networks) for each in other.networks)
@@ -103,7 +103,10 @@ def for_all(method: str) -> tuple[Rule, ...]:
 def first_match(
     rules: Sequence[Rule], peer: Peer, database: str, user: str, kind: str = SESSION
 ) -> Rule | None:
-    return next((rule for rule in rules if rule.matches(peer, database, user, kind)), None)
+    for rule in rules:
+        if rule.matches(peer, database, user, kind):
+            return rule
+    return None
 
 
 def shadowed(rules: Sequence[Rule]) -> Iterator[tuple[int, int]]:
@@ -150,7 +153,7 @@ def read_places(texts: Sequence[str], path: str) -> Places:
                 networks |= dict.fromkeys(_LOOPBACK)
             case _:
                 networks[_network(text, f"{path}[{index}]")] = None
-    return Places(tuple(networks), unix)
+    return Places(_ANYWHERE if tuple(networks) == _ANYWHERE else tuple(networks), unix)
 
 
 def read_names(names: Sequence[str]) -> frozenset[str] | None:

@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import hmac
+import os
 import re
-import secrets
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 from pgambassador.auth.verifier import KEY_SIZE, Derive, Keys, Verifier, derive, hmac_sha256
@@ -27,16 +27,18 @@ MAX_NONCE: Final = 1024
 MAX_SALT: Final = 1024
 MAX_MESSAGE: Final = 8192
 
-_ATTRIBUTE: Final = re.compile(rb"[A-Za-z]=[^\0]*", re.DOTALL)
+_ATTRIBUTES: Final = re.compile(rb"[A-Za-z]=[^\0,]*(?:,[A-Za-z]=[^\0,]*)*+", re.DOTALL)
 _NONCE: Final = re.compile(rb"[\x21-\x2b\x2d-\x7e]+")
 _BINDING_TYPE: Final = b"tls-server-end-point"
+
+_encoded: Callable[[bytes], bytes] = partial(binascii.b2a_base64, newline=False)
 
 T = TypeVar("T")
 Exchange: TypeAlias = Generator[bytes, bytes, T]
 
 
 def make_nonce() -> bytes:
-    return base64.b64encode(secrets.token_bytes(18))
+    return _encoded(os.urandom(18))
 
 
 def finish(exchange: Exchange[T], message: bytes) -> T:
@@ -77,14 +79,14 @@ def client(
         raise _malformed("the server's nonce does not extend ours")
 
     keys = derive(password, salt, iterations)
-    without_proof = b"c=" + base64.b64encode(header + (binding or b"")) + b",r=" + full_nonce
+    without_proof = b"c=" + _encoded(header + (binding or b"")) + b",r=" + full_nonce
     auth_message = b",".join((client_first, server_first, without_proof))
     proof = _xor(keys.client_key, hmac_sha256(keys.stored_key, auth_message))
-    server_final = yield without_proof + b",p=" + base64.b64encode(proof)
+    server_final = yield without_proof + b",p=" + _encoded(proof)
 
     attributes = _attributes(server_final, "server-final-message")
-    if attributes[0][0] == b"e":
-        raise ProtocolViolation(f"the server ended the SCRAM exchange: {_shown(attributes[0][1])}")
+    if attributes[0].startswith(b"e"):
+        raise ProtocolViolation(f"the server ended the SCRAM exchange: {_shown(attributes[0][2:])}")
     signature = _base64(_value(attributes, 0, b"v"), "server signature")
     if not hmac.compare_digest(signature, hmac_sha256(keys.server_key, auth_message)):
         raise ProtocolViolation(
@@ -130,7 +132,7 @@ def server(
     attributes = _attributes(bare, "client-first-message")
     _value(attributes, 0, b"n")
     full_nonce = _nonce(_value(attributes, 1, b"r")) + (nonce or make_nonce())
-    salt = base64.b64encode(verifier.salt)
+    salt = _encoded(verifier.salt)
     server_first = b"r=%b,s=%b,i=%d" % (full_nonce, salt, verifier.iterations)
     client_final = yield server_first
 
@@ -152,7 +154,7 @@ def server(
         return None
     if learn is not None:
         learn(Keys(client_key, verifier.server_key))
-    return b"v=" + base64.b64encode(hmac_sha256(verifier.server_key, auth_message))
+    return b"v=" + _encoded(hmac_sha256(verifier.server_key, auth_message))
 
 
 def _gs2_header(client_first: bytes) -> tuple[bytes, bytes, bytes]:
@@ -191,23 +193,22 @@ def _check_binding_flag(flag: bytes, mechanism: str, *, offered: bool) -> None:
 # --- attributes ---------------------------------------------------------------------------------------------
 
 
-def _attributes(message: bytes, what: str) -> list[tuple[bytes, bytes]]:
-    """The message as (name, value) pairs; there is at least one."""
+def _attributes(message: bytes, what: str) -> list[bytes]:
+    """Each a letter, "=" and a value; there is at least one."""
     if len(message) > MAX_MESSAGE:
         raise _malformed(f"a {what} of {len(message)} bytes; at most {MAX_MESSAGE} are allowed")
-    parts = message.split(b",")
-    if not all(map(_ATTRIBUTE.fullmatch, parts)):
+    if not _ATTRIBUTES.fullmatch(message):
         raise _malformed(f"the {what} is not a list of attributes")
-    return [(part[:1], part[2:]) for part in parts]
+    return message.split(b",")
 
 
-def _value(attributes: list[tuple[bytes, bytes]], index: int, name: bytes) -> bytes:
-    if index >= len(attributes):
+def _value(attributes: list[bytes], index: int, name: bytes) -> bytes:
+    found = attributes[index] if index < len(attributes) else b""
+    if found[:1] == name:
+        return found[2:]
+    if not found:
         raise _malformed(f"attribute {name.decode()} is missing")
-    found, value = attributes[index]
-    if found != name:
-        raise _malformed(f"attribute {name.decode()} expected, {found.decode()} found")
-    return value
+    raise _malformed(f"attribute {name.decode()} expected, {found[:1].decode()} found")
 
 
 def _nonce(value: bytes) -> bytes:
@@ -228,11 +229,11 @@ def _iterations(value: bytes) -> int:
 
 def _base64(value: bytes, what: str) -> bytes:
     try:
-        decoded = base64.b64decode(value, validate=True)
+        decoded = binascii.a2b_base64(value, strict_mode=True)
     except binascii.Error:
         decoded = b""
     # Another way to write the same bytes (RFC 4648, section 3.5) is nobody's.
-    if base64.b64encode(decoded) != value:
+    if _encoded(decoded) != value:
         raise _malformed(f"the {what} is not valid base64")
     return decoded
 

@@ -60,6 +60,8 @@ class Throttle:
 
     def wait(self, site: str, now: float) -> float:
         """Seconds until it is worth asking again; 0: the next password from there may be looked at."""
+        if site not in self._failures and site not in self._trying:
+            return 0.0
         found = self._failures.get(site)
         slowed = found is not None and found.count > FREE
         pending = [until for until in found.until if until > now] if found is not None and slowed else []

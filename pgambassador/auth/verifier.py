@@ -15,6 +15,7 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeAlias
 
 from pgambassador.auth.saslprep import saslprep
@@ -151,5 +152,4 @@ def mock_verifier(user: str, process_key: bytes, shape: tuple[int, int] = USUAL)
     return Verifier(iterations, own_salt(user, process_key, size), *keys)
 
 
-def hmac_sha256(key: bytes, data: bytes) -> bytes:
-    return hmac.digest(key, data, "sha256")
+hmac_sha256: Callable[[bytes, bytes], bytes] = partial(hmac.digest, digest="sha256")

@@ -7,7 +7,11 @@
    over. Pauses grow from `first` to `most`, each between half and all of that by chance.
 3. The first attempt that succeeds makes it half-open: `trials` at a time. As many successes close it, and so
    does a `window` without a failure; a failure opens it again, for longer.
-4. Forced open or closed it stays so until it is let go; in a dry run it decides as ever and stops nobody.
+4. Open, it may be asked in the background as well, so that nobody waits for the end of a pause: at once, but
+   after relapses (half-open and open again) not before a rest, which grows with each of them as pauses do.
+5. While somebody else's word that the server is away is fresh, one failed attempt opens a closed one; a
+   success ends that. Only what would have opened it without (`proven`) is worth telling others.
+6. Forced open or closed it stays so until it is let go; in a dry run it decides as ever and stops nobody.
 """
 
 from __future__ import annotations
@@ -47,7 +51,8 @@ def unwell(sqlstate: str) -> bool:
 
 class Breaker:
     """Of one server. `until`: when an open one lets the next attempt pass, or a half-open one closes; `why`:
-    the last failure, as a sentence; `since`: when the first failure in a row was. `opened` and `failures`
+    the last failure, as a sentence; `since`: when the first failure in a row was; `rests`: until when nobody
+    asks in the background; `hinted`: until when somebody else's word is fresh. `opened` and `failures`
     count."""
 
     def __init__(self, rules: Rules, mode: Mode = "auto") -> None:
@@ -58,9 +63,13 @@ class Breaker:
         self.why = ""
         self.row = 0
         self.since: float | None = None
+        self.rests = 0.0
+        self.hinted = 0.0
+        self.proven = False
         self.opened = 0
         self.failures = 0
         self._pauses = 0
+        self._relapses = 0
         self._well = 0
         self._trying = 0
         self._window: deque[tuple[float, bool]] = deque(maxlen=REMEMBERED)
@@ -82,6 +91,10 @@ class Breaker:
             return not self._trying and (held or now >= self.until)
         return self._trying < self.rules.trials
 
+    def asks(self, now: float) -> bool:
+        """Whether it is asked in the background now."""
+        return self.mode == "auto" and self.state == "open" and now >= self.rests
+
     def begins(self) -> None:
         """An attempt begins; `ends` follows."""
         self._trying += 1
@@ -95,6 +108,7 @@ class Breaker:
             self.fails(now, f"opening a connection took {seconds:.1f} s", chance=chance)
             return False
         self.row, self.since = 0, None
+        self.hinted = 0.0
         self._count(now, False)
         if self.state == "closed":
             return False
@@ -121,17 +135,27 @@ class Breaker:
         self._count(now, True)
         if not attempt:
             return False
-        if self.state == "closed" and not self._too_many():
+        proven = self._too_many()
+        if self.state == "closed" and not proven and now >= self.hinted:
             return False
+        self.proven = self.proven or proven
         if self.state == "open" and now < self.until:
             return False  # an attempt for those who are held says nothing new
-        pause = min(self.rules.most, self.rules.first * 2.0 ** min(self._pauses, 20))
-        self.until = now + pause * (0.5 + 0.5 * chance)
+        if self.state == "half-open":
+            self.rests = now + self._pause(self._relapses)
+            self._relapses += 1
+        self.until = now + self._pause(self._pauses) * (0.5 + 0.5 * chance)
         self._pauses += 1
         opens = self.state != "open"
         self.state = "open"
         self.opened += opens
         return opens
+
+    def refit(self, rules: Rules, now: float) -> None:
+        """Other rules from now on; nothing lasts longer than they let it."""
+        self.rules = rules
+        self.rests = min(self.rests, now + rules.most)
+        self.until = min(self.until, now + (rules.window if self.state == "half-open" else rules.most))
 
     def force(self, mode: Mode) -> None:
         """By hand; what was counted is forgotten when it is let go."""
@@ -139,9 +163,15 @@ class Breaker:
         if mode == "auto":
             self._close()
 
+    def _pause(self, before: int) -> float:
+        """The longest, after so many."""
+        return min(self.rules.most, self.rules.first * 2.0 ** min(before, 20))
+
     def _close(self) -> None:
         self.state, self.until, self.row, self.since = "closed", 0.0, 0, None
-        self._pauses = self._well = 0
+        self.rests = self.hinted = 0.0
+        self.proven = False
+        self._pauses = self._relapses = self._well = 0
         self._window.clear()
 
     def _count(self, now: float, failed: bool) -> None:

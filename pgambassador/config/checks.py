@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pgambassador.auth.rules import shadowed
 from pgambassador.config.providers import name_of
+from pgambassador.config.store import parse_store
 from pgambassador.config.structs import EVERY_OTHER
 from pgambassador.config.users import check_name, read_users
 from pgambassador.errors import ConfigError
@@ -32,6 +33,8 @@ def check(config: Config) -> None:
     _tls(config)
     _auth(config)
     _loops(config)
+    if config.breaker.store is not None:
+        parse_store(config.breaker.store)
 
 
 def _names(config: Config) -> None:

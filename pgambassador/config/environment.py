@@ -1,4 +1,5 @@
-"""Options from environment variables: `PGAMBASSADOR_` and the path in capitals, `__` between its levels."""
+"""Options from environment variables: `PGAMBASSADOR_` and the path in capitals, `__` between its levels; and
+the short names that people use in container manifests, which give way to the long ones."""
 
 from __future__ import annotations
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "PGAMBASSADOR_"
+SHORT = {
+    "RETRY_MAX": ["failover", "attempts"],
+    "CIRCUIT_BREAKER_THRESHOLD": ["breaker", "failures"],
+}
+"""Beside those that are not one option each: UPSTREAM_HOST, UPSTREAM_PORT, TLS_ENABLED (`config/load.py`)."""
 _NOT_OPTIONS = {"PGAMBASSADOR_CONFIG", "PGAMBASSADOR_DEBUG", "PGAMBASSADOR_PG_BIN", "PGAMBASSADOR_RDS_BUNDLE"}
 # What Kubernetes sets in every container beside a Service named "pgambassador".
 _SERVICE = re.compile(r"PGAMBASSADOR_(?:SERVICE_(?:HOST|PORT)\w*|PORT(?:_\d+_(?:TCP|UDP)\w*)?)")
@@ -24,6 +30,9 @@ _SERVICE = re.compile(r"PGAMBASSADOR_(?:SERVICE_(?:HOST|PORT)\w*|PORT(?:_\d+_(?:
 
 def overlay(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """The tree with the variables written over it."""
+    for variable, levels in SHORT.items():
+        if environ.get(variable):
+            tree = _put(tree, levels, Given(environ[variable], variable))
     known = [tuple(path.split(".")) for path in paths(mi.type_info(Config))]
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or variable in _NOT_OPTIONS or _SERVICE.fullmatch(variable):

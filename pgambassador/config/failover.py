@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from pgambassador.config.secret import Secret
 from pgambassador.config.values import Duration
 
 Attempts = Annotated[int, Meta(ge=1, le=1000)]
@@ -78,4 +79,12 @@ class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         int,
         Meta(ge=1, le=100, description="Connections that are tried at once before it closes again."),
     ] = 3
+    store: Annotated[
+        Secret | None,
+        Meta(
+            description="redis://USER:PASSWORD@HOST:PORT/DATABASE, also rediss:// (TLS) or unix://: what the"
+            " ambassadors of a fleet tell one another of sick servers; needs pip install"
+            " 'pgambassador[redis]'."
+        ),
+    ] = None
     dry_run: Annotated[bool, Meta(description="Only count and log; nobody is turned away.")] = False

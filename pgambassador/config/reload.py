@@ -17,8 +17,11 @@ from pgambassador.config.checks import check
 from pgambassador.config.structs import Cluster, Config
 from pgambassador.errors import ConfigError
 
-LIVE = ("auth", "tls", "clients", "limits", "console", "timeouts", "query_log", "log", "drain_timeout")
-_NOT_LIVE = ("clients.buffer", "query_log.file")
+LIVE = (
+    *("auth", "tls", "clients", "limits", "console", "timeouts", "failover", "breaker", "query_log", "log"),
+    "drain_timeout",
+)
+_NOT_LIVE = ("clients.buffer", "query_log.file", "breaker.store")
 _LIVE_WITHIN = re.compile(
     r"clusters\..+\.routing\.weights(\..+)?|(databases|users)\..+\.timeouts\.\w+|users\..+\.pool\.wait_timeout"
 )
@@ -51,6 +54,7 @@ def compare(old: Config, new: Config) -> Change:
     taken = {name: getattr(new, name) for name in LIVE}
     taken["clients"] = replace(new.clients, buffer=old.clients.buffer)
     taken["query_log"] = replace(new.query_log, file=old.query_log.file)
+    taken["breaker"] = replace(new.breaker, store=old.breaker.store)
     taken["clusters"] = {name: _weighed(name, cluster, new) for name, cluster in old.clusters.items()}
     taken["databases"] = {
         name: replace(database, timeouts=new.databases[name].timeouts) if name in new.databases else database

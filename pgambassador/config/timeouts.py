@@ -42,8 +42,13 @@ class TimeoutOverrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     idle_client: Duration | UnsetType | None = UNSET
 
     def over(self, base: Timeouts) -> Timeouts:
+        if self == _INHERITED:
+            return base
         written = {name: getattr(self, name) for name in self.__struct_fields__}
         return msgspec.structs.replace(base, **{k: v for k, v in written.items() if v is not UNSET})
+
+
+_INHERITED = TimeoutOverrides()
 
 
 class UserPool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -3,8 +3,9 @@
 1. `routing.replay` has the table; here it is applied to what a connection owed, part by part of its client's
    pipeline, and put into words.
 2. A session goes on if nothing of it was on the server alone: no temporary table, no LISTEN, no setting that
-   nobody had read yet. Otherwise it ends, and its client is told why.
+   nobody had read yet and that no SET has plainly said. Otherwise it ends, and its client is told why.
 3. What is repeated is bounded by a budget for each pool; without it an error is passed on instead.
+4. What may be a read, as far as is known before the catalog is, waits for that (`net/riddles.py`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pgambassador.errors import AmbassadorError
+from pgambassador.net.pipeline import asked_by, parts_of
+from pgambassador.net.riddles import LOOK_EVERY, Riddles
 from pgambassador.net.statements import statement_text
 from pgambassador.pool.budget import Budget
 from pgambassador.protocol import survey
 from pgambassador.routing.replay import (
     CONFLICTS,
+    DEATHS_MOST,
+    FAREWELLS,
     LOST,
     STANDBY,
     Kind,
@@ -44,9 +49,13 @@ _NEVER: Final = 1_000_000
 _PAUSE: Final = 0.05
 _IDLE: Final = b"Z\0\0\0\5I"
 _FAILED: Final = b"Z\0\0\0\5E"
-_IN_FAILED: Final = build.error_response(
-    "ERROR", "25P02", "current transaction is aborted, commands ignored until end of transaction block"
+IN_FAILED: Final = build.error_response(
+    "ERROR",
+    "25P02",
+    "current transaction is aborted, commands ignored until end of transaction block",
+    hint="ROLLBACK ends it.",
 )
+"""What is refused in a transaction that has failed, and is not there any more."""
 
 
 class Loss(NamedTuple):
@@ -71,16 +80,23 @@ class Loss(NamedTuple):
     """Of what comes first the client has been told an error of the server."""
     open: bool
     """A part of the pipeline has begun whose Sync is still to come."""
-    certain: bool
-    """What its client has set is known."""
+    overdue: bool
+    """What its client has set was still to be asked,"""
+    asking: bool
+    """or was just being asked."""
     tries: int
+    sudden: int
+    """How many of these were because a connection had ended without a word, perhaps because of the statement;
+    0 if this one has not."""
 
 
 class Fate(NamedTuple):
-    """What to do: ask again, or give these answers. `ventured`: what is asked again may have written."""
+    """What to do: ask again, or give these answers. `ventured`: what is asked again may have written.
+    `pause`: seconds until it is looked whether it can be asked again."""
 
     replay: bool = False
     ventured: bool = False
+    pause: float = 0.0
     answers: bytes = b""
     skipping: bool = False
     adrift: bool = False
@@ -94,14 +110,6 @@ class Second(NamedTuple):
     ventured: bool
 
 
-class _Part(NamedTuple):
-    """A simple query, or what stands before a Sync. `said`: the types of its messages."""
-
-    said: str
-    notes: list[object]
-    complete: bool
-
-
 class Aftermath:
     """Belongs to a keeper. `outcomes` counts what became of statements, by name."""
 
@@ -110,16 +118,21 @@ class Aftermath:
         self.budget = Budget(time.monotonic())
         self.outcomes: Counter[str] = Counter()
         self.kept = self.lost = 0
+        self.riddles = Riddles(keeper, self._solved)
 
     def bereft(self, session: Session, backend: Backend, loss: Loss) -> Fate | None:
         """A session's server connection is gone. None: so is the session."""
+        self.riddles.forget(session)
         why = self._tie(session, backend, loss)
         if why is not None:
             self.lost += 1
             self._keeper.failed(session, _the_end(loss, why))
             return None
         unknown = self.outcomes["unknown"]
-        fate = self._replayed(session, loss) or self._told(session, loss)
+        fate = None
+        if not self._keeper.timekeeper.has_given_up(backend):
+            fate = self._replayed(session, loss) or self._postponed(session, loss)
+        fate = fate or self._told(session, loss)
         self.kept += 1
         facts = session.facts
         # A table may have changed.
@@ -143,9 +156,16 @@ class Aftermath:
         """A server has refused a statement outside a transaction: when it is asked again, if it is."""
         if sqlstate == STANDBY and backend.parameters.get("in_hot_standby") != "on":
             return None
-        kind = self._kind(session, _asked_by(request, unnamed, session))
-        if outcome(sqlstate, Phase.SENT, kind, within=False, tries=tries) is not Outcome.REPLAY:
+        if self._keeper.timekeeper.has_given_up(backend):
             return None
+        self.riddles.forget(session)
+        asked = asked_by(request, unnamed, session)
+        kind = self._kind(session, asked)
+        if outcome(sqlstate, Phase.SENT, kind, within=False, tries=tries) is not Outcome.REPLAY:
+            if sqlstate not in FAREWELLS or tries >= DEATHS_MOST:
+                return None
+            error = _unknown(f"The server ended the connection ({sqlstate}).")
+            return Second(LOOK_EVERY, False) if self.riddles.pose(session, asked, error) else None
         if sqlstate == STANDBY:
             self._keeper.demoted(backend)
         if not self._grant():
@@ -153,10 +173,13 @@ class Aftermath:
         self.outcomes["replayed"] += 1
         if sqlstate in CONFLICTS:
             return Second(random.uniform(0.001, _PAUSE * 2**tries), False)
-        return Second(0.0, sqlstate != STANDBY and kind is not Kind.READ)
+        return Second(0.0, sqlstate != STANDBY and kind is Kind.MARKED)
 
     def later(self, session: Session, pause: float) -> None:
-        asyncio.get_running_loop().call_later(pause, session.try_again)
+        if session in self.riddles:
+            self.riddles.look_later(session)
+        else:
+            asyncio.get_running_loop().call_later(pause, session.try_again)
 
     def uncertain(self, error: bytes) -> bytes:
         """In place of an error of ours where what was repeated may have been done the first time."""
@@ -171,7 +194,7 @@ class Aftermath:
             return f"It had what cannot be made again: {', '.join(sorted(session.facts.ties)) or 'LISTEN'}."
         if backend.doubtful:
             return "Nobody knows in what state its server connection was."
-        return None if loss.certain else "It had settings that were not known yet."
+        return self._keeper.unsettled(session, asking=loss.asking, overdue=loss.overdue)
 
     def _grant(self) -> bool:
         granted = self.budget.grant(time.monotonic(), self._keeper.lane.queries)
@@ -189,24 +212,42 @@ class Aftermath:
         return kind_together(kinds)
 
     def _replayed(self, session: Session, loss: Loss) -> Fate | None:
-        parts = _parts(loss)
+        parts = parts_of(loss.owed, open_ended=loss.open)
         if loss.request is None or len(parts) != 1 or not parts[0].complete or loss.erred:
             return None
-        kind = self._kind(session, _asked_by(loss.request, loss.unnamed, session))
+        kind = self._kind(session, asked_by(loss.request, loss.unnamed, session))
         within = loss.status != "I" or loss.beginning
-        found = outcome(_event(loss), loss.phase, kind, within=within, tries=loss.tries)
+        found = outcome(_event(loss), loss.phase, kind, within=within, tries=_tries(loss))
         if found is not Outcome.REPLAY or not self._grant():
             return None
         self.outcomes["replayed"] += 1
-        return Fate(replay=True, ventured=loss.phase is Phase.SENT and kind is not Kind.READ)
+        return Fate(replay=True, ventured=loss.phase is Phase.SENT and kind is Kind.MARKED)
+
+    def _postponed(self, session: Session, loss: Loss) -> Fate | None:
+        """It would be asked again if it were known to read, which is not known of anything yet."""
+        parts = parts_of(loss.owed, open_ended=loss.open)
+        if loss.request is None or len(parts) != 1 or not parts[0].complete or loss.erred:
+            return None
+        within = loss.status != "I" or loss.beginning
+        found = outcome(_event(loss), loss.phase, Kind.READ, within=within, tries=_tries(loss))
+        asked = asked_by(loss.request, loss.unnamed, session)
+        if found is not Outcome.REPLAY or not self.riddles.pose(session, asked, _unknown(_cause(loss))):
+            return None
+        return Fate(replay=True, pause=LOOK_EVERY)
+
+    def _solved(self, session: Session, asked: list[object]) -> bool:
+        """The catalog is known now."""
+        again = self._kind(session, asked) is Kind.READ and self._grant()
+        self.outcomes["replayed" if again else "unknown"] += 1
+        return again
 
     def _told(self, session: Session, loss: Loss) -> Fate:
-        parts = _parts(loss)
+        parts = parts_of(loss.owed, open_ended=loss.open)
         within = loss.status != "I" or loss.beginning
         kinds = [self._kind(session, part.notes) for part in parts]
         known = loss.request is not None and len(parts) == 1
         if loss.request is not None and known:
-            kinds = [self._kind(session, _asked_by(loss.request, loss.unnamed, session))]
+            kinds = [self._kind(session, asked_by(loss.request, loss.unnamed, session))]
         answers = b""
         told = loss.status == "E"
         commits = within and not told and _ends_by(kinds) is Kind.COMMIT
@@ -215,14 +256,14 @@ class Aftermath:
             if (index == 0 and loss.erred) or (index > 0 and part.said == "S"):
                 told = told or loss.erred
             elif within and told and not commits:
-                answers += _IN_FAILED
+                answers += IN_FAILED
             elif within and commits:
                 answers += self._error(Outcome.UNKNOWN, loss, within)
             else:
                 if part.said == "S" and not known:
                     kind = Kind.COMMIT  # what it ends has been answered, and may not last
                 found = outcome(_event(loss), phase, kind, within=within, tries=_NEVER)
-                answers += self._error(found, loss, within)
+                answers += self._error(found, loss, within, phase)
             told = told or within
             if within and kind in (Kind.COMMIT, Kind.ROLLBACK):
                 within = told = commits = False
@@ -236,7 +277,7 @@ class Aftermath:
         skipping = loss.open or bool(parts and not parts[-1].complete)
         return Fate(answers=answers, skipping=skipping, adrift=within, refusal=refusal)
 
-    def _error(self, found: Outcome, loss: Loss, within: bool) -> bytes:
+    def _error(self, found: Outcome, loss: Loss, within: bool, phase: Phase = Phase.SENT) -> bytes:
         self.outcomes[found.name.lower()] += 1
         if found is Outcome.UNKNOWN:
             return _unknown(_cause(loss))
@@ -250,17 +291,32 @@ class Aftermath:
                 f"{_cause(loss)} Nothing of the transaction has been done.",
                 "ROLLBACK ends it; it can be begun again.",
             )
+        why = ""
+        if phase is Phase.ANSWERED:
+            why = " A part of its answer had been passed on."
+        elif loss.tries:
+            why = (
+                " It had been asked again before."
+                if loss.tries == 1
+                else " It had been asked again several times."
+            )
         return build.error_response(
             "ERROR",
             "08006",
             "the connection to the server was lost",
-            f"{_cause(loss)} The statement has changed nothing.",
+            f"{_cause(loss)} The statement has changed nothing.{why}",
             "It can be asked again; the session goes on.",
         )
 
 
 def _event(loss: Loss) -> str:
     return LOST if loss.farewell is None else parse.fields(loss.farewell).get("C", LOST)
+
+
+def _tries(loss: Loss) -> int:
+    if _event(loss) != LOST or loss.phase is not Phase.SENT or loss.tries >= DEATHS_MOST:
+        return loss.tries
+    return loss.sudden
 
 
 def _cause(loss: Loss) -> str:
@@ -292,47 +348,6 @@ def _the_end(loss: Loss, why: str) -> AmbassadorError:
     )
 
 
-def _parts(loss: Loss) -> list[_Part]:
-    """What was owed, part by part."""
-    found = []
-    said, notes = "", []
-    for kind, note in loss.owed:
-        said += kind
-        if kind in "QEF":
-            notes.append(None if kind == "F" else note)
-        if kind in "QFS":
-            found.append(_Part(said, notes, True))
-            said, notes = "", []
-    if said.strip("c") or loss.open:
-        found.append(_Part(said, notes, False))
-    return found
-
-
 def _ends_by(kinds: list[Kind]) -> Kind | None:
     """The first of them that may end its transaction."""
     return next((kind for kind in kinds if kind in (Kind.COMMIT, Kind.ROLLBACK)), None)
-
-
-def _asked_by(request: bytes, unnamed: bytes | None, session: Session) -> list[object]:
-    """What is known of the statements that it executes: a simple query's text, Parses, or Statements."""
-    at = 0
-    notes: list[object] = []
-    named: dict[bytes, bytes] = {}
-    while at + 5 <= len(request):
-        end = at + 1 + int.from_bytes(request[at + 1 : at + 5], "big")
-        frame, at = request[at:end], end
-        if frame[:1] == b"Q":
-            notes.append(frame[5:].partition(b"\0")[0])
-        elif frame[:1] == b"P":
-            name, _, rest = frame[5:].partition(b"\0")
-            text = rest.partition(b"\0")[0]
-            if name:
-                named[name] = text
-            else:
-                unnamed = frame
-        elif frame[:1] == b"B":
-            name = frame[5:].partition(b"\0")[2].partition(b"\0")[0]
-            notes.append((named.get(name) or session.statements.get(name[:63])) if name else unnamed)
-        elif frame[:1] == b"E" and not notes:
-            notes.append(None)
-    return notes

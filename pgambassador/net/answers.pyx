@@ -29,6 +29,8 @@ cdef Py_ssize_t WHOLE_LIMIT = 1024 * 1024
 
 # Errors longer than this may show our names of statements.
 cdef Py_ssize_t NAMED_MOST = 64 * 1024
+# Of what a session has set, as the server tells it.
+cdef Py_ssize_t ROWS_MOST = 3 * 1024 * 1024
 # Descriptions longer than this are not kept.
 cdef Py_ssize_t SHAPE_MOST = 16 * 1024
 
@@ -44,6 +46,7 @@ cdef class Answers(Failures):
         self.ledger = Ledger()
         self.scanner = Scanner(NEEDS, SERVER_LIMIT, WHOLE_LIMIT)
         self.prepared = {}
+        self.dropping = {}
         self.landing = []
         self.status = c'I'
         self.sqlstate = ""
@@ -195,7 +198,9 @@ cdef class Answers(Failures):
             return self.described is not None and self.scanner.size <= SHAPE_MOST
         if kind == c't':
             return self.scanner.size <= SHAPE_MOST
-        return kind == c'D' and self.rows_asked is not None and <object>self.ledger.head().note is SURVEY
+        if kind != c'D' or self.rows_asked is None or <object>self.ledger.head().note is not SURVEY:
+            return False
+        return self.done is not None or self.scanner.size <= min(WHOLE_LIMIT, ROWS_MOST - self.rows_held)
 
     cdef int message(self, int kind, double now) except -1:
         """Who reads the message that begins here, and what it changes before it is passed on."""
@@ -235,7 +240,12 @@ cdef class Answers(Failures):
             self.error(verdict, now)
         elif kind == c'D':
             if verdict == SWALLOW and self.rows_asked is not None:
-                self.rows_asked.append((<const char *>self.scanner.at)[:self.scanner.have])
+                self.rows_held += self.scanner.size
+                if self.done is None and (self.scanner.left or self.rows_held > ROWS_MOST):
+                    self.rows_asked = [b""]
+                    self.rows_held = ROWS_MOST
+                else:
+                    self.rows_asked.append((<const char *>self.scanner.at)[:self.scanner.have])
         elif kind == c'G':
             self.copying = not self.ledger.copy_in()
             self.copy_syncs = False
@@ -328,6 +338,8 @@ cdef class Answers(Failures):
         of = head.kind
         if self.fence and <object>head.note is not SURVEY:
             self.fence -= 1
+        if of == c'C' and head.action == SWALLOW and <object>head.note is not None:
+            self.dropped(<Statement>head.note)
         if head.action == FORWARD and (of == c'Q' or of == c'E'):
             (<Client>head.owner).settled(of, <object>head.note, head.started, now, self.rows, self.sqlstate)
         if kind == c'Z':
@@ -355,3 +367,25 @@ cdef class Answers(Failures):
     cdef bint mid_reply(self, Client client) noexcept:
         """Whether the client has been given only a part of a message."""
         return client is not None and self.scanner.left > 0 and self.reader is client
+
+    # What the policy may ask.
+
+    @property
+    def turn(self):
+        """Which of all that was ever asked here is being answered."""
+        return self.ledger.total - self.ledger.count
+
+    @property
+    def alone(self):
+        """Which of all ends the statement that is being answered, if that has a transaction of its own; else None.
+        In the extended protocol something may have been executed before it."""
+        cdef int kind
+        if self.ledger.count == 0 or self.status != c'I':
+            return None
+        kind = self.ledger.head().kind
+        if kind == c'Q':
+            return self.turn
+        if kind != c'E' or self.ledger.count == 1:
+            return None
+        kind = self.ledger.ring[(self.ledger.first + 1) & self.ledger.mask].kind
+        return self.turn + 1 if kind == c'S' else None

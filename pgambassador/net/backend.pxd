@@ -15,7 +15,7 @@ cdef class Backend(Carrier):
     cdef readonly bint parked
     cdef readonly int cancelling
     cdef bint counted
-    # What its client has asked first, and how much either side had been sent before.
+    # What its client has asked first, as far as that was sent, and how much either side had been sent before.
     cdef Store memo
     cdef unsigned long long told_before
     cdef unsigned long long delivered_before
@@ -28,7 +28,8 @@ cdef class Backend(Carrier):
 
     cdef int release(self) except -1
     cdef int join(self, Client client) except -1
-    cdef int remember(self, Client client, const unsigned char *data, Py_ssize_t n) except -1
+    cdef int remember(self, Client client) except -1
+    cdef bint note_down(self, const unsigned char *data, Py_ssize_t n) except -1
     cdef int survey(self, Client session) except -1
     cdef bint untouched(self) noexcept
     cdef int drop(self, Statement statement, Client client) except -1

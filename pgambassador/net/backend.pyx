@@ -134,14 +134,20 @@ cdef class Backend(Carrier):
         self.marked_by = None
         return 0
 
-    cdef int remember(self, Client client, const unsigned char *data, Py_ssize_t n) except -1:
-        """What a client is about to ask first, for the case that this connection is lost meanwhile."""
+    cdef int remember(self, Client client) except -1:
+        """From here on what a client asks is noted, for the case that this connection is lost meanwhile."""
         store_clear(&self.memo)
-        if n <= MEMO_MOST:
-            store_add(&self.memo, <const char *>data, n)
         self.told_before = client.channel.sent + client.channel.held.used
         self.delivered_before = self.channel.delivered
         return 0
+
+    cdef bint note_down(self, const unsigned char *data, Py_ssize_t n) except -1:
+        """A piece of it is on its way. Whether there is room for more."""
+        if self.memo.used + n > MEMO_MOST:
+            store_clear(&self.memo)
+            return False
+        store_add(&self.memo, <const char *>data, n)
+        return True
 
     def precede(self, bytes change not None, Py_ssize_t statements):
         """Extended messages without a Sync that execute so many statements, before anything else is executed."""
@@ -162,6 +168,7 @@ cdef class Backend(Carrier):
         if not question:
             return self.settle_down()
         self.rows_asked = []
+        self.rows_held = 0
         self.unnamed_of = None
         self.ledger.put(c'Q', SWALLOW, session, SURVEY, None, 0.0)
         return self.channel.send(question, len(question))
@@ -213,6 +220,8 @@ cdef class Backend(Carrier):
         cdef bytes close = build.close_statement(statement.name)
         self.prepared.pop(statement, None)
         self.channel.stage(close, len(close))
+        if not self.ledger.skipping:
+            self.dropping[statement] = self.dropping.get(statement, 0) + 1
         return self.ledger.put(c'C', SWALLOW, client, statement, None, 0.0)
 
     cpdef adopt(self, Statement statement, Client client):

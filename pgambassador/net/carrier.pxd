@@ -18,5 +18,7 @@ cdef class Carrier(Answers):
     cdef int carry(self, list clients, double now) except -1
     cdef int land(self) except -1
     cdef int dismiss(self, list landing) except -1
+    cdef Py_ssize_t ending(self, Py_ssize_t i) noexcept
+    cdef bint shared(self, Py_ssize_t ending) noexcept
     cdef int clear_behind(self, Client first) except -1
     cdef bint leave(self, Client client) except -1

@@ -16,8 +16,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from pgambassador.net.parties cimport Client
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
 
-# Seconds that they wait for one of them at least, and how many times what the first answer usually takes: where all
-# processors are busy everything is slow, and asking again would only add to it.
+# Seconds that they wait for one of them at least, and how many times what it, or the first answer, usually takes: where
+# all processors are busy everything is slow, and asking again would only add to it.
 cdef double PATIENCE = 0.005
 cdef double UNUSUAL = 4
 
@@ -32,23 +32,27 @@ cdef class Carrier(Answers):
         cdef Client client, behind
         cdef Py_ssize_t i, n = len(clients)
         cdef double seconds = 0
+        cdef bint joins
         cdef double most = self.home.together if self.home.together and self.home.policy.joins(self.state) else 0
         self.riders = clients
         self.resetting = True
         self.last = None
         self.unfamiliar = True
         self.departed = self.boarded = now
+        self.joining = False
         for client in clients:
             client.board(self, now)
         for i in range(n):
             client = <Client>clients[i]
             behind = <Client>clients[i + 1] if i + 1 < n else None
             seconds += client.expected
+            joins = self.joining
             self.joining = behind is not None and seconds + behind.expected < most and (
                 not client.request.startswith(b"Q") and not behind.request.startswith(b"Q")
             )
             if not self.joining:
                 seconds = 0
+            client.joined = joins or self.joining
             client.speak()
             if self.closed:
                 return 0
@@ -98,12 +102,32 @@ cdef class Carrier(Answers):
     def relieve(self, double now):
         """What runs here takes long: those who wait behind it ask elsewhere, which for reads is no matter. Whether
         anybody still rides."""
+        cdef Client first
+        cdef double usual = self.home.first_answer
         if self.riders is None or self.closed or not self.ledger.count:
             return False
-        if now - max(self.boarded, self.answered_at) < max(PATIENCE, UNUSUAL * self.home.first_answer):
-            return True
-        self.clear_behind(<Client>self.ledger.head().owner)
+        first = <Client>self.ledger.head().owner
+        if first is not None:
+            usual = max(usual, first.expected)
+        if now - max(self.boarded, self.answered_at) >= max(PATIENCE, UNUSUAL * usual):
+            # If it shares its Sync another one may be what takes long. It stays all the same: its timeouts are what
+            # ends a statement that nobody else waits for any more.
+            self.clear_behind(first)
         return True
+
+    cdef Py_ssize_t ending(self, Py_ssize_t i) noexcept:
+        """Which answer from now is the last of the statement of which this one is."""
+        cdef int kind
+        while i < self.ledger.count - 1:
+            kind = self.ledger.ring[(self.ledger.first + i) & self.ledger.mask].kind
+            if kind == c'S' or kind == c'Q' or kind == c'F':
+                break
+            i += 1
+        return i
+
+    cdef bint shared(self, Py_ssize_t ending) noexcept:
+        """Whether its Sync is that of others."""
+        return self.ledger.ring[(self.ledger.first + ending) & self.ledger.mask].action == FAKE
 
     cdef int clear_behind(self, Client first) except -1:
         """All but this one ask elsewhere."""
@@ -145,18 +169,15 @@ cdef class Carrier(Answers):
         """Whose answer comes next of those that clients await, since when the server has had what it answers, the
         note of that, which of all that was ever asked here ends it, and whether others share its Sync; None if no
         client awaits any. Up to a Sync the server keeps answers to itself, and what of it runs cannot be told."""
-        cdef Py_ssize_t i, first = -1
+        cdef Py_ssize_t first, last
         cdef Entry *entry
-        for i in range(self.ledger.count):
-            entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
-            if first < 0 and entry.action == FORWARD and entry.kind != c'c':
-                first = i
-            if first >= 0 and (entry.kind == c'S' or entry.kind == c'Q' or entry.kind == c'F'):
+        for first in range(self.ledger.count):
+            entry = &self.ledger.ring[(self.ledger.first + first) & self.ledger.mask]
+            if entry.action == FORWARD and entry.kind != c'c':
                 break
-        if first < 0:
+        else:
             return None
-        entry = &self.ledger.ring[(self.ledger.first + first) & self.ledger.mask]
+        last = self.ending(first)
         since = max(entry.started, self.answered_at)
-        number = self.ledger.total - self.ledger.count + i
-        shared = self.ledger.ring[(self.ledger.first + i) & self.ledger.mask].action == FAKE
-        return <object>entry.owner, since, <object>entry.note, number, shared
+        number = self.ledger.total - self.ledger.count + last
+        return <object>entry.owner, since, <object>entry.note, number, self.shared(last)

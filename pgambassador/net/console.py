@@ -27,7 +27,8 @@ _LOOK_AGAIN = 0.02
 
 
 class Console:
-    """`ended(console)` is called once. `waits` tells whether what was asked last is not done yet."""
+    """`ended(console)` is called once. `waits` tells whether what was asked last is not done yet, and
+    raises what became of it if it failed."""
 
     def __init__(
         self,
@@ -130,10 +131,14 @@ class Console:
         """Whether what was asked is done."""
         if self.closed or self._held is None:
             return
-        if self._waits():
-            self._look_later()
-            return
-        answer, self._held = self._held, None
+        answer = self._held
+        try:
+            if self._waits():
+                self._look_later()
+                return
+        except AmbassadorError as error:
+            answer = self._exchange.late(answer, error)
+        self._held = None
         self._client.write(answer)
         self._client.resume_reading()
         self._answer()

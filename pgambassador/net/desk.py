@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from pgambassador import __version__
@@ -15,6 +16,7 @@ from pgambassador.cluster.upstream import Endpoint
 from pgambassador.config.listing import listing
 from pgambassador.errors import Refused
 from pgambassador.net import levers
+from pgambassador.net.lane import Borrower
 from pgambassador.net.levers import Levers
 from pgambassador.routing.explanation import Explanation, Standing, standings
 from pgambassador.routing.freshness import NEVER
@@ -291,11 +293,16 @@ def _reachable(keeper: Keeper, branches: Branches, found: tuple[Standing, ...]) 
 
 def _pool(keeper: Keeper, server: str, now: float) -> tuple[str | None, ...]:
     lane = keeper.lane
-    first = lane.first_waiting()
-    fraction, seconds = math.modf(max(0.0, now - first.waiting_since) if first is not None else 0.0)
+    waiting = lane.clients_waiting
+    began = (
+        each.waiting_since
+        for each in chain.from_iterable(lane.queues())
+        if lane.stays(each) and not isinstance(each, Borrower)
+    )
+    fraction, seconds = math.modf(max(0.0, now - min(began, default=now)))
     cancelling = sum(backend.cancelling > 0 for backend in keeper.backends)
     numbers = (
-        *(max(0, len(keeper.clients) - lane.waiting), lane.waiting, cancelling, 0),
+        *(max(0, len(keeper.clients) - waiting), waiting, cancelling, 0),
         *(lane.active - cancelling, cancelling, 0, len(lane.idle), 0, 0, keeper.opening),
         *(int(seconds), int(fraction * 1e6)),
     )

@@ -3,8 +3,6 @@ from pgambassador.net.lane cimport Lane
 from pgambassador.net.sight cimport Sight
 from pgambassador.net.verdicts cimport Verdict
 
-cdef bytes READY_IDLE
-
 cdef class Errands(Sight):
     cdef readonly bint closed
     cdef readonly bint leaving
@@ -22,14 +20,21 @@ cdef class Errands(Sight):
     # What it does on the primary may have written something, and where that began.
     cdef bint wrote
     cdef Py_ssize_t first_part
+    # What is sent of that part is noted with its connection, this read's from so many bytes on.
+    cdef bint noting
+    cdef Py_ssize_t noted
     # What is repeated shares no connection, comes first, and may have to go to the primary.
     cdef bint repeating
     cdef bint again_at_primary
-    # The transaction that its client has been told of has failed before it was begun.
-    cdef bint aborted
+    # The transaction that its client is in was lost with its server connection, or has failed before it was begun.
+    # Where `refusal` is set, the client has not been told yet.
+    cdef readonly bint adrift
     # How often it was asked again because its server connection was lost, and whether that may have done it twice.
     cdef int tries
     cdef bint ventured
+    # How often its server connection ended without a word, which may be the doing of what it asks, and when last.
+    cdef int sudden
+    cdef double lost_at
     # It lost a server connection: its client may know of parameters that are not as it was told.
     cdef bint bereaved
 
@@ -37,12 +42,14 @@ cdef class Errands(Sight):
     cdef bint acquire(self, int kind) except -1
     cdef bint may_share(self) except -1
     cdef int arrive(self, Backend backend) except -1
+    cdef int anew(self, Backend backend) except -1
+    cdef int asks_first(self) except -1
+    cdef int note_down(self, Backend backend) except -1
     cdef Lane choose(self)
     cdef bint may_follow(self, Backend backend, int kind) except -1
     cdef bint puts_off(self) except -1
     cdef int written(self) except -1
     cdef bytes readiness(self)
-    cdef bint spurns(self, int kind) except -1
     cdef int skip_part(self) except -1
     cdef int rewind(self, bint at_primary) except -1
     cdef int begin(self, Backend backend) except -1

@@ -5,28 +5,24 @@
    here and be known to read; whatever is not goes to the primary.
 2. A transaction stays where it began. Behind a part that a standby has not answered yet goes only another that reads.
 3. A BEGIN that does not say whether its transaction reads is answered at once, and sent with what comes next.
-4. The message before which that BEGIN should have gone may be refused: then all is, up to the transaction's end.
+4. The message before which that BEGIN should have gone may be refused: then its transaction has failed, and all is
+   refused up to its end (`adrift`).
 5. A request that a standby may not be able to answer is kept until the first byte of its answer has been passed
    on; until then it can be repeated, which its client does not notice.
 """
-from cpython.bytearray cimport PyByteArray_AS_STRING
-
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.choice cimport Choice
-from pgambassador.net.lane cimport Lane
+from pgambassador.net.failures cimport READY_IDLE
+from pgambassador.net.lane cimport ALONE, ANYWHERE, FIRST, LAST, Lane
 from pgambassador.net.parties cimport clock
 from pgambassador.net.reactor cimport readable
 from pgambassador.net.verdicts cimport READ_ONLY, Verdict
 
 from pgambassador.wire import build
 
-cdef bytes READY_IDLE = b"Z\x00\x00\x00\x05I"
+cdef double FOREVER = 1e300
+
 cdef bytes READY_WITHIN = b"Z\x00\x00\x00\x05T"
-cdef bytes READY_FAILED = b"Z\x00\x00\x00\x05E"
-cdef bytes ROLLED_BACK = b"C\x00\x00\x00\x0dROLLBACK\x00Z\x00\x00\x00\x05I"
-cdef bytes IN_FAILED = build.error_response(
-    "ERROR", "25P02", "current transaction is aborted, commands ignored until end of transaction block"
-)
 cdef bytes BEGUN = b"C\x00\x00\x00\x0aBEGIN\x00Z\x00\x00\x00\x05T"
 
 
@@ -80,28 +76,15 @@ cdef class Errands(Sight):
         cdef Backend backend = self.backend
         if backend is not None:
             backend.overdue = backend.curious
+            if backend.curious:
+                self.policy.due(self, backend, len(backend.sqlstate) > 0)
         if self.wrote and self.lane.choice is not None:
             self.written_at = (<Choice>self.lane.choice).writes.at = clock()
         return 0
 
     cdef bytes readiness(self):
         """What a ReadyForQuery of ours says."""
-        if self.begun is None:
-            return READY_IDLE
-        return READY_FAILED if self.aborted else READY_WITHIN
-
-    cdef bint spurns(self, int kind) except -1:
-        """In a transaction that has failed before it was begun: only its end is done."""
-        if not self.verdict.ends:
-            self.refusal = IN_FAILED
-            return True
-        self.aborted = False
-        if kind != c'Q':
-            return False
-        self.begun = None
-        self.unnamed = None
-        self.channel.stage(ROLLED_BACK, len(ROLLED_BACK))
-        return True
+        return READY_IDLE if self.begun is None else READY_WITHIN
 
     cdef bint puts_off(self) except -1:
         """Answer a BEGIN that does not say what its transaction does, if there is a standby that may have it."""
@@ -110,7 +93,8 @@ cdef class Errands(Sight):
         self.begun = (<const char *>self.scanner.at)[:self.scanner.have]
         self.rested = self.now
         self.lane.promised.add(self)
-        self.unnamed = None
+        self.unnamed = self.unnamed_at = None
+        self.repeating = self.again_at_primary = False
         self.channel.stage(BEGUN, len(BEGUN))
         return True
 
@@ -142,8 +126,7 @@ cdef class Errands(Sight):
         self.repeating = self.again_at_primary = False
         self.doing = self.verdict if looked else None
         if not again:
-            self.tries = 0
-            self.ventured = False
+            self.asks_first()
         if readable > 1 and lane.batching and lane.idle and not again and self.begun is None and not self.fate:
             lane.crowded = True
             if (looked or self.look(kind)) and self.may_share():
@@ -158,9 +141,9 @@ cdef class Errands(Sight):
                 self.request = (<const char *>self.scanner.at)[:self.extent]
             self.waited = 0.0
             self.arrive(backend)
-            backend.remember(self, self.scanner.at, self.scanner.end - self.scanner.pos + self.scanner.have)
+            self.noted = self.scanner.pos - self.scanner.have
             return True
-        self.brief_now = False
+        self.sharing = ALONE
         looked = looked or self.look(kind)
         self.patience = self.verdict.wait_timeout if self.verdict.wait_timeout >= 0 else self.wait_most
         if looked and lane.batching and not again and self.begun is None and not self.fate:
@@ -174,11 +157,20 @@ cdef class Errands(Sight):
         return False
 
     cdef bint may_share(self) except -1:
-        """Whether what was looked at may share a connection, which is noted."""
-        self.doing = self.verdict
-        self.brief_now = self.brief and self.extent and self.verdict.brief()
-        self.expected = self.verdict.seconds
-        return self.brief_now
+        """Whether what was looked at may share a connection in any place, which is noted."""
+        cdef Verdict verdict = self.verdict
+        self.doing = verdict
+        self.expected = verdict.seconds
+        if not self.brief or not self.extent:
+            self.sharing = ALONE
+        elif verdict.brief():
+            self.sharing = ANYWHERE
+        elif verdict.volunteers():
+            self.sharing = LAST
+            self.expected = FOREVER  # nobody's Sync is for it as well
+        else:
+            self.sharing = FIRST
+        return self.sharing == ANYWHERE
 
     cdef int arrive(self, Backend backend) except -1:
         self.beginning = False
@@ -190,6 +182,33 @@ cdef class Errands(Sight):
         if self.begun is not None:
             self.begin(backend)
         self.first_part = self.part
+        self.noting = True
+        self.noted = 0
+        return backend.remember(self)
+
+    cdef int anew(self, Backend backend) except -1:
+        """All that it has asked here was answered: what comes now is as if it had just got the connection."""
+        self.first_part = self.part
+        self.beginning = False
+        self.noting = True
+        self.noted = self.scanner.pos - self.scanner.have
+        self.asks_first()
+        return backend.remember(self)
+
+    cdef int asks_first(self) except -1:
+        """What it asks now was never asked before."""
+        self.tries = self.sudden = 0
+        self.ventured = False
+        self.lost_at = 0
+        return 0
+
+    cdef int note_down(self, Backend backend) except -1:
+        """What this read has brought of the first part is on its way."""
+        cdef Py_ssize_t n = self.scanner.pos - self.noted
+        if n > 0:
+            self.noting = backend.note_down(self.scanner.data + self.noted, n)
+        self.noting = self.noting and self.part == self.first_part
+        self.noted = 0
         return 0
 
     cdef int granted(self, Backend backend, double now) except -1:
@@ -198,10 +217,6 @@ cdef class Errands(Sight):
         if self.extent and (<Lane>backend.home).standby and len(self.scanner.kept) == self.extent:
             self.request = bytes(self.scanner.kept)
         self.arrive(backend)
-        if self.scanner.kept is not None:
-            backend.remember(
-                self, <const unsigned char *>PyByteArray_AS_STRING(self.scanner.kept), len(self.scanner.kept)
-            )
         self.channel.start_reading()
         return self.take(0)
 
@@ -211,7 +226,7 @@ cdef class Errands(Sight):
         self.request = bytes(self.scanner.kept[:self.extent])
         self.backend = backend
         self.riding = True
-        self.beginning = False
+        self.beginning = self.noting = False
         self.first_part = self.part
         return 0
 
@@ -235,6 +250,10 @@ cdef class Errands(Sight):
             self.doing.refuted()
         return 0
 
+    cdef int undone(self) except -1:
+        self.changing.clear()
+        return 0
+
     cdef int again(self, bint at_primary) except -1:
         self.rewind(at_primary)
         return 0 if self.closed else self.resume()
@@ -242,7 +261,7 @@ cdef class Errands(Sight):
     cdef int rewind(self, bint at_primary) except -1:
         """What was asked stands before what its client has sent since."""
         cdef bytes request = self.request
-        self.riding = False
+        self.riding = self.noting = False
         self.request = None
         if self.closed:
             return 0
@@ -274,8 +293,8 @@ cdef class Errands(Sight):
 
     @property
     def promised(self):
-        """Whether its client has been told of a BEGIN that no server has."""
-        return self.begun is not None
+        """Whether its client has been told of a transaction that no server has."""
+        return self.begun is not None or self.adrift
 
     @property
     def idle_since(self):

@@ -33,6 +33,16 @@ class Facts:
     """Which parameters the session may have set since a server was asked."""
     asked: Names = NOTHING
     """And which the question under way is about."""
+    due: Names = NOTHING
+    """Those of the doubts that are about what has been done for good."""
+    vague: Names = NOTHING
+    """Those that something else may have set than a SET,"""
+    asked_vaguely: Names = NOTHING
+    """and those of these which the question under way is about."""
+    saying: dict[str, tuple[int | None, str | None]] | None = None
+    """What SETs say that may still be undone: which answer makes each last, and its value if it is plain."""
+    said: dict[str, str | None] | None = None
+    """And what those have said that are done for good, since a server was asked."""
     failures: int = 0
     """How often that question has failed in a row."""
     ties: frozenset[str] = frozenset()

@@ -7,6 +7,7 @@ from pgambassador.wire.framing cimport Scanner
 cdef object SURVEY
 # The note of a message that shall fail as one of a statement whose rows have changed.
 cdef Statement CHANGED
+cdef bytes READY_IDLE
 # In what state the server's statement is, beside None: ready.
 cdef object ASKED
 cdef object CHANGED_ROWS
@@ -28,6 +29,8 @@ cdef class Failures:
     cdef Scanner scanner
     cdef Client unnamed_of
     cdef Client reader
+    # How many Closes of ours are under way, by statement.
+    cdef dict dropping
     cdef bint copy_syncs
     cdef bint failed
     cdef bint dying
@@ -61,6 +64,7 @@ cdef class Failures:
 
     # Rows of the answer to a question of ours.
     cdef list rows_asked
+    cdef Py_ssize_t rows_held
 
     cdef bint ready(self) noexcept
     cdef int lose(self, str reason) except -1
@@ -74,5 +78,6 @@ cdef class Failures:
     cdef int repeat(self, Client owner) except -1
     cdef int end_together(self, Client owner) except -1
     cdef int ready_early(self, Client owner) except -1
-    cdef int undo(self, list dropped) except -1
+    cdef int dropped(self, Statement statement) except -1
+    cdef int undo(self, list ended) except -1
     cdef int pay(self) except -1

@@ -207,6 +207,7 @@ cdef class Failures:
             elif <object>head.note in self.prepared:
                 self.doubt(<Statement>head.note)
             self.undo(self.ledger.fail())
+            owner.undone()
             self.end_together(None)
         if self.ledger.count:
             self.ledger.head().action = SWALLOW
@@ -258,16 +259,23 @@ cdef class Failures:
         self.doubtful = True  # nowhere else would they be taken
         return self.lose(f"the server refused the session's settings: {fields(message[5:]).get('M')}")
 
-    cdef int undo(self, list dropped) except -1:
+    cdef int dropped(self, Statement statement) except -1:
+        """A Close of ours is not under way any more."""
+        cdef Py_ssize_t others = self.dropping.pop(statement, 1) - 1
+        if others:
+            self.dropping[statement] = others
+        return 0
+
+    cdef int undo(self, list ended) except -1:
         """What an error has kept from happening did not happen."""
         cdef Client owner
-        for kind, action, owner, note, name in reversed(dropped):
+        for kind, action, owner, note, name in reversed(ended):
             if kind == c'P':
                 if type(note) is not Statement:
                     self.unnamed_of = None
                     if action == FORWARD and owner.unnamed is note:
                         # A Parse that was skipped leaves the one before; one that failed leaves none.
-                        owner.unnamed = name if len(dropped) > 1 and note is not dropped[0][3] else None
+                        owner.unnamed = name if len(ended) > 1 and note is not ended[0][3] else None
                     continue
                 if action != FAKE:
                     self.prepared.pop(note, None)
@@ -278,6 +286,7 @@ cdef class Failures:
             elif kind == c'C' and action != FORWARD:
                 if note is not None and action == SWALLOW:
                     self.prepared[note] = None
+                    self.dropped(note)
                 elif note is not None and owner is not None:
                     owner.statements.setdefault(name, note)
             elif kind == c'B':

@@ -68,11 +68,11 @@ class Greeting:
 
     async def words(self, settings: Settings) -> tuple[Settings, dict[str, str]]:
         """The settings as the server spells them, and all ParameterStatus for a client that has them."""
-        parameters = await self._server_parameters()
+        parameters = self.parameters if self.parameters is not None else await self._server_parameters()
         if settings is BASE:
             return settings, parameters
-        if settings in self._spoken:
-            return self._spoken[settings]
+        if (known := self._spoken.get(settings)) is not None:
+            return known
         name = settings.values.get("application_name")
         # A server cuts it to what fits into a name, and writes what cannot be printed in its own way.
         plain = name is not None and name.isascii() and name.isprintable() and len(name) < 64
@@ -172,7 +172,7 @@ class Greeting:
 
         borrower = Borrower(granted)
         lane = self._keeper.lane
-        lane.borrow(borrower)
+        lane.borrow(borrower, client=True)
         try:
             backend = await borrowed
         except asyncio.CancelledError:

@@ -16,7 +16,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from pgambassador.auth.credential import Plain
@@ -34,9 +34,10 @@ from pgambassador.net.branches import Branches
 from pgambassador.net.console import Console
 from pgambassador.net.directory import Directory, Users
 from pgambassador.net.enquiry import enquiry
-from pgambassador.net.facts import Facts
 from pgambassador.net.gate import Gate
+from pgambassador.net.guests import Guests
 from pgambassador.net.keeper import Keeper
+from pgambassador.net.levers import Outcome, Reread
 from pgambassador.net.limits import Limits
 from pgambassador.net.memory import Memory
 from pgambassador.net.numbers import Labels, Numbers, Register
@@ -76,6 +77,7 @@ class House:
         self.directory = Directory(config.auth, users, asking)
         self.porter = Porter(config, self.directory, ways.probe)
         self.doorway: Doorway[Guest] = Doorway(config.clients.max)
+        self.guests = Guests(lambda: self.config.clients.login_timeout)
         self.limits = Limits(config)
         self.tolls = Tolls(config, self.sessions)
         self.memory = Memory(config.clients.memory, self.sessions)
@@ -83,6 +85,7 @@ class House:
         self.query_log = query_log
         self.gate = Gate(config.tls)
         self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
+        self.lodging = lru_cache(maxsize=1000)(self._lodging)
         self.branches = {
             name: Branches(name, cluster, self._forgotten)
             for name, cluster in config.clusters.items()
@@ -101,6 +104,8 @@ class House:
         self.login_failures = 0
         self.rejected: Counter[str] = Counter()
         self.draining = False
+        self.reread: Reread | None = None
+        self.reloaded: Outcome | None = None
         self.on_empty: Callable[[], None] | None = None
 
     @property
@@ -111,6 +116,7 @@ class House:
     def reload(self, config: Config, users: Users, gate: Gate) -> None:
         """From now on go by this, which differs from before in what `compare` calls live."""
         old, self.config, self.gate = self.config, config, gate
+        self.lodging.cache_clear()
         self.ways.config = config
         asking = self.directory.enquiry
         if config.auth.query != old.auth.query:
@@ -118,6 +124,7 @@ class House:
         self.directory.reload(config.auth, users, asking)
         self.porter.reload(config)
         self.doorway.resize(config.clients.max)
+        self.guests.look()
         self.limits.reload(config)
         self.tolls.reload(config)
         self.memory.reload(config.clients.memory)
@@ -128,6 +135,11 @@ class House:
                 names = session.facts.database, session.facts.user
                 allowance = allowances.get(names) or allowances.setdefault(names, config.allowance(*names))
                 keeper.timekeeper.allow(session, allowance, time.monotonic())
+        if (config.failover, config.breaker) != (old.failover, old.breaker):
+            for keeper in self.every():
+                keeper.refit(config.failover)
+            for approaches in self.approaches():
+                approaches.reload(config.failover, config.breaker)
         for name, branches in self.branches.items():
             weights = config.clusters[name].routing.weights
             if weights != old.clusters[name].routing.weights:
@@ -164,7 +176,9 @@ class House:
                 branches.adopt(
                     keeper,
                     origin,
-                    lambda at, known: Branch(trunk, known, upstream=origin.at(at), **common),
+                    lambda at, known: Branch(
+                        trunk, known, upstream=origin.at(at), **{**common, "failover": self.config.failover}
+                    ),
                 )
             elif branches is not None:
                 branches.lead(keeper, origin)
@@ -175,6 +189,10 @@ class House:
             if self.query_log is not None:
                 keeper.lane.sink = self._record
         return keeper
+
+    def _lodging(self, database: str, name: str, user: str, given: Given) -> tuple[Keeper, Allowance]:
+        """The pool of a client that has shown this name and is `user` since, and what it may take of it."""
+        return self.keeper(database, user, given), self.config.allowance(database, name)
 
     def _refused(self, cluster: str, user: str, secret: Secret) -> None:
         """A server has not taken it."""
@@ -207,6 +225,7 @@ class House:
         for key, keeper in list(self.keepers.items()):
             if not keeper.essential and keeper.unused:
                 del self.keepers[key]
+                self.lodging.cache_clear()
                 if keeper.cluster in self.branches:
                     self.branches[keeper.cluster].release(keeper)
                 for pool in keeper.all():
@@ -356,9 +375,9 @@ class House:
         assert self.query_log is not None
         if sqlstate and not self.config.query_log.errors and seconds < session.lane.slow:
             return
-        facts: Facts = session.facts
+        facts = session.facts
         received, sent = session.traffic()
-        link = session.backend.link if session.backend is not None else None
+        link = session.backend and session.backend.link
         text = statement_text(note)
         self.query_log.add(
             (
@@ -373,7 +392,7 @@ class House:
                 rows,
                 received,
                 sent,
-                link.address if link is not None else "",
+                link.address if link else "",
                 sqlstate,
                 *way_of(session, text),
                 session.riding,

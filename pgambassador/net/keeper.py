@@ -162,9 +162,17 @@ class Keeper(Openings):
     def left(self, session: Session, reason: str) -> None:
         self.clients.discard(session)
         self.timekeeper.left(session)
+        self.aftermath.riddles.forget(session)
         self.departed(session, reason)
 
     # Time passes.
+
+    def refit(self, failover: Failover) -> None:
+        """The configuration has changed."""
+        self.failover = failover
+        self.plan.first_pause, self.plan.longest_pause = failover.first_pause, failover.longest_pause
+        self.outage.hold, self.outage.attempts = failover.hold, failover.attempts
+        self.health.quiet = failover.quiet
 
     def tick(self, now: float) -> None:
         """A few times a second: what has waited, idled or lived too long."""

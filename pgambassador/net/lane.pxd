@@ -1,5 +1,13 @@
 from pgambassador.net.backend cimport Backend
-from pgambassador.net.parties cimport Client, Home
+from pgambassador.net.counting cimport Counting
+from pgambassador.net.parties cimport Client
+
+cdef enum:
+    # It goes alone; first, with only one behind it that is tried out; as that one; anywhere.
+    ALONE = 0
+    FIRST = 1
+    LAST = 2
+    ANYWHERE = 3
 
 cdef class Waiter(Client):
     cdef readonly bint waiting
@@ -9,14 +17,14 @@ cdef class Waiter(Client):
     cdef public double wait_most
     # Where it waits. Its place in another queue, in which it waited before, is not its place any more.
     cdef object queued
-    # It may share a connection, for about so many seconds.
-    cdef bint brief_now
+    # Whether it may share a connection, and in which place.
+    cdef int sharing
     # Above 0 it comes before others, below 0 behind them.
     cdef public int priority
 
     cdef int granted(self, Backend backend, double now) except -1
 
-cdef class Lane(Home):
+cdef class Lane(Counting):
     cdef readonly list idle
     cdef list free
     cdef bint serving
@@ -28,7 +36,8 @@ cdef class Lane(Home):
     cdef public Py_ssize_t most_waiting
     cdef readonly Py_ssize_t total
     cdef readonly Py_ssize_t waiting
-    cdef readonly Py_ssize_t sessions
+    # Of those who wait who is no client, and some that wait no more.
+    cdef list borrowers
     cdef public Py_ssize_t limit
     # Seconds that who is no client waits at most.
     cdef public double wait_most
@@ -53,7 +62,7 @@ cdef class Lane(Home):
     cdef public bint batching
     cdef readonly bint crowded
     # Who has spoken in this turn and may share one.
-    cdef list gathered
+    cdef object gathered
     # Of a standby's lane: what was acknowledged before then has been replayed there; its share; nearer ones first.
     cdef public double fresh_until
     cdef public double weight
@@ -61,29 +70,15 @@ cdef class Lane(Home):
     # Connections that several clients share.
     cdef list carriers
     cdef bint watched
-    cdef readonly unsigned long long batches
-    cdef readonly unsigned long long batched
-    cdef readonly unsigned long long repeated
-    cdef readonly unsigned long long recalled
-    cdef readonly unsigned long long queries
-    cdef readonly unsigned long long errors
-    cdef readonly unsigned long long bytes_received
-    cdef readonly double query_seconds
-    cdef readonly double wait_seconds
-    cdef Py_ssize_t bounds
-    cdef double bound[32]
-    cdef unsigned long long query_counts[33]
-    cdef unsigned long long wait_counts[33]
 
     cdef Backend take(self, double now)
     cdef int serve(self, Backend backend) except -1
-    cdef int load(self, Backend backend, Waiter first, double now) except -1
+    cdef list collect(self, Waiter first, Py_ssize_t most, object gathered, double now)
     cdef bint lives(self, Backend backend) except -1
     cdef int queue(self, Waiter waiter, double now, bint first=*) except -1
     cdef int gather(self, Waiter waiter, double now) except -1
     cdef int give(self, Backend backend, list riders, double now) except -1
     cdef int unqueue(self, Waiter waiter) except -1
     cdef Waiter front(self, double now)
+    cdef Waiter first_of(self, object queue)
     cdef int shift(self, double now) except -1
-    cdef int count_query(self, double seconds, bint failed) except -1
-    cdef int count_wait(self, double seconds) except -1

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The fast part of a pool: idle server connections, clients waiting for one, and what both add up to.
+"""The fast part of a pool: idle server connections, and clients waiting for one.
 
 1. A connection is idle, or somebody's, or parked behind a cancel; never two of these.
 2. Clients are served in the order in which they began to wait, those of other priorities than the normal one as
@@ -14,7 +14,7 @@
 from collections import deque
 
 from pgambassador.net.backend cimport Backend
-from pgambassador.net.parties cimport Client, Home, clock
+from pgambassador.net.parties cimport Client, clock
 from pgambassador.net.reactor cimport behind
 
 from pgambassador.pool.precedence import Precedence
@@ -48,21 +48,18 @@ cdef class Borrower(Waiter):
         return 0
 
 
-cdef class Lane(Home):
-    """`bounds`: upper edges of the histograms' buckets in seconds; at most 32."""
-
+cdef class Lane(Counting):
     def __init__(self, policy, tuple bounds not None, Py_ssize_t limit, bint sticky, Py_ssize_t statement_limit,
                  Py_ssize_t high_water=256 * 1024):
-        cdef Py_ssize_t i
-        if len(bounds) > 32:
-            raise ValueError("at most 32 buckets")
+        Counting.__init__(self, bounds)
         self.policy = policy
         self.idle = []
         self.free = []
         self.waiters = deque()
+        self.borrowers = []
         self.carriers = []
         self.promised = set()
-        self.gathered = []
+        self.gathered = deque()
         self.limit = limit
         self.most_waiting = 1 << 62
         self.sticky = sticky
@@ -71,9 +68,6 @@ cdef class Lane(Home):
         self.slow = self.soonest = self.wait_most = 1e300
         self.weight = 1
         self.first_answer = 0.0005
-        self.bounds = len(bounds)
-        for i in range(self.bounds):
-            self.bound[i] = bounds[i]
 
     cdef Backend take(self, double now):
         """An idle connection that lives, or None."""
@@ -133,33 +127,32 @@ cdef class Lane(Home):
 
     def heard_all(self):
         """Give those who have gathered the connections that are idle, some of them together."""
-        cdef list gathered = self.gathered, riders
-        cdef Py_ssize_t i = 0
-        cdef Waiter waiter, first
+        cdef object gathered = self.gathered
+        cdef Waiter first
         cdef Backend backend
+        cdef list riders
         cdef double now = clock()
-        self.gathered = []
-        while i < len(gathered):
-            first = <Waiter>gathered[i]
-            i += 1
-            if not first.waiting or first.queued is not self:
-                continue
+        self.gathered = deque()
+        while True:
+            first = self.first_of(gathered)
+            if first is None:
+                return
+            gathered.popleft()
             self.unqueue(first)
             backend = self.take(now)
             if backend is None:
                 self.queue(first, now)
                 continue
             riders = [first]
-            if backend.state is first.state and backend.marked_by is None:
-                while i < len(gathered) and len(riders) < GATHER_MOST:
-                    waiter = <Waiter>gathered[i]
-                    if waiter.waiting and waiter.queued is self:
-                        if waiter.state is not first.state:
-                            break
-                        self.unqueue(waiter)
-                        riders.append(waiter)
-                    i += 1
+            if first.sharing and backend.state is first.state and backend.marked_by is None:
+                riders = self.collect(first, GATHER_MOST, gathered, now)
             self.give(backend, riders, now)
+
+    def part(self):
+        """What was known of statements is not known any more: of those who wait nobody shares a connection."""
+        for queue in (*self.queues(), self.gathered):
+            for waiter in queue:
+                (<Waiter>waiter).sharing = ALONE
 
     cdef int unqueue(self, Waiter waiter) except -1:
         """A waiter gives up; its place in the queue is skipped when its turn comes."""
@@ -184,6 +177,7 @@ cdef class Lane(Home):
     cdef int serve(self, Backend backend) except -1:
         cdef Waiter waiter
         cdef double now
+        cdef Py_ssize_t most
         if backend.closed:
             return 0
         if backend.retiring:
@@ -210,34 +204,39 @@ cdef class Lane(Home):
             waiter.waiting = False
             self.waiting -= 1
             now = clock()
-            self.count_wait(now - waiter.waiting_since)
-            if waiter.brief_now and self.waiting and backend.state is waiter.state and backend.marked_by is None:
-                return self.load(backend, waiter, now)
+            if waiter.channel is not None:
+                self.count_wait(now - waiter.waiting_since)  # of clients
+            if waiter.sharing and self.waiting and backend.state is waiter.state and backend.marked_by is None:
+                # As many as make the queue move on all connections alike.
+                most = min(max(self.waiting // max(self.total, 1), self.waiting // 2) + 1, BATCH_MOST)
+                return self.give(backend, self.collect(waiter, most, None, now), now)
             waiter.granted(backend, now)
             return 0
         self.idle.append(backend)
         return 0
 
-    cdef int load(self, Backend backend, Waiter first, double now) except -1:
-        """Give the connection to several who wait and are soon done, in one write: as many as make the queue move
-        on all connections alike. Nobody is passed by who cannot share."""
+    cdef list collect(self, Waiter first, Py_ssize_t most, object gathered, double now):
+        """Who shares a connection: with the first one those behind it, of who has `gathered` or of all who wait.
+        Nobody is passed by who cannot share, and nobody who is soon done is behind one who is not."""
         cdef list riders = [first]
-        cdef Waiter waiter
+        cdef Waiter waiter = first
         cdef double seconds = first.expected
-        cdef Py_ssize_t most = min(max(self.waiting // max(self.total, 1), self.waiting // 2) + 1, BATCH_MOST)
-        while len(riders) < most:
-            waiter = self.front(now)
-            if waiter is None:
+        while len(riders) < most and waiter.sharing != LAST:
+            waiter = self.front(now) if gathered is None else self.first_of(gathered)
+            if waiter is None or waiter.sharing < LAST or waiter.state is not first.state:
                 break
-            seconds += waiter.expected
-            if not waiter.brief_now or waiter.state is not first.state or seconds > BATCH_SECONDS:
-                break
-            self.shift(now)
-            waiter.waiting = False
-            self.waiting -= 1
-            self.count_wait(now - waiter.waiting_since)
+            if waiter.sharing == ANYWHERE:
+                seconds += waiter.expected
+                if first.sharing != ANYWHERE or seconds > BATCH_SECONDS:
+                    break
+            if gathered is None:
+                self.shift(now)
+                self.count_wait(now - waiter.waiting_since)
+            else:
+                gathered.popleft()
+            self.unqueue(waiter)
             riders.append(waiter)
-        return self.give(backend, riders, now)
+        return riders
 
     cdef int give(self, Backend backend, list riders, double now) except -1:
         if len(riders) == 1:
@@ -270,24 +269,6 @@ cdef class Lane(Home):
         self.policy.lost(backend, reason)
         return 0
 
-    cdef int count_query(self, double seconds, bint failed) except -1:
-        cdef Py_ssize_t i = 0
-        self.queries += 1
-        self.errors += failed
-        self.query_seconds += seconds
-        while i < self.bounds and seconds > self.bound[i]:
-            i += 1
-        self.query_counts[i] += 1
-        return 0
-
-    cdef int count_wait(self, double seconds) except -1:
-        cdef Py_ssize_t i = 0
-        self.wait_seconds += seconds
-        while i < self.bounds and seconds > self.bound[i]:
-            i += 1
-        self.wait_counts[i] += 1
-        return 0
-
     def add(self, Backend backend not None, bint free=True):
         """A connection has been opened for this lane; it comes when it is `free`."""
         self.total += 1
@@ -295,18 +276,16 @@ cdef class Lane(Home):
         if free:
             self.freed(backend)
 
-    def enters(self):
-        self.sessions += 1
-
-    def leaves(self):
-        self.sessions -= 1
-
-    def borrow(self, Borrower borrower not None):
-        """Give the borrower a connection, now or in its turn; `Backend.ask` gives it back."""
+    def borrow(self, Borrower borrower not None, bint client=False):
+        """Give the borrower a connection, now or in its turn; `Backend.ask` gives it back. `client`: somebody waits
+        for what it is to ask."""
         cdef double now = clock()
         cdef Backend backend = self.take(now)
         if backend is None:
             borrower.patience = self.wait_most
+            self.borrowers = [each for each in self.borrowers if self.stays(each)]
+            if not client:
+                self.borrowers.append(borrower)
             self.queue(borrower, now)
         else:
             borrower.granted(backend, now)
@@ -338,11 +317,16 @@ cdef class Lane(Home):
             waiter = <Waiter>self.order.first(now)
             self.ranked = self.order.needed
             return waiter
-        while self.waiters:
-            waiter = <Waiter>self.waiters[0]
+        return self.first_of(self.waiters)
+
+    cdef Waiter first_of(self, object queue):
+        """The same of one queue; those who gave up leave it."""
+        cdef Waiter waiter
+        while queue:
+            waiter = <Waiter>queue[0]
             if waiter.waiting and waiter.queued is self:
                 return waiter
-            self.waiters.popleft()
+            queue.popleft()
         return None
 
     cdef int shift(self, double now) except -1:
@@ -375,16 +359,13 @@ cdef class Lane(Home):
         return [self.waiters] if not self.ranked else [self.order.high, self.waiters, self.order.low]
 
     @property
-    def query_histogram(self):
-        return tuple([self.query_counts[i] for i in range(self.bounds + 1)])
-
-    @property
-    def wait_histogram(self):
-        return tuple([self.wait_counts[i] for i in range(self.bounds + 1)])
-
-    @property
     def active(self):
         return self.total - len(self.idle)
+
+    @property
+    def clients_waiting(self):
+        """How many of those who wait are clients; `waiting` counts our own questions too."""
+        return self.waiting - sum(self.stays(each) for each in self.borrowers)
 
     def __repr__(self):
         return f"<Lane {self.active} active, {len(self.idle)} idle | {self.waiting} waiting>"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pgambassador.cluster.breaker import Mode
 from pgambassador.config import EVERY_OTHER
-from pgambassador.errors import Refused
+from pgambassador.errors import AmbassadorError, Refused
 
 if TYPE_CHECKING:
     from pgambassador.net.approach import Approach, Approaches
@@ -25,6 +26,7 @@ COLUMNS: Final = {
         *("current_connections", "max_client_connections", "current_client_connections", "paused"),
         *("disabled", "cluster"),
     ),
+    "reload": ("at", "result", "applied", "needs_restart"),
     "breakers": (
         *("cluster", "server", "state", "mode", "failures_in_row", "failures", "opened", "seconds_left"),
         *("opening", "retries", "retries_refused", "last_failure"),
@@ -33,12 +35,28 @@ COLUMNS: Final = {
 HELP: Final = (
     ("SHOW DATABASES", "the databases, as PgBouncer shows them"),
     ("SHOW BREAKERS", "how connections to each server went, and whether it is asked for more"),
+    ("RELOAD", "read everything again; an error if nothing of it could be used"),
+    ("SHOW RELOAD", "how the last one ended, and what of it waits for a restart"),
     ("PAUSE [database]", "let running work end, then keep clients waiting"),
     ("RESUME [database]", "let them go"),
     ("RECONNECT [database]", "replace server connections as they become free"),
     ("BREAKER 'HOST:PORT' OPEN | CLOSE | AUTO | DRY", "set the breaker of a server by hand, or let it go"),
 )
 _MODES: Final[dict[str, Mode]] = {"open": "open", "close": "closed", "auto": "auto", "dry": "dry"}
+
+
+class Outcome(NamedTuple):
+    """What became of a reload, `at` in Unix time. `error`: why everything stays as it was; `live`, `restart`:
+    the options whose changes are applied, and those that wait for a restart, by path."""
+
+    at: float
+    error: AmbassadorError | None = None
+    live: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+
+
+Reread = Callable[[], Callable[[], Outcome | None]]
+"""Begins to read everything again; what it gives tells how that ended, None until it has."""
 
 
 class Levers:
@@ -57,6 +75,8 @@ class Levers:
             "resume": self._resume,
             "reconnect": self._reconnect,
             "breaker": self._breaker,
+            "reread": self._reread,
+            "reload": self._reload,
         }
 
     def _pause(self, name: str | None = None) -> Rows:
@@ -72,6 +92,29 @@ class Levers:
     def _reconnect(self, name: str | None = None) -> Rows:
         self._house.pausing.reconnect(self._place(name))
         yield from ()
+
+    def _reread(self) -> Rows:
+        if self._house.reread is None:
+            raise Refused("there is nothing to read again", sqlstate="55000", hint="Start it with a file.")
+        ended = self._house.reread()
+
+        def waits() -> bool:
+            outcome = ended()
+            if outcome is not None:
+                self.waits = lambda: False
+            if outcome is not None and outcome.error is not None:
+                raise outcome.error
+            return outcome is None
+
+        self.waits = waits
+        yield from ()
+
+    def _reload(self) -> Rows:
+        last = self._house.reloaded
+        if last is not None:
+            result = "applied" if last.error is None else last.error.sentence()
+            at = datetime.fromtimestamp(last.at, UTC).isoformat(timespec="seconds")
+            yield at, result, ", ".join(last.live) or None, ", ".join(last.restart) or None
 
     def _place(self, name: str | None) -> Place | None:
         if name is None:

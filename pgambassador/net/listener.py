@@ -13,10 +13,19 @@ from pgambassador.config import Address
 from pgambassador.errors import ConfigError
 
 BACKLOG = 1024
-ACCEPTS_AT_ONCE = 64
 
 # Running out of these says nothing about the next connection; asking again at once would only spin.
 _SHORT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class _Listening(socket.socket):
+    """Knows its family and type: `accept` asks for them each time, and enums are dearer than all the rest."""
+
+    __slots__ = ("family", "type")
+
+    def __init__(self, family: int, kind: int, protocol: int = 0) -> None:
+        super().__init__(family, kind, protocol)
+        self.family, self.type = socket.AddressFamily(family), socket.SocketKind(kind)  # type: ignore[misc]
 
 
 class Listener:
@@ -33,23 +42,19 @@ class Listener:
         asyncio.get_running_loop().add_reader(self.sock.fileno(), self._on_readable)
 
     def _on_readable(self) -> None:
-        for _ in range(ACCEPTS_AT_ONCE):
-            try:
-                sock, peer = self.sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _SHORT_OF:
-                    self._pause()
-                return
-            sock.setblocking(False)
-            if sock.family == socket.AF_UNIX:
-                name = "unix"
-            else:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                name = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
-            self._accepted(sock, name)
+        # One at a time: whether there are more is known by the event loop, which looks anyway.
+        try:
+            sock, peer = self.sock.accept()
+        except OSError as error:
+            if error.errno in _SHORT_OF:
+                self._pause()
+            return
+        sock.setblocking(False)
+        if self.address.is_unix:
+            name = "unix"
+        else:
+            name = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+        self._accepted(sock, name)
 
     def _pause(self) -> None:
         loop = asyncio.get_running_loop()
@@ -97,9 +102,12 @@ def bind(address: Address) -> list[socket.socket]:
 
 
 def _bind_tcp(family: int, kind: int, protocol: int, where: tuple[object, ...]) -> socket.socket:
-    sock = socket.socket(family, kind, protocol)
+    sock = _Listening(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Those that it accepts have these two from it.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
@@ -112,7 +120,7 @@ def _bind_tcp(family: int, kind: int, protocol: int, where: tuple[object, ...]) 
 
 
 def _bind_unix(address: Address) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _Listening(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.makedirs(address.host, exist_ok=True)
         _remove_stale(address.path)

@@ -34,10 +34,6 @@ cdef class Lobby(Tollgate):
             self.refuse_one(kind)
             return True
         if self.lane.choice is not None or self.lane.cache is not None:
-            if self.aborted and self.spurns(kind):
-                if self.refusal is not None:
-                    self.refuse_one(kind)
-                return True
             if self.verdict.begins == UNSAID and kind == c'Q' and self.lane.choice is not None and self.puts_off():
                 return True
             if self.verdict.cache > 0 and self.lane.cache is not None and self.recall():
@@ -67,7 +63,9 @@ cdef class Lobby(Tollgate):
         cdef bytes refusal = self.refusal
         self.refusal = None
         if refusal is not None:
-            self.aborted = self.begun is not None
+            if self.begun is not None:
+                self.begun = None
+                self.adrift = True
             self.channel.stage(refusal, len(refusal))
             if kind == c'Q' or kind == c'F':
                 self.channel.stage(self.readiness(), 6)

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
@@ -29,6 +28,7 @@ from pgambassador.net.desk import COLUMNS, Desk, check_admin, settings_for
 from pgambassador.net.facts import Facts
 from pgambassador.net.gate import explain
 from pgambassador.net.greeting import BASE
+from pgambassador.net.guests import Guest
 from pgambassador.net.house import House
 from pgambassador.net.session import Session
 from pgambassador.net.tunnel import Tunnel
@@ -39,81 +39,66 @@ from pgambassador.protocol.options import read_options, truth
 from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
 from pgambassador.wire.build import PROTOCOL_3_2
-from pgambassador.wire.frames import Frame, take_frame
 from pgambassador.wire.parse import StartupPacket
 
 log = logging.getLogger(__name__)
 
-# PasswordMessage and SASL responses; a server allows as much.
-_MESSAGE_LIMIT = 65535 + 4
 CANNOT_CONNECT_NOW = "57P03"
 # What clients are told at their login is remembered up to this size, which they have a say in.
 _KEEP = 2048
 _CANCELED = build.error_response("ERROR", "57014", "canceling statement due to user request")
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
+_NONE: Mapping[str, str] = {}
 
 
 async def welcome(house: House, sock: socket.socket, address: str) -> None:
     """Take one accepted connection to its end: a session, or closed."""
     started = False
-    guest = _Guest()
+    guest = house.guests.enter()
     visitor = Visitor(sock, address, house.sockets)
     peer = peer_of(sock, address)
     try:
-        async with guest.within(house.config.clients.login_timeout):
-            house.arrive(guest, peer)
-            start = await _first_packets(house, visitor)
-            if start is not None:
-                started = await _login(house, visitor, start, peer, guest)
-    except TimeoutError:
+        house.arrive(guest, peer)
+        start = await _first_packets(house, visitor)
+        if start is not None:
+            started = await _login(house, visitor, start, peer, guest)
+    except asyncio.CancelledError:
+        if not guest.leaves:
+            raise
+        guest.stays()
         _too_late(house, visitor, guest)
     except AmbassadorError as error:
         house.login_failures += 1
         for note in getattr(error, "__notes__", ()):
             log.info("login refused: %s", note, extra={"client": address})
-        if not error.delay or await _held_back(visitor, guest, error.delay):
+        if not error.delay or await _held_back(house, visitor, guest, error.delay):
             refuse(visitor, error)
     except (Gone, OSError) as error:
         if visitor.handshaking:
             why = explain(error, house.config.tls) if isinstance(error, ssl.SSLError) else "it went away"
             _unshaken(house, visitor, why)
     finally:
+        house.guests.leave(guest)
         house.doorway.leave(guest)
         if not started:
             visitor.close()
 
 
-class _Guest:
-    """One client's time at the door, which ends at once when it has to make room for another."""
-
-    def __init__(self) -> None:
-        self.crowded = False
-        self._limit: asyncio.Timeout | None = None
-
-    def within(self, seconds: float | None) -> asyncio.Timeout:
-        self._limit = asyncio.timeout(seconds)
-        return self._limit
-
-    def make_room(self) -> None:
-        self.crowded = True
-        assert self._limit is not None
-        if not self._limit.expired():
-            self._limit.reschedule(asyncio.get_running_loop().time())
-
-
-async def _held_back(visitor: Visitor, guest: _Guest, seconds: float) -> bool:
+async def _held_back(house: House, visitor: Visitor, guest: Guest, seconds: float) -> bool:
     """Let the time pass that a failure is told after; whether the client is still there."""
+    house.guests.leave(guest)
     try:
-        async with guest.within(None):
-            await _Frames(visitor, b"").pause(seconds)
-    except TimeoutError:
-        pass  # others need its place
+        await visitor.pause(seconds)
+    except asyncio.CancelledError:
+        if not guest.leaves:
+            raise
+        guest.stays()  # others need its place
     except (Gone, OSError):
         return False
     return True
 
 
-def _too_late(house: House, visitor: Visitor, guest: _Guest) -> None:
+def _too_late(house: House, visitor: Visitor, guest: Guest) -> None:
     if guest.crowded:
         error = Refused("too many clients are logging in just now", sqlstate="53300", hint="Try again.")
         refuse(visitor, error)
@@ -186,20 +171,20 @@ async def _cancel_at_server(session: Session | Tunnel) -> None:
         await session.policy.cancel(session.backend)
 
 
-async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest: _Guest) -> bool:
+async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest: Guest) -> bool:
     packet = start.packet
     house.check_open()
     kind = _kind(packet.params["replication"]) if "replication" in packet.params else SESSION
-    reader = _Frames(visitor, start.tail)
+    visitor.begin(start.tail)
     shown = _shown(peer, visitor)
-    success, user = await house.porter.admit(shown, packet.user, packet.database, reader, kind)
+    success, user = await house.porter.admit(shown, packet.user, packet.database, visitor, kind)
     house.doorway.leave(guest)
     console = kind == SESSION and house.config.is_console(packet.database)
     if console and not peer.local:
         check_admin(house.config, packet.user)
     try:
         stay = house.admit(peer)
-        entrant = _Entrant(house, visitor, packet, success, user, stay, reader)
+        entrant = _Entrant(house, visitor, packet, success, user, stay)
         try:
             if console:
                 _attend(entrant)
@@ -213,7 +198,7 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
     except AmbassadorError as error:
         if _sqlstate(error) != CANNOT_CONNECT_NOW:
             # As a server does it: whom it knows is told so, and then what else is wrong.
-            await reader.send(success)
+            await visitor.send(success)
         raise
 
 
@@ -226,14 +211,13 @@ class _Entrant(NamedTuple):
     success: bytes
     user: str
     stay: Stay
-    reader: _Frames
 
 
 async def _begin(entrant: _Entrant) -> None:
     """A session, in its place."""
-    house, visitor, packet, success, user, stay, reader = entrant
+    house, visitor, packet, success, user, stay = entrant
     settings, given = settings_of(packet).divided()
-    keeper = house.keeper(packet.database, user, given)
+    keeper, allowance = house.lodging(packet.database, packet.user, user, given)
     visitor.waits_in = keeper
     settings, told = await keeper.greeting.words(settings)
     facts = Facts(
@@ -250,11 +234,11 @@ async def _begin(entrant: _Entrant) -> None:
     session = Session(house.sockets, visitor.channel(), keeper.lane, settings, facts)
     facts.pid, key = house.keys.issue(session, long=packet.version >= PROTOCOL_3_2)
     keeper.clients.add(session)
-    keeper.timekeeper.allow(session, house.config.allowance(packet.database, packet.user), time.monotonic())
+    keeper.timekeeper.allow(session, allowance, time.monotonic())
     house.tolls.attend(session)
     house.logins += 1
     session.tell(_greeting(success, told, facts.pid, key))
-    session.start(reader.rest())
+    session.start(visitor.rest())
     if house.draining:
         session.drain()
 
@@ -275,7 +259,7 @@ def _kind(value: str) -> str:
 
 async def _replicate(entrant: _Entrant, kind: str) -> None:
     """A connection of its own, with what the client's start packet says."""
-    house, visitor, packet, success, user, stay, reader = entrant
+    house, visitor, packet, success, user, stay = entrant
     settings = settings_of(packet).values
     for name in settings:
         # In a pool a server would be told of it as of a parameter; here it would be part of the start packet.
@@ -287,7 +271,7 @@ async def _replicate(entrant: _Entrant, kind: str) -> None:
             )
     origin = house.ways.replication(packet.database, user, settings, kind)
     link = await origin.open()
-    early = reader.rest()
+    early = visitor.rest()
     client = visitor.channel()
     tunnel = Tunnel(
         house.servers, client, link, origin, buffer=house.config.clients.buffer, stay=stay, ended=house.ended
@@ -302,7 +286,7 @@ async def _replicate(entrant: _Entrant, kind: str) -> None:
 
 def _attend(entrant: _Entrant) -> None:
     """The console, which has no server connection."""
-    house, visitor, packet, success, _, stay, reader = entrant
+    house, visitor, packet, success, _, stay = entrant
     told = settings_for(packet)
     desk = Desk(house, packet.user)
     exchange = Exchange(desk.answer, COLUMNS, told)
@@ -311,7 +295,7 @@ def _attend(entrant: _Entrant) -> None:
     console.pid, key = house.keys.issue(console, long=packet.version >= PROTOCOL_3_2)
     house.tunnels.add(console)
     house.logins += 1
-    console.start(_greeting(success, told, console.pid, key), reader.rest())
+    console.start(_greeting(success, told, console.pid, key), visitor.rest())
     if house.draining:
         console.close()
 
@@ -344,45 +328,23 @@ def _shown(peer: Peer, visitor: Visitor) -> Peer:
 
 def settings_of(packet: StartupPacket) -> Settings:
     """The session's settings as the start packet gives them; `options` first, as a server does it."""
-    settings: dict[str, str] = {}
     if options := packet.params.get("options"):
         given, unparsed = read_options(options)
         if unparsed:
             log.warning("ignored in the options of a client: %s", " ".join(unparsed)[:200])
-        settings = {name.lower(): value for name, value in given.items()}
+        return _settings(packet, given)
+    return _remembered_settings(packet) if packet.usual else _settings(packet)
+
+
+def _settings(packet: StartupPacket, options: Mapping[str, str] = _NONE) -> Settings:
+    settings = {name.lower(): value for name, value in options.items()}
     for name, value in packet.params.items():
         if name not in _NOT_SETTINGS:
             settings[name.lower()] = value
     return Settings.of(settings) if settings else BASE
 
 
-class _Frames:
-    """The client's messages one by one, before they are a session's."""
-
-    def __init__(self, visitor: Visitor, tail: bytes) -> None:
-        self._visitor = visitor
-        self._buffer = bytearray(tail)
-
-    async def send(self, data: bytes) -> None:
-        if data:
-            await self._visitor.send(data)
-
-    async def next(self) -> Frame:
-        while (frame := take_frame(self._buffer, _MESSAGE_LIMIT)) is None:
-            self._buffer += await self._visitor.read()
-        return frame
-
-    async def pause(self, seconds: float) -> None:
-        """Let time pass. What the client says meanwhile is kept, up to a bound; Gone if it goes."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while len(self._buffer) < _MESSAGE_LIMIT:
-                    self._buffer += await self._visitor.read()
-                await asyncio.sleep(seconds)
-
-    def rest(self) -> bytes:
-        """What was sent behind the last message, for the session."""
-        return bytes(self._buffer) + self._visitor.remainder()
+_remembered_settings = lru_cache(maxsize=1000)(_settings)
 
 
 def _sqlstate(error: AmbassadorError) -> str:

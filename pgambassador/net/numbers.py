@@ -96,8 +96,9 @@ class Numbers:
         self.cluster, self.database, self.user = labels or (keeper.cluster, keeper.database, keeper.user)
         self.size = keeper.config.size
         self.idle = len(lane.idle)
+        self.waiting = lane.clients_waiting
         self.sessions = len(keeper.clients)
-        for name in ("active", "waiting", "queries", "transactions", "errors", "bytes_received"):
+        for name in ("active", "queries", "transactions", "errors", "bytes_received"):
             setattr(self, name, getattr(lane, name))
         for name in ("bytes_sent", "query_seconds", "wait_seconds"):
             setattr(self, name, getattr(lane, name))
@@ -110,7 +111,7 @@ class Numbers:
         self.stale, self.without_replica = (0, 0) if choice is None else (choice.stale, choice.none)
         self.verdicts, self.judged = len(keeper.routes), keeper.routes.judged
         away = keeper.outage.since is not None and not lane.total
-        self.held = lane.waiting + keeper.greeting.waiting if away else 0
+        self.held = self.waiting + keeper.greeting.waiting if away else 0
         self.paused, self.dismissed = int(keeper.paused), keeper.dismissed
         self.query_histogram = lane.query_histogram
         self.wait_histogram = lane.wait_histogram

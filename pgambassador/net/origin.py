@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -87,9 +89,16 @@ class Origin:
         known = self.approaches
         return [] if known is None else [known.at(endpoint) for endpoint in self.upstream.endpoints]
 
+    def _wanted(self, now: float) -> list[Approach]:
+        """The same, when somebody wants a connection."""
+        known = self._known()
+        for each in known:
+            each.vigil.wanted(self, now)
+        return known
+
     def admits(self, now: float, *, held: bool) -> bool:
         """Whether an attempt may begin; `held`: somebody waits for it who is held."""
-        known = self._known()
+        known = self._wanted(now)
         return not known or any(each.breaker.admits(now, held=held) for each in known)
 
     def shut(self, now: float) -> AmbassadorError | None:
@@ -147,7 +156,41 @@ class Origin:
         may = tuple(each.server for each in known if each.breaker.admits(now, held=held))
         if known and not may:
             raise known[0].refusal(now)
-        return await self._open(replace(self.upstream, endpoints=may) if known else self.upstream)
+        try:
+            return await self._insist(replace(self.upstream, endpoints=may) if known else self.upstream)
+        except AmbassadorError:
+            self._wanted(time.monotonic())
+            raise
+
+    async def _insist(self, upstream: Upstream) -> Link:
+        """Made anew if a server turns out meanwhile to be back."""
+        known = self.approaches
+        if known is None:
+            return await self._open(upstream)
+        while True:
+            limits: list[asyncio.Timeout] = []
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    for each in map(known.at, upstream.endpoints):
+                        limit = await stack.enter_async_context(each.renewed())
+                        limits.append(limit)
+                    return await self._open(upstream)
+            except TimeoutError:
+                if not any(limit.expired() for limit in limits):
+                    raise
+
+    async def call(self, server: Endpoint, seconds: int) -> AmbassadorError | None:
+        """A login that nobody needs: why it failed. Nothing is told of it."""
+        origin = self.at(server)
+        origin.approaches = None
+        origin.upstream = replace(
+            origin.upstream, connect_timeout=min(seconds, origin.upstream.connect_timeout)
+        )
+        try:
+            (await origin.open()).close()
+        except AmbassadorError as error:
+            return error
+        return None
 
     async def _open(self, upstream: Upstream, *, aside: bool = False) -> Link:
         known = self.approaches

@@ -31,6 +31,8 @@ cdef class Client:
     cdef double expected
     # It shares a server connection with others.
     cdef readonly bint riding
+    # And a Sync.
+    cdef bint joined
     # Before what it asks goes a BEGIN that its client has been told of.
     cdef bint beginning
     # When it was told last that it may ask.
@@ -53,6 +55,7 @@ cdef class Client:
     cdef int landed(self) except -1
     cdef int again(self, bint at_primary) except -1
     cdef int refuted(self) except -1
+    cdef int undone(self) except -1
 
 cdef class Home:
     cdef readonly unsigned long long transactions

@@ -76,7 +76,8 @@ def crowded(keeper: Keeper, seconds: float, wait_option: str = _WAIT) -> Refused
     cap, lane = _obstacle(keeper), keeper.lane
     option = limit(keeper)
     if cap is None:
-        detail = f"{lane.total} of {keeper.config.size} are open and in use, {lane.waiting} clients wait."
+        waiting = lane.clients_waiting
+        detail = f"{lane.total} of {keeper.config.size} are open and in use, {waiting} clients wait."
     else:
         detail = f"All {cap.most} of {cap.what} are in use by its pools."
     return Refused(

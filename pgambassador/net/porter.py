@@ -88,6 +88,8 @@ class Porter:
         self._questions = Turns("auth.query")
         self._derivations = Turns("key derivation")
         self._seen: dict[tuple[str, str], None] = {}
+        self._shown: dict[str, tuple[Credential | None, Verifier]] = {}
+        self._listed = directory.users
         self._nothing = secrets.token_bytes(32)
         self._mock_key = _mock_key(config.tls) or self._nothing
         # Whose pools log in with what their clients have brought.
@@ -103,6 +105,7 @@ class Porter:
         self._rules, self._map = config.auth.table(), config.auth.map
         self._trials = Trials(self._probe, self.wallet)
         self._mock_key = _mock_key(config.tls) or self._nothing
+        self._shown = {}
 
     async def admit(
         self, peer: Peer, user: str, database: str, frames: Frames, kind: str = SESSION
@@ -179,16 +182,16 @@ class Porter:
             doubt=entry.doubt,
             binding=peer.binding,
             learn=learnt.append,
-            stand_in=lambda: self.directory.stand_in(user, self._mock_key),
+            stand_in=partial(self._stand_in, user, entry.credential),
             **({"seems_scram": self.directory.seems_scram(user, self._mock_key)} if method == "md5" else {}),
         )
         try:
-            success = await hold(dialogue, frames, lambda: self._turn(peer, frames))
+            success = await self._hold(dialogue, peer, frames)
         except Refused:
             self.directory.forget(user)
             raise
         server_user = self._map.get(user, user)
-        if server_user == user:
+        if server_user == user and self._poor:
             self._keep(database, user, self._useful(user, entry.credential, learnt))
         return Admitted(success, server_user)
 
@@ -210,19 +213,42 @@ class Porter:
         if plain is None and not self.directory.has_plain:
             assert not isinstance(credential, Plain)
             return credential
-        salt = own_salt(user, self._mock_key)
-        keys = None if plain is None else self._keys.known(plain, salt, DEFAULT_ITERATIONS)
-        if plain is not None and keys is None:
-            derive = partial(self._keys.keys, plain, salt, DEFAULT_ITERATIONS)
-            keys = await self._derivations.hold(site, derive)
-        elif (site, user) not in self._seen:
-            decoy = partial(self._decoys.keys, b"", salt, DEFAULT_ITERATIONS)
-            await self._derivations.hold(site, decoy)
+        shown = self._remembered(user, credential)
+        if shown is None or (site, user) not in self._seen:
+            salt = own_salt(user, self._mock_key)
+            keys = None if plain is None else self._keys.known(plain, salt, DEFAULT_ITERATIONS)
+            if plain is not None and keys is None:
+                derive = partial(self._keys.keys, plain, salt, DEFAULT_ITERATIONS)
+                keys = await self._derivations.hold(site, derive)
+            elif (site, user) not in self._seen:
+                decoy = partial(self._decoys.keys, b"", salt, DEFAULT_ITERATIONS)
+                await self._derivations.hold(site, decoy)
+            if keys is not None:
+                verifier = Verifier(DEFAULT_ITERATIONS, salt, keys.stored_key, keys.server_key)
+                shown = self._show(user, credential, verifier)
         self._see(site, user)
-        if keys is not None:
-            return Verifier(DEFAULT_ITERATIONS, salt, keys.stored_key, keys.server_key)
-        assert not isinstance(credential, Plain)
-        return credential
+        if not isinstance(credential, Plain):
+            return credential
+        assert shown is not None
+        return shown
+
+    def _stand_in(self, user: str, credential: Credential | None) -> Verifier:
+        known = self._remembered(user, credential)
+        return known or self._show(user, credential, self.directory.stand_in(user, self._mock_key))
+
+    def _remembered(self, user: str, credential: Credential | None) -> Verifier | None:
+        """What a name was shown, known or not, while this was known of it: again it costs the same."""
+        if self._listed is not self.directory.users:
+            self._listed, self._shown = self.directory.users, {}
+        found = self._shown.get(user)
+        return found[1] if found is not None and found[0] is credential else None
+
+    def _show(self, user: str, credential: Credential | None, verifier: Verifier) -> Verifier:
+        if self.directory.enquiry is None:  # what a server would show may be another thing tomorrow
+            self._shown[user] = credential, verifier
+            if len(self._shown) > REMEMBERED:
+                del self._shown[next(iter(self._shown))]
+        return verifier
 
     def _see(self, site: str, user: str) -> None:
         """Remember who was asked for from where; what was asked for longest ago is forgotten first."""
@@ -245,7 +271,7 @@ class Porter:
                 "a password would have to come in clear text, over a connection without TLS",
                 hint="Connect with TLS: sslmode=verify-full.",
             )
-        password = await hold(methods.cleartext(user), frames, lambda: self._turn(peer, frames))
+        password = await self._hold(methods.cleartext(user), peer, frames)
         target = self.config.target(database)
         if target is None:
             raise methods.failed(user, "no server serves this database")
@@ -274,32 +300,28 @@ class Porter:
         """A pool that logged in with what a client has brought is told that it is wrong."""
         self._trials.refused(cluster, user, secret)
 
-    async def _turn(self, peer: Peer, frames: Frames) -> None:
-        """Until what somebody answers may be looked at."""
-        loop = asyncio.get_running_loop()
-        while (seconds := self.throttle.wait(peer.site, loop.time())) > 0:
-            await frames.pause(seconds)
+    async def _hold(self, dialogue: Dialogue[T], peer: Peer, frames: Frames) -> T:
+        """Its result; raises what it raises. Between turn and look at an answer nothing is awaited."""
+        time = asyncio.get_running_loop().time
+        try:
+            data = next(dialogue)
+            while True:
+                if data:
+                    await frames.send(data)
+                frame = await frames.next()
+                while (seconds := self.throttle.wait(peer.site, time())) > 0:
+                    await frames.pause(seconds)
+                data = dialogue.send(frame)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
     def _keep(self, database: str, user: str, secret: Secret | None) -> None:
-        if secret is None or not self._poor:
+        if secret is None:
             return
         target = self.config.target(database)
         if target is not None and target.user is None and target.cluster in self._poor:
             self.wallet.put(target.cluster, user, secret)
-
-
-async def hold(dialogue: Dialogue[T], frames: Frames, turn: Callable[[], Awaitable[None]]) -> T:
-    """Its result; raises what it raises. Between the turn and the look at an answer nothing is awaited."""
-    try:
-        data = next(dialogue)
-        while True:
-            await frames.send(data)
-            frame = await frames.next()
-            await turn()
-            data = dialogue.send(frame)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
 
 
 async def _account(uid: int | None) -> str | None:

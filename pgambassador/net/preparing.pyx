@@ -20,7 +20,7 @@ from pgambassador.wire import build
 from pgambassador.wire.parse import named_by_sql
 
 cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
-# Names of portals are kept for the query log alone.
+# Of more portals than that it is not known what they execute.
 cdef Py_ssize_t PORTALS_MOST = 1000
 cdef Py_ssize_t LENT_MOST = 64 * 1024, BULKY = 1024 * 1024
 cdef bytes FLUSH = b"H\x00\x00\x00\x04"
@@ -107,7 +107,8 @@ cdef class Preparing(Waiter):
         if self.statements and mentions_state(at, self.scanner.have):
             text = at[end:self.scanner.have]
             self.lend(backend, text)
-            shared = shared and not named_by_sql(text)  # names are the client's own
+            # Names are the client's own.
+            shared = shared and len(text) <= LENT_MOST and not named_by_sql(text)
         statement = self.policy.statement(at[end:self.scanner.have], self.state if shared else None)
         self.statements[name] = statement
         self.changing[name] = self.part
@@ -200,12 +201,12 @@ cdef class Preparing(Waiter):
         return False
 
     cdef int bind(self, Backend backend) except -1:
-        cdef Statement statement
+        cdef Statement statement = None
         cdef const unsigned char *at = self.scanner.at
         cdef Py_ssize_t portal = self.name_end(5)
         cdef Py_ssize_t end, rest
         cdef bytes name, head
-        cdef object before
+        cdef object before = None, note = None
         end = self.name_end(portal) if portal >= 0 else -1
         if end < 0 and self.scanner.left:
             return self.scanner.ask(self.scanner.have * 2)
@@ -213,12 +214,10 @@ cdef class Preparing(Waiter):
         if end < 0:
             backend.ledger.put(c'B', FORWARD, self, None, None, self.now)
             return self.forward()
-        statement = None
-        self.bound = None
         if end - portal == 1:
             if not self.certain_of_unnamed(backend):
                 return 0
-            self.bound = self.unnamed
+            note = self.unnamed
             if self.unnamed is not None and (
                 self.lane.wary or mentions_state(<const char *>self.unnamed, len(self.unnamed))
             ):
@@ -228,21 +227,21 @@ cdef class Preparing(Waiter):
             self.bring_unnamed(backend)
         elif self.lane.sticky:
             if self.statements:
-                self.bound = self.statements.get(self.name_at(portal, end))
+                note = self.statements.get(self.name_at(portal, end))
         else:
             name = self.name_at(portal, end)
             if not self.certain(backend, name, False):
                 return 0
-            statement = self.statements.get(name)
-            self.bound = statement
-        before = None
-        if portal > 6:
+            note = statement = self.statements.get(name)
+        if portal == 6:
+            self.bound = note
+        else:
             if len(self.portals) >= PORTALS_MOST:
                 self.portals.clear()
-            name = (<const char *>at)[5:portal - 1]
+            name = self.name_at(5, portal)
             if name in self.portals:
                 before = (name, self.portals[name])
-            self.portals[name] = self.bound
+            self.portals[name] = note
         if statement is not None:
             if statement.sets or self.lane.wary:
                 self.cut(backend)
@@ -259,7 +258,7 @@ cdef class Preparing(Waiter):
             self.length = self.scanner.have - end
             return 0
         backend.unfamiliar = False
-        backend.ledger.put(c'B', FORWARD, self, self.bound, before, self.now)
+        backend.ledger.put(c'B', FORWARD, self, note, before, self.now)
         return self.forward()
 
     cdef bint as_told(self, Backend backend, Statement statement, int kind) except -1:
@@ -290,17 +289,13 @@ cdef class Preparing(Waiter):
 
     cdef int make_sure(self, Backend backend, Statement statement) except -1:
         """A Close of a statement that made place for another one may be skipped yet: then the server still has it."""
-        cdef Py_ssize_t i
-        cdef Entry *entry
         cdef bytes close
-        for i in range(backend.ledger.count):
-            entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
-            if entry.kind == c'C' and entry.action == SWALLOW and <object>entry.note is statement:
-                close = build.close_statement(statement.name)
-                backend.channel.stage(close, len(close))
-                # Skipped itself, it gives nothing back: what the server has then is a matter of the one before.
-                return backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
-        return 0
+        if statement not in backend.dropping:
+            return 0
+        close = build.close_statement(statement.name)
+        backend.channel.stage(close, len(close))
+        # Skipped itself, it gives nothing back: what the server has then is a matter of the one before.
+        return backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
 
     cdef int bring_unnamed(self, Backend backend) except -1:
         """The unnamed statement there must be ours, or none: never another client's."""
@@ -342,6 +337,8 @@ cdef class Preparing(Waiter):
             backend.ledger.put(c'D', FORWARD, self, statement, None, self.now)
             return 0
         note = self.unnamed if self.scanner.have == 7 and at[5] == c'S' else self.bound
+        if self.scanner.have > 7:
+            note = self.portals.get(self.name_at(6, self.scanner.have))
         backend.ledger.put(c'D', FORWARD, self, note, None, self.now)
         return self.forward()
 

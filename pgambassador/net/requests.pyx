@@ -6,6 +6,7 @@
 2. Each message that will be answered has its entry in the ledger before its bytes leave.
 3. RESET means the start packet, which the server connection does not know: what leads back there follows it at
    once, before the server reports what has changed.
+4. What is under way is bounded: beyond that the server is made to answer (`filled`), even what no Sync follows.
 """
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.parties cimport Statement
@@ -16,6 +17,9 @@ from pgambassador.net.statements import statement_text
 from pgambassador.wire import build
 from pgambassador.wire.parse import named_by_sql
 
+# Messages that may be under way, and names that they may change.
+cdef Py_ssize_t OWED_MOST = 4096
+cdef bytes FLUSH = b"H\x00\x00\x00\x04"
 cdef bytes SYNC = b"S\x00\x00\x00\x04"
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
 
@@ -80,6 +84,27 @@ cdef class Requests(Preparing):
             backend.unfamiliar = False
             backend.ledger.put(c'F', FORWARD, self, None, None, self.now)
         return self.forward()
+
+    cdef bint filled(self, Backend backend) except -1:
+        """Whether so much is under way that this message waits, until half of that is answered."""
+        if backend.copying:
+            self.full = False
+            return False
+        if backend.ledger.count and backend.ledger.head().action == FAKE and not backend.scanner.left:
+            # Nothing of the server's own is awaited before it.
+            backend.pay()
+        if backend.ledger.count == 0:
+            self.changing.clear()
+        if backend.ledger.count <= (OWED_MOST // 2 if self.full else OWED_MOST) and len(self.changing) <= OWED_MOST:
+            self.full = False
+            return False
+        if not self.full:
+            self.full = True
+            # The Sync that would have it answer may be behind this message.
+            self.cut(backend)
+            backend.channel.stage(FLUSH, 5)
+        self.stall()
+        return True
 
     cdef int query(self, Backend backend) except -1:
         cdef object text = None
@@ -171,7 +196,7 @@ cdef class Requests(Preparing):
             if self.lane.sticky and self.statements and self.scanner.have > 7 and at[5] == c'S':
                 self.statements.pop(self.name_at(6, self.scanner.have), None)
             elif self.portals and self.scanner.have > 7:
-                self.portals.pop(at[6:self.scanner.have - 1], None)
+                self.portals.pop(self.name_at(6, self.scanner.have), None)
             return self.forward()
         name = self.name_at(6, self.scanner.have)
         if backend is not None and name and not self.certain(backend, name, False):
@@ -218,7 +243,7 @@ cdef class Requests(Preparing):
         cdef object text = self.bound
         backend.unsynced = True
         if end > 6:
-            text = self.portals.get((<const char *>self.scanner.at)[5:end - 1])
+            text = self.portals.get(self.name_at(5, end))
         backend.ledger.put(c'E', FORWARD, self, text, None, self.now)
         self.forward()
         if text is not None and resets(text):

@@ -20,7 +20,7 @@ from pgambassador.errors import Refused
 from pgambassador.net.lane import Borrower
 from pgambassador.net.patience import as_error
 from pgambassador.net.verdicts import Verdict, Verdicts
-from pgambassador.protocol.suspects import NOBODY, Suspects
+from pgambassador.protocol.suspects import EVERYBODY, NOBODY, Suspects
 from pgambassador.routing.cache import Cache, Shelf
 from pgambassador.routing.catalog import NOTHING_KNOWN, QUERY, Catalog, read
 from pgambassador.routing.decision import Decision, Overrides, decide, said
@@ -40,6 +40,7 @@ _LOOK_AFTER = 0.004
 _WORTH_IT: Final = 50  # statements
 _PATIENCE = 5.0
 _BEHIND_AGAIN = 1.0
+_SOON = 0.25
 TOGETHER: Final = 0.001
 """Seconds that the statements of several clients which share a transaction usually take at most."""
 SETTING: Final = "pgambassador.route"
@@ -91,7 +92,7 @@ class Routes:
         self._asking = False
         self._asked: Backend | None = None
         self._rows: list[bytes] | None = None
-        self._changed = False
+        self._changed = self._distrusted = False
         self.no_replica = as_error(_NO_REPLICA)
         lane.batching = config.batching and not lane.sticky
 
@@ -129,7 +130,7 @@ class Routes:
 
     def joins(self, state: Settings) -> bool:
         """Whether reads of sessions with these settings cannot fail at their end."""
-        return state.values.get("default_transaction_isolation") != "serializable"
+        return state.values.get("default_transaction_isolation", "").lower() != "serializable"
 
     def carries(self) -> None:
         """Several clients share a connection: look after them."""
@@ -142,9 +143,18 @@ class Routes:
     # What the database knows.
 
     def heed(self, suspects: Suspects) -> None:
-        """Other functions may change their sessions than before."""
+        """Other functions may change their sessions than before. So it is not known either what they read or
+        write, until the catalog has been read again."""
+        same = suspects is not EVERYBODY and suspects.fingerprint == self.suspects.fingerprint
         self.suspects = suspects
-        self._forget()
+        if same:
+            self._forget()
+            return
+        self._distrusted = self._changed = True
+        if self._lane.cache is not None:
+            self._lane.cache.surprised(time.monotonic())
+        self._rows = None
+        self._learn(NOTHING_KNOWN)
 
     def changed(self) -> None:
         """Functions or relations have changed."""
@@ -170,6 +180,13 @@ class Routes:
                 self._lane.next_free = self._granted  # who waits for one is a client
             self._read_at, self._queries = now, self._lane.queries
 
+    def needed(self, now: float) -> None:
+        """Somebody waits for the catalog."""
+        if not self._asking and (self._read_at is None or now - self._read_at >= _SOON):
+            self._asking = True
+            self._read_at, self._queries = now, self._lane.queries
+            self._lane.borrow(Borrower(self._granted))
+
     def _granted(self, backend: Backend | None) -> None:
         if backend is None:
             self._asking = False
@@ -183,6 +200,8 @@ class Routes:
             self._asked = None
             if shelf is not None and error != b"":
                 shelf.seen = definitions
+            if self._distrusted:
+                return  # of what it says, some may be of the time before
             if error is None:
                 if rows != self._rows:
                     self._rows = rows
@@ -195,7 +214,7 @@ class Routes:
                 self._learn(NOTHING_KNOWN)
                 log.warning("cannot read the database's catalog: %s", parse.fields(error).get("M", ""))
 
-        self._changed = False
+        self._changed = self._distrusted = False
         self._asked, self._read_at = backend, time.monotonic()
         backend.ask(QUERY, 1, done, rows)
 
@@ -207,6 +226,7 @@ class Routes:
     def _forget(self) -> None:
         for circle in self._circles.values():
             circle.verdicts.clear()
+        self._lane.part()
 
     def __len__(self) -> int:
         return sum(len(circle.verdicts) for circle in self._circles.values())

@@ -10,10 +10,11 @@ from libc.stdlib cimport RAND_MAX, rand
 from pgambassador.net.answers cimport SHARED
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.channel cimport Channel
-from pgambassador.net.errands cimport READY_IDLE
+from pgambassador.net.failures cimport READY_IDLE
 from pgambassador.net.lane cimport Lane
 from pgambassador.net.lobby cimport Lobby
 from pgambassador.net.parties cimport Statement, clock
+from pgambassador.net.requests cimport OWED_MOST
 from pgambassador.net.tally cimport held, tight, weigh
 from pgambassador.wire.framing cimport MORE, Scanner
 
@@ -30,6 +31,8 @@ cdef Py_ssize_t WHOLE_LIMIT = 64 * 1024 * 1024
 cdef Py_ssize_t WAIT_BOUND = 64 * 1024
 # What is not worth counting.
 cdef Py_ssize_t TRIFLE = 8 * 1024
+# Bytes that a statement's name takes, beside those of the statement.
+cdef Py_ssize_t NAMING = 200
 
 # Not the buffer of the server connections: one of those may have to be read while a client's bytes are looked at.
 cdef char inbox[SHARED]
@@ -114,6 +117,8 @@ cdef class Session(Wake):
             return 0
         backend = self.backend
         if backend is not None:
+            if self.noting:
+                self.note_down(backend)
             if self.riding:
                 self.cut(backend)
             elif self.length:
@@ -135,9 +140,9 @@ cdef class Session(Wake):
 
     cdef int reckon(self) except -1:
         """Count what is kept for this client. Who keeps more while there is no room for it is not read."""
-        cdef Py_ssize_t n = 0
+        cdef Py_ssize_t n = NAMING * len(self.statements)
         if self.scanner.kept is not None:
-            n = len(self.scanner.kept)
+            n += len(self.scanner.kept)
         if self.unnamed is not None:
             n += len(self.unnamed)
         if n < TRIFLE:
@@ -166,6 +171,10 @@ cdef class Session(Wake):
                     return 0
             else:
                 backend = self.backend
+                if (self.full or backend.ledger.count > OWED_MOST or len(self.changing) > OWED_MOST) and (
+                    self.filled(backend)
+                ):
+                    return 0
                 if self.guard is not None or self.absolved or self.skipping or self.refusal is not None:
                     if self.skipping or not self.may_begin(backend, kind):
                         if self.stalled:
@@ -178,6 +187,8 @@ cdef class Session(Wake):
                         return 0
                 elif self.part != self.first_part:
                     self.wrote = True
+                    if backend.status == c'I' and not backend.unsynced and not backend.copying and backend.untouched():
+                        self.anew(backend)
                 self.linked(kind)
                 if self.riding and not backend.unsynced:
                     return 0
@@ -253,7 +264,11 @@ cdef class Session(Wake):
         else:
             (<Lane>backend.home).count_query(seconds, failed)
             if self.doing is not None:
-                self.doing.took(now - max(started, backend.answered_at), failed and self.riding)
+                self.doing.took(
+                    now - max(started, backend.answered_at),
+                    self.riding and not self.joined and backend.answered_at > started,
+                    failed and self.riding,
+                )
             backend.answered_at = now
         if lane.sink is not None and (
             seconds >= lane.slow or failed or (lane.sample > 0 and rand() < lane.sample * RAND_MAX)

@@ -60,7 +60,7 @@ cdef class Sight(Requests):
         cdef const unsigned char *stop
         cdef Verdict whole = None, one, unnamed = None
         cdef Statement statement
-        cdef bint brief = True, once = True, names = False
+        cdef bint brief = True, once = True, names = False, kept = False
         cdef Py_ssize_t size
         cdef int kind, executions = 0
         while True:
@@ -85,6 +85,8 @@ cdef class Sight(Requests):
                 brief = brief and not mentions_state(<const char *>text, size)
                 if text == at + 6:
                     unnamed = one
+                    if kept:
+                        brief = once = False  # asked again, the one before would not be there
                 else:
                     names = True
                     brief = False
@@ -109,6 +111,7 @@ cdef class Sight(Requests):
                     text = <const unsigned char *><const char *>self.unnamed + 6
                     size = <const unsigned char *>memchr(text, 0, size - 6) - text
                     one = unnamed = verdicts.find(<const char *>text, size)
+                    kept = True
                     brief = brief and not mentions_state(<const char *>text, size)
             elif kind == c'E':
                 executions += 1

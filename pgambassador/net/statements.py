@@ -17,13 +17,16 @@ from pgambassador.net.parties import Statement
 from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
 
+# Bytes of settings that are kept for the sake of what is prepared under them.
+_SETTINGS_MOST = 16 * 1024
 _OUTDATED = b"cached plan must not change result type"
 
 
 class Statements:
     """`statement(body, settings)`; the body is that of a Parse behind its name: text, zero byte, types.
 
-    Without settings, which is when nobody knows them, the statement is its client's alone.
+    Without settings, which is when nobody knows them, the statement is its client's alone; with very large
+    ones too.
     """
 
     def __init__(self) -> None:
@@ -36,6 +39,8 @@ class Statements:
         """What a client is told whose statement's rows have changed: as a server said it last."""
 
     def statement(self, body: bytes, settings: Settings | None) -> Statement:
+        if settings is not None and settings.size > _SETTINGS_MOST:
+            settings = None
         key = (body, object() if settings is None else settings.essence)
         known = self._known.get(key)
         if known is None:
@@ -110,8 +115,10 @@ def statement_text(note: object) -> bytes:
     if note is None:
         return b""
     if isinstance(note, bytes):
+        start = 0
         if note[:1] == b"P" and len(note) > 6 and int.from_bytes(note[1:5], "big") + 1 == len(note):
-            return note[6:].partition(b"\0")[0]
-        return note.partition(b"\0")[0]
+            start = 6
+        end = note.find(b"\0", start)
+        return note[start:] if end < 0 else note[start:end]
     text: bytes = note.text  # type: ignore[attr-defined]
     return text

@@ -42,17 +42,20 @@ _DEFINES = re.compile(r"(?:CREATE|ALTER|DROP) (?!ROLE|USER|DATABASE|INDEX|SEQUEN
 _DEFINES_IN_A_BLOCK = re.compile(rb"(?i)\b(?:create|alter|drop)\b")
 _FUNCTIONS = frozenset({"FUNCTION", "PROCEDURE", "ROUTINE", "EXTENSION"})
 _UNKNOWN = "unknown settings"
+_LARGE = "large settings"
 _SESSION_TIMEOUT = "idle_session_timeout"
 _SEQUENCE = "sequence"
 _EXTENSION = "extension"
 _TEMPORARY_PATH = "search_path = pg_temp"
 # What lasts as long as its session, whatever the server says is there.
-_LASTING = frozenset({ties.LOAD, _UNKNOWN, _SESSION_TIMEOUT, _SEQUENCE, _TEMPORARY_PATH, _EXTENSION})
+_LASTING = frozenset({ties.LOAD, _UNKNOWN, _LARGE, _SESSION_TIMEOUT, _SEQUENCE, _TEMPORARY_PATH, _EXTENSION})
 _LOADS = re.compile(rb"(?i)\bload\b")
 _DATABASE = re.compile(rb"(?i)\b(?:create|drop|alter)\s+database\b")
 _READS_SEQUENCE = re.compile(rb"(?i)\b(?:curr|last)val\b")
 _USES_SEQUENCE = re.compile(rb"(?i)\b(?:insert|nextval|merge|copy)\b")
 _ASKED_MOST = 3
+_DOUBTS_MOST = 2000
+_NAME_MOST = 255
 _READ_MOST = 64 * 1024
 _SHORT = 2048
 
@@ -133,40 +136,87 @@ class States:
 
     def tagged(self, session: Session, backend: Backend, tag: str) -> None:
         """A command has run that may concern the session."""
+        text = statement_text(backend.note)
+        block = text if len(text) <= _READ_MOST else b""  # more would keep everybody waiting
         if tag == "SET":
-            self._suspect(session, backend, survey.names_set(statement_text(backend.note)))
+            names = survey.names_set(text)
+            self._suspect(session, backend, names, plain=True)
+            self._heed(session, backend, block, names)
         elif tag in ("RESET", "DISCARD ALL"):
             if session.state is session.facts.start and backend.marked_by is None:
                 backend.curious = True  # whatever was reset, it was as it will be
                 session.facts.doubts |= survey.RESTORED
             else:
                 self._suspect(session, backend, survey.ALL)
-        elif tag == "DO" and _DONE_IN_A_BLOCK.search(text := statement_text(backend.note) or b"set"):
+                backend.curious = not self.lane.sticky or backend.curious
+        elif tag == "DO" and _DONE_IN_A_BLOCK.search(block or b"set"):
             self._suspect(session, backend, survey.names_set(text))
             self._tie(session, backend)
         elif tag == "CALL" or tag in ties.BRINGING:
             backend.marked_by = session  # EXECUTE does not say what it has done
-        self._defined(session, backend, tag)
+        self._defined(session, backend, tag, block)
         if tag == "DEALLOCATE":
-            backend.forget_statements(session, parse.deallocated(statement_text(backend.note)))
+            backend.forget_statements(session, parse.deallocated(text[:_READ_MOST]))
         if tag in ("DISCARD ALL", "DEALLOCATE ALL"):
             backend.forget_statements(session)
         if tag in ties.BRINGING or (backend.tied and tag in ties.ENDING):
             self._tie(session, backend)
             backend.pinned = not self.lane.sticky  # notifications are for it
-        if tag == ties.LOAD or (tag == "DO" and _LOADS.search(statement_text(backend.note) or b"load")):
+        if tag == ties.LOAD or (tag == "DO" and _LOADS.search(block or b"load")):
             self._keep(session, backend, ties.LOAD)
 
-    def _defined(self, session: Session, backend: Backend, tag: str) -> None:
-        """Tables, types or functions may have changed."""
+    def _heed(self, session: Session, backend: Backend, text: bytes, names: survey.Names) -> None:
+        """Remember what a SET says, for the case that no server can be asked any more."""
+        facts, plain = session.facts, survey.plainly_set(text)
+        if self.lane.sticky or not names:
+            return
+        if facts.saying is None:
+            facts.saying = {}
+        facts.saying |= dict.fromkeys(names, (None, None))
+        if plain is not None:
+            facts.saying[plain[0]] = (backend.alone, plain[1])
+
+    def due(self, session: Session, backend: Backend, failed: bool) -> None:
+        """What a session has done is done for good, or `failed`; what it has set is still to be asked."""
+        facts = session.facts
+        facts.due = facts.doubts
+        if facts.saying is None:
+            return
+        turn = None if failed else backend.turn
+        found = {
+            name: value if at is not None and at == turn else None
+            for name, (at, value) in facts.saying.items()
+        }
+        facts.said = found if facts.said is None else facts.said | found
+        facts.saying = None
+
+    def unsettled(self, session: Session, *, asking: bool, overdue: bool) -> str | None:
+        """A session's connection is lost before it had said what its client has set: find that out in another
+        way, or say why it cannot be known. `asking`: it was just being asked; `overdue`: it was to be."""
+        facts = session.facts
+        names = (facts.asked if asking else survey.NOTHING) | (facts.due if overdue else survey.NOTHING)
+        vague = (facts.asked_vaguely if asking else survey.NOTHING) | facts.vague
+        names -= survey.CHANGED | survey.REDEFINED | survey.RESTORED  # it is known what that leads back to
+        said, facts.said, facts.saying = facts.said or {}, None, None
+        facts.due = facts.vague = survey.NOTHING
+        if names & survey.TIES:
+            return "It may have had what cannot be made again."
+        found = {name: None if name in vague else said.get(name) for name in names}
+        if None in found.values():
+            return "It had settings that were not known yet."
+        if found:
+            session.state = Settings.of(survey.merged(session.state.values, found, names=names))
+        return None
+
+    def _defined(self, session: Session, backend: Backend, tag: str, text: bytes) -> None:
+        """Tables, types or functions may have changed; `text` is b"" where nobody knows it."""
         found = _DEFINES.match(tag)
         if found is not None:
-            text = statement_text(backend.note)
             if _temporary_path(session):
                 self._tie(session, backend)
-            if (text and ties.may_tie(text)) or (backend.tied and tag == "DROP TABLE"):
+            if (0 < len(text) <= _SHORT and ties.may_tie(text)) or (backend.tied and tag == "DROP TABLE"):
                 return  # a temporary one, nobody else's
-        elif tag != "DO" or not _DEFINES_IN_A_BLOCK.search(statement_text(backend.note) or b"create"):
+        elif tag != "DO" or not _DEFINES_IN_A_BLOCK.search(text or b"create"):
             return
         self.statements.forget()
         backend.curious = True
@@ -222,14 +272,25 @@ class States:
             self.lookout.heed_sequences()
         self._pin(session, backend, session.facts.ties | {_SEQUENCE})
 
-    def _suspect(self, session: Session, backend: Backend, names: survey.Names) -> None:
+    def _suspect(
+        self, session: Session, backend: Backend, names: survey.Names, *, plain: bool = False
+    ) -> None:
+        """These may be set now; `plain`: by a SET, which says more of it."""
         if not names:
             return
+        facts = session.facts
         backend.marked_by = session
-        if self.lane.sticky and survey.ANY not in names and not session.facts.doubts & survey.RESTORED:
+        if self.lane.sticky and survey.ANY not in names and not facts.doubts & survey.RESTORED:
             return  # nobody else gets the connection
-        backend.curious = True
-        session.facts.doubts |= names
+        # What is large is asked for again when it may have become less.
+        backend.curious = backend.curious or _LARGE not in facts.ties
+        if len(facts.doubts) + len(names) > _DOUBTS_MOST or max(map(len, names)) > _NAME_MOST:
+            if not self.lane.sticky:
+                self._pin(session, backend, facts.ties | {_UNKNOWN})  # too much to ask for
+            names, plain = survey.ALL, False
+        facts.doubts |= names
+        if not plain:
+            facts.vague |= names
 
     def _tie(self, session: Session, backend: Backend) -> None:
         if not self.lane.sticky:
@@ -251,18 +312,25 @@ class States:
         if facts.doubts & survey.REDEFINED:
             self.lookout.again(backend.freed_at)
         facts.asked = facts.doubts - survey.CHANGED - survey.REDEFINED
-        facts.doubts = survey.NOTHING
+        facts.asked_vaguely = facts.vague
+        facts.doubts = facts.due = facts.vague = survey.NOTHING
         return survey.question(facts.asked, session.state.values, start)
 
     def answered(self, session: Session, backend: Backend, rows: Sequence[bytes] | None) -> None:
-        """The server's answer; without one the client keeps its connection, whose state nobody knows."""
+        """The server's answer; without one the client keeps its connection, whose state nobody knows.
+        Of an answer that was too long there is one empty row."""
         facts = session.facts
+        if rows and not rows[0]:
+            facts.doubts |= facts.asked | survey.ALL
+            self._pin(session, backend, facts.ties | {_LARGE})
+            return
         try:
             found, there = survey.answer(rows or ())
         except ValueError:
             rows = None
         if rows is None:
             facts.doubts |= facts.asked
+            facts.vague |= facts.asked_vaguely
             facts.failures += 1
             if facts.failures < _ASKED_MOST:
                 backend.curious = True  # perhaps a cancel request, meant for something else, has hit it
@@ -270,6 +338,7 @@ class States:
                 self._pin(session, backend, facts.ties | {_UNKNOWN})
             return
         facts.failures = 0
+        facts.said = None
         if facts.asked & survey.TIES:
             self._pin(session, backend, there | (facts.ties & _LASTING))
         if not facts.asked - survey.TIES - survey.RESTORED:
@@ -279,6 +348,7 @@ class States:
         if values.get("session_authorization") == login:
             values.pop("session_authorization", None)
         session.state = backend.state = Settings.of(values)
+        self._hold(session, backend, _LARGE, session.state.large)
         # The server would end the connection under the next client.
         self._hold(session, backend, _SESSION_TIMEOUT, values.get(_SESSION_TIMEOUT, "0") != "0")
         # SELECT INTO makes temporary tables there, and does not tell.

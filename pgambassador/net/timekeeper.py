@@ -87,15 +87,19 @@ class Timekeeper:
             if backend.closed or not backend.still_owes(number):
                 del self._given_up[backend]
             elif now - at >= GRACE:
-                del self._given_up[backend]
-                if not backend.channel.reading:
+                if backend.channel.reading:
+                    self.counts["unanswered"] += 1
+                    backend.close(
+                        f"the server did not react to a cancel request within {GRACE:g} s,"
+                        " which was sent because of pgambassador's statement timeout"
+                    )
+                else:
                     backend.close("its client did not read an answer that took too long")
-                    continue
-                self.counts["unanswered"] += 1
-                backend.close(
-                    f"the server did not react to a cancel request within {GRACE:g} s,"
-                    " which was sent because of pgambassador's statement timeout"
-                )
+                del self._given_up[backend]
+
+    def has_given_up(self, backend: Backend) -> bool:
+        """Whether what its client awaits has taken too long, so that it is not asked again."""
+        return backend in self._given_up
 
     def _busy(
         self,

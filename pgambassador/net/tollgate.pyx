@@ -3,6 +3,7 @@
 
 1. Asked about is what begins something: a transaction, or a statement outside of one. Whether it does is known when
    all that was asked before is answered, so that such a session's requests go one by one.
+   What is asked again was judged before, but its new connection may be cut like the one before.
 2. Who has to wait (`detained`) holds everything that comes behind, and may be told no meanwhile.
 3. A session without a guard pays for it with one look at `guard`.
 """
@@ -24,10 +25,14 @@ cdef class Tollgate(Recall):
         """Whether the message in hand, which begins something, goes on. If not it waits, or `refusal` says why."""
         if self.detained:
             return self.stall()
-        if self.absolved or self.repeating:
+        if self.absolved:
             self.absolved = False
             return True
-        judgement = self.guard.judge(self, self.words(kind), self.now)
+        if self.repeating:
+            judgement = self.guard.judge_again(self.words(kind), self.now)
+        else:
+            self.ventured = False
+            judgement = self.guard.judge(self, self.words(kind), self.now)
         if judgement is None:
             return True
         if type(judgement) is bytes:

@@ -61,7 +61,14 @@ class Guard:
             return fault.seconds
         if fault.kind == "error":
             return as_error(_injected(fault))
-        return "after" if fault.after else "before"
+        return _when(fault)
+
+    def judge_again(self, text: bytes | None, now: float) -> str | None:
+        """Of what has lost its server connection: whether it loses the next one, and when."""
+        cuts = [each for each in self._faults if each.kind == "cut"]
+        mark = partial(self._tolls.marks.of, text)
+        fault = self._tolls.faults.strike(cuts, mark, random.random, now)
+        return None if fault is None else _when(fault)
 
 
 class Tolls:
@@ -183,6 +190,10 @@ def _too_often(rate: Rate, seconds: float) -> Refused:
         sqlstate="53400",
         hint=f"Try again in {max(seconds, 0.001):.3g} s, or raise the rule's rate or burst.",
     )
+
+
+def _when(fault: Fault) -> str:
+    return "after" if fault.after else "before"
 
 
 def _injected(fault: Fault) -> Refused:

@@ -1,10 +1,12 @@
+from pgambassador.routing.brevity cimport Brevity
+
 cdef enum:
     NOT_A_BEGIN = 0
     UNSAID = 1
     READ_ONLY = 2
     READ_WRITE = 3
 
-cdef class Verdict:
+cdef class Verdict(Brevity):
     cdef readonly object decision
     # It only reads.
     cdef readonly bint harmless
@@ -26,12 +28,6 @@ cdef class Verdict:
     cdef readonly double wait_timeout
     # What it means depends on its literals.
     cdef readonly bint literal
-    # Seconds that servers take for it, lately; below zero: not known.
-    cdef readonly double seconds
-    cdef readonly double long_ones
-
-    cdef int took(self, double seconds, bint alarms) noexcept
-    cdef bint brief(self) noexcept
 
 cdef class Verdicts:
     cdef dict shapes

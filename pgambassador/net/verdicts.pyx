@@ -3,7 +3,6 @@
 
 1. A verdict is the policy's. It is found again by the statement's shape, or by its text where literals matter.
 2. What is remembered is bounded in bytes: beyond that all is forgotten, and learnt anew.
-3. A statement that is long now and then counts as long, however brief it is on average.
 """
 from pgambassador.routing.shape cimport shape
 
@@ -14,24 +13,16 @@ cdef enum:
     # What an entry costs beside its key.
     OVERHEAD = 400
 
-# A statement is brief if it takes less than that on average, and is seldom long.
-cdef double BRIEF = 0.005
-cdef double LONG = 0.020
-cdef double SELDOM = 0.05
-# What the last execution counts for in the average, and in the share of long ones.
-cdef double MEAN = 1 / 32.0
-cdef double SHARE = 1 / 256.0
-
 cdef unsigned char room[LONGEST]
 cdef dict BEGINS = {"": NOT_A_BEGIN, "unsaid": UNSAID, "read only": READ_ONLY, "read write": READ_WRITE}
 
 
-cdef class Verdict:
+cdef class Verdict(Brevity):
     """`decision` is a `routing.decision.Decision`, or None: not known, and so nothing that a standby may have."""
 
     def __init__(self, decision=None):
         self.decision = decision
-        self.max_lag = self.wait_timeout = self.seconds = -1
+        self.max_lag = self.wait_timeout = -1
         self.changes = True
         if decision is None:
             return
@@ -52,19 +43,6 @@ cdef class Verdict:
             self.max_lag = decision.max_lag
         if decision.wait_timeout is not None:
             self.wait_timeout = decision.wait_timeout
-
-    cdef int took(self, double seconds, bint alarms) noexcept:
-        """`alarms`: it has failed where others share its transaction, who ask again; what does so often goes alone."""
-        if self is UNKNOWN:
-            return 0
-        if self.seconds < 0:
-            self.seconds = seconds
-        self.seconds += (seconds - self.seconds) * MEAN
-        self.long_ones += ((seconds > LONG or alarms) - self.long_ones) * SHARE
-        return 0
-
-    cdef bint brief(self) noexcept:
-        return 0 <= self.seconds < BRIEF and self.long_ones < SELDOM
 
     def refuted(self):
         """A standby has refused it although it seemed to read: it goes to the primary from now on."""

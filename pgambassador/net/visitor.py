@@ -9,9 +9,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from pgambassador.auth import certificate
 from pgambassador.auth.certificate import Certificate
@@ -21,11 +23,15 @@ from pgambassador.net.channel import Channel
 from pgambassador.net.gate import Gate
 from pgambassador.net.sockets import Sockets
 from pgambassador.net.stream import Stream
+from pgambassador.net.word import Word
+from pgambassador.wire.frames import Frame, take_frame
 
 if TYPE_CHECKING:
     from pgambassador.net.keeper import Keeper
 
 READ_SIZE = 16_384
+# PasswordMessage and SASL responses; a server allows as much.
+MESSAGE_LIMIT = 65535 + 4
 
 
 class Gone(Exception):
@@ -39,17 +45,14 @@ class Visitor(Stream):
         super().__init__(sock)
         self.address = address
         self._sockets = sockets
-        self._waiter: asyncio.Future[bytes] | None = None
+        self._word = Word(self._loop)
         self._watched = False
-        self._unread = b""
+        self._buffer = bytearray()
+        self.is_unix = address == "unix"
         self.certificate: Certificate | None = None
         self.binding: bytes | None = None
         self.handshaking = False
         self.waits_in: Keeper | None = None  # the pool whose first connection its login waits for
-
-    @property
-    def is_unix(self) -> bool:
-        return self.sock.family == socket.AF_UNIX
 
     @property
     def encrypted(self) -> bool:
@@ -58,12 +61,34 @@ class Visitor(Stream):
     async def read(self) -> bytes:
         """What it says next; Gone at its end."""
         try:
-            data = await self.receive()
+            if data := await (self._receive_raw() if self.tls is None else self.receive()):
+                return data
         except ssl.SSLError:
-            raise Gone from None  # a broken record: nothing more can be believed
-        if not data:
-            raise Gone
-        return data
+            pass  # a broken record: nothing more can be believed
+        raise Gone
+
+    # Its messages one by one, before they are a session's.
+
+    def begin(self, tail: bytes) -> None:
+        """What stood behind its start packet."""
+        self._buffer += tail
+
+    async def next(self) -> Frame:
+        while (frame := take_frame(self._buffer, MESSAGE_LIMIT)) is None:
+            self._buffer += await self.read()
+        return frame
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass. What the client says meanwhile is kept, up to a bound; Gone if it goes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(self._buffer) < MESSAGE_LIMIT:
+                    self._buffer += await self.read()
+                await asyncio.sleep(seconds)
+
+    def rest(self) -> bytes:
+        """What was sent behind the last message, for the session."""
+        return bytes(self._buffer) + self.remainder()
 
     async def start_tls(self, gate: Gate, early: bytes, *, direct: bool) -> None:
         """The handshake, `early` being its first bytes. ssl.SSLError if it fails."""
@@ -116,26 +141,19 @@ class Visitor(Stream):
     # By the relay's own watch: the event loop's would be told anew of each wait.
 
     async def _receive_raw(self, most: int = READ_SIZE) -> bytes:
-        if self._unread:
-            unread, self._unread = self._unread, b""
-            return unread
-        try:
-            return self.sock.recv(READ_SIZE)
-        except (BlockingIOError, InterruptedError):
-            pass
-        waiter: asyncio.Future[bytes] = self._loop.create_future()
-        self._waiter = waiter
-        if not self._watched:
-            self._watched = True
-            self._sockets.add_reader(self.sock.fileno(), self._on_readable)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._unread = waiter.result()  # it came at the very moment
-            raise
-        finally:
-            self._waiter = None
+        while True:
+            if not self._watched:
+                self._watched = True
+                self._sockets.add_reader(self.sock.fileno(), self._on_readable)
+            # First this: reading what is not there yet, as it seldom is, is an exception.
+            await self._word
+            try:
+                return self.sock.recv(READ_SIZE)
+            except (BlockingIOError, InterruptedError):
+                pass
+
+    def send(self, data: bytes) -> Coroutine[Any, Any, None]:
+        return self._send_raw(data) if self.tls is None else super().send(data)
 
     async def _send_raw(self, data: bytes) -> None:
         try:
@@ -146,15 +164,8 @@ class Visitor(Stream):
             await super()._send_raw(data[sent:])
 
     def _on_readable(self) -> None:
-        if self._waiter is None or self._waiter.done():
+        if not self._word.heard():
             self._unwatch()  # nobody waits for what it says now
-            return
-        try:
-            self._waiter.set_result(self.sock.recv(READ_SIZE))
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError as error:
-            self._waiter.set_exception(error)
 
     def _unwatch(self) -> None:
         if self._watched:

@@ -2,9 +2,6 @@ from pgambassador.net.backend cimport Backend
 from pgambassador.net.lobby cimport Lobby
 
 cdef class Wake(Lobby):
-    # The transaction that its client is in was lost with its server connection. Where `refusal` is set, the client
-    # has not been told yet.
-    cdef readonly bint adrift
     # How long to wait before what is repeated is asked again.
     cdef double pause
 

@@ -10,14 +10,14 @@
 4. Statements and settings are what they were before what was lost; nothing that was not completed counts.
 """
 from pgambassador.net.backend cimport Backend
+from pgambassador.net.failures cimport READY_IDLE
+from pgambassador.net.parties cimport clock
 from pgambassador.protocol.ledger cimport SWALLOW, Entry
 
-from pgambassador.net.aftermath import Loss
+from pgambassador.net.aftermath import IN_FAILED, Loss
 from pgambassador.net.statements import statement_text
-from pgambassador.routing.replay import Phase, ending
-from pgambassador.wire import build
+from pgambassador.routing.replay import FAREWELLS, Phase, ending
 
-cdef bytes READY_IDLE = b"Z\x00\x00\x00\x05I"
 cdef bytes READY_FAILED = b"Z\x00\x00\x00\x05E"
 cdef bytes ROLLBACK = b"C\x00\x00\x00\x0dROLLBACK\x00"
 cdef bytes PARSED = b"1\x00\x00\x00\x04"
@@ -25,10 +25,6 @@ cdef bytes BOUND = b"2\x00\x00\x00\x04"
 cdef bytes CLOSED = b"3\x00\x00\x00\x04"
 cdef bytes NO_DATA = b"n\x00\x00\x00\x04"
 cdef bytes NO_PARAMETERS = b"t\x00\x00\x00\x06\x00\x00"
-cdef bytes IN_FAILED = build.error_response(
-    "ERROR", "25P02", "current transaction is aborted, commands ignored until end of transaction block",
-    hint="ROLLBACK ends it.",
-)
 
 
 cdef class Wake(Lobby):
@@ -54,7 +50,7 @@ cdef class Wake(Lobby):
         cdef Backend backend = lost
         cdef list left
         cdef bytes request
-        cdef bint sent
+        cdef bint sent, older
         self.riding = False
         if self.closed:
             return 0
@@ -71,6 +67,9 @@ cdef class Wake(Lobby):
         phase = Phase.SENT if sent else Phase.UNSENT
         if backend.last is not self or self.channel.sent + self.channel.held.used != backend.told_before:
             phase = Phase.ANSWERED
+        # A server that ends takes all its connections with it: those that were there at the first loss do not count.
+        older = backend.opened < self.lost_at
+        backend.undo(left)
         fate = self.policy.bereft(self, backend, Loss(
             reason=reason,
             farewell=backend.farewell,
@@ -82,24 +81,32 @@ cdef class Wake(Lobby):
             beginning=self.beginning and self.part - self.first_part <= 1,
             erred=backend.erred,
             open=backend.unsynced or backend.ledger.skipping,
-            certain=not backend.overdue and backend.rows_asked is None,
+            overdue=backend.overdue,
+            asking=backend.rows_asked is not None,
             tries=self.tries,
+            sudden=0 if older else self.sudden,
         ))
+        self.lost_at = self.lost_at or clock()
+        self.sudden += backend.farewell is None and not older
         if fate is None or self.closed:
             return 0
         self.passing = False
         if fate.replay:
-            self.tries += 1
+            self.tries += not older
             self.ventured = self.ventured or fate.ventured
             self.request = request
+            self.undone()
+            self.pause = fate.pause
             return self.again(False)
-        backend.undo(left)
+        self.noting = False
         self.bound = None
         self.litter.clear()
         self.lent.clear()
         self.beginning = False
         self.bereaved = True
         self.adrift = fate.adrift
+        if self.adrift:
+            self.lane.promised.add(self)
         self.refusal = fate.refusal
         self.skipping = fate.skipping
         if fate.answers:
@@ -145,6 +152,7 @@ cdef class Wake(Lobby):
     cdef bint reconsiders(self, object refused_by, str sqlstate) except -1:
         cdef Backend backend = refused_by
         cdef bytes request
+        cdef bint older = backend.opened < self.lost_at
         if self.closed or self.leaving or backend.status != c'I' or self.beginning or backend.pinned:
             return False
         if self.channel.sent + self.channel.held.used != backend.told_before:
@@ -157,7 +165,11 @@ cdef class Wake(Lobby):
             return False
         self.pause = second.pause
         self.ventured = self.ventured or second.ventured
-        self.tries += 1
+        if sqlstate not in FAREWELLS:
+            older = False
+        else:
+            self.lost_at = self.lost_at or clock()
+        self.tries += not older
         self.request = request
         return True
 
@@ -181,6 +193,13 @@ cdef class Wake(Lobby):
         if self.stalled and self.backend is None and not self.closed:
             self.resume()
 
+    def not_again(self, bytes error not None):
+        """The pause is over, and what was to be asked again is answered with this."""
+        if self.stalled and self.backend is None and not self.closed:
+            self.repeating = self.again_at_primary = False
+            self.refusal = error
+            self.resume()
+
     # In a transaction that is not there any more.
 
     cdef int await_rollback(self, int kind) except -1:
@@ -198,7 +217,7 @@ cdef class Wake(Lobby):
             if at[5] == c'S':
                 self.close_statement(None)
             else:
-                self.portals.pop(at[6:self.scanner.have - 1], None)
+                self.portals.pop(self.name_at(6, self.scanner.have), None)
                 self.channel.stage(CLOSED, 5)
             return True
         if self.scanner.left or kind == c'F':
@@ -219,6 +238,7 @@ cdef class Wake(Lobby):
                 return self.end_lost(kind, "")
             if first == 6:
                 self.unnamed = at[:n]
+                self.unnamed_at = None  # whatever a server has of ours is another one
             else:
                 self.statements[self.name_at(5, first)] = self.policy.statement(at[first:n], None)
             self.channel.stage(PARSED, 5)
@@ -227,16 +247,18 @@ cdef class Wake(Lobby):
             second = self.name_end(first)
             if second > 0:
                 note = self.unnamed if second - first == 1 else self.statements.get(self.name_at(first, second))
-                self.bound = note
-                if first > 6:
-                    self.portals[at[5:first - 1]] = note
+                if first == 6:
+                    self.bound = note
+                else:
+                    self.portals[self.name_at(5, first)] = note
         elif kind == c'D' and n > 6 and at[5] == c'S':
             note = self.unnamed if n == 7 else self.statements.get(self.name_at(6, n))
             reply = NO_PARAMETERS + NO_DATA
         elif (kind == c'D' or kind == c'E') and n > 6:
             second = 5 + (kind == c'D')
             first = self.name_end(second)
-            note = self.bound if first == second + 1 else self.portals.get(at[second:max(first - 1, second)])
+            note = self.bound if first == second + 1 else self.portals.get(
+                self.name_at(second, max(first, second + 1)))
             reply = NO_DATA
         how = "" if note is None else ending(statement_text(note))
         if how not in ("commit", "rollback"):
@@ -261,7 +283,7 @@ cdef class Wake(Lobby):
             return self.unlinked(kind)
         self.channel.stage(ROLLBACK, len(ROLLBACK))
         if kind == c'Q':
-            self.unnamed = None
+            self.unnamed = self.unnamed_at = None
             self.channel.stage(READY_IDLE, 6)
         if (<object>self).draining:
             (<object>self).drain()

@@ -7,11 +7,30 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
-    from pgambassador.observe.stats import ApproachesStats, CacheStats, KeepsakeStats, TollStats
+    from pgambassador.observe.stats import ApproachesStats, CacheStats, HearsayStats, KeepsakeStats, TollStats
+
+
+Table = tuple[tuple[str, str, str], ...]
+"""For each family its name, the attribute that it shows, and its help."""
+
+
+def of_table(
+    family: type[GaugeMetricFamily | CounterMetricFamily],
+    table: Table,
+    labels: tuple[str, ...],
+    things: Sequence[tuple[tuple[str, ...], object]],
+) -> Iterator[Metric]:
+    """`things` are what their labels say, and who has the attributes; one that is None is left out."""
+    for name, attribute, text in table:
+        made = family(name, text, labels=labels)
+        for values, each in things:
+            if (number := getattr(each, attribute)) is not None:
+                made.add_metric(values, number)
+        yield made
 
 
 def of_keepsake(keepsake: KeepsakeStats) -> Iterator[Metric]:
@@ -64,16 +83,9 @@ _CACHE_GAUGES = (
 
 
 def of_caches(caches: Mapping[str, CacheStats]) -> Iterator[Metric]:
-    for name, attribute, text in _CACHE_COUNTERS:
-        counter = CounterMetricFamily(name, text, labels=("cluster",))
-        for cluster, cache in caches.items():
-            counter.add_metric((cluster,), getattr(cache, attribute))
-        yield counter
-    for name, attribute, text in _CACHE_GAUGES:
-        gauge = GaugeMetricFamily(name, text, labels=("cluster",))
-        for cluster, cache in caches.items():
-            gauge.add_metric((cluster,), getattr(cache, attribute))
-        yield gauge
+    things = [((cluster,), cache) for cluster, cache in caches.items()]
+    yield from of_table(CounterMetricFamily, _CACHE_COUNTERS, ("cluster",), things)
+    yield from of_table(GaugeMetricFamily, _CACHE_GAUGES, ("cluster",), things)
     answers = GaugeMetricFamily(
         "pgambassador_cache_answers", "Answers that are in the cache.", labels=("cluster",)
     )
@@ -118,3 +130,22 @@ def of_approaches(clusters: Iterable[ApproachesStats]) -> Iterator[Metric]:
             retries.add_metric((*names, "made"), each.retries.granted)
             retries.add_metric((*names, "put off"), each.retries.denied)
     yield from (state, forced, opened, failures, opening, retries)
+
+
+def of_hearsay(hearsay: HearsayStats) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "pgambassador_breaker_store_up",
+        "Whether the store of breaker.store is of use.",
+        value=int(hearsay.up),
+    )
+    yield CounterMetricFamily(
+        "pgambassador_breaker_store_failures", "What went wrong with it.", value=hearsay.failures
+    )
+    words = CounterMetricFamily(
+        "pgambassador_breaker_words",
+        "What was told others of sick servers, and heard.",
+        labels=("direction",),
+    )
+    words.add_metric(("told",), hearsay.told)
+    words.add_metric(("heard",), hearsay.heard)
+    yield words

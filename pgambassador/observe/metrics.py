@@ -23,12 +23,14 @@ from prometheus_client.registry import Collector
 
 from pgambassador import __version__
 from pgambassador.observe import families
+from pgambassador.observe.families import of_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pgambassador.observe.stats import (
         CredentialStats,
+        HearsayStats,
         KeepsakeStats,
         LogStats,
         PoolStats,
@@ -106,11 +108,13 @@ class Metrics(Collector):
         query_log: LogStats | None,
         *,
         keepsake: KeepsakeStats | None = None,
+        hearsay: HearsayStats | None = None,
         started_at: float | None = None,
     ) -> None:
         self._proxy = proxy
         self._query_log = query_log
         self._keepsake = keepsake
+        self._hearsay = hearsay
         self._started_at = time.time() if started_at is None else started_at
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -134,6 +138,8 @@ class Metrics(Collector):
         yield from families.of_caches(self._proxy.caches)
         yield from families.of_tolls(self._proxy.tolls)
         yield from families.of_approaches(self._proxy.approaches())
+        if self._hearsay is not None:
+            yield from families.of_hearsay(self._hearsay)
 
     def _process(self) -> Iterator[Metric]:
         proxy = self._proxy
@@ -186,11 +192,8 @@ class Metrics(Collector):
 
 def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
     names = [(pool.cluster, pool.database, pool.user) for pool in pools]
-    for name, attribute, text in _GAUGES:
-        gauge = GaugeMetricFamily(name, text, labels=_LABELS)
-        for labels, pool in zip(names, pools, strict=True):
-            gauge.add_metric(labels, getattr(pool, attribute))
-        yield gauge
+    named = list(zip(names, pools, strict=True))
+    yield from of_table(GaugeMetricFamily, _GAUGES, _LABELS, named)
     states = GaugeMetricFamily(
         "pgambassador_server_connections", "Server connections by state.", labels=(*_LABELS, "state")
     )
@@ -220,7 +223,7 @@ def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
         "Statements whose server connection was lost, or which met a standby or a conflict, by outcome.",
         labels=(*_LABELS, "outcome"),
     )
-    for labels, pool in zip(names, pools, strict=True):
+    for labels, pool in named:
         for outcome, count in sorted(pool.aftermath.items()):
             aftermath.add_metric((*labels, outcome), count)
         routed.add_metric((*labels, "primary"), pool.queries - pool.replica_queries - pool.recalled)
@@ -243,49 +246,43 @@ def _of_pools(pools: Sequence[PoolStats]) -> Iterator[Metric]:
     yield aftermath
     yield routed
     yield missed
-    for name, attribute, text in _COUNTERS:
-        counter = CounterMetricFamily(name, text, labels=_LABELS)
-        for labels, pool in zip(names, pools, strict=True):
-            counter.add_metric(labels, getattr(pool, attribute))
-        yield counter
+    yield from of_table(CounterMetricFamily, _COUNTERS, _LABELS, named)
     for name, attribute, text in _HISTOGRAMS:
         histogram = HistogramMetricFamily(name, text, labels=_LABELS)
-        for labels, pool in zip(names, pools, strict=True):
+        for labels, pool in named:
             buckets = _cumulated(getattr(pool, f"{attribute}_histogram"))
             histogram.add_metric(labels, buckets, sum_value=getattr(pool, f"{attribute}_seconds"))
         yield histogram
 
 
+_CREDENTIALS = (
+    (
+        "pgambassador_credential_failures",
+        "failing",
+        "How often a provider has failed since it last gave a secret.",
+    ),
+    ("pgambassador_credential_age_seconds", "age", "Since the oldest secret was fetched."),
+    (
+        "pgambassador_credential_expiry_timestamp_seconds",
+        "expires",
+        "When the first of the secrets expires, in Unix time.",
+    ),
+)
+
+
 def _of_credentials(keyrings: Iterable[CredentialStats]) -> Iterator[Metric]:
     labels = ("cluster", "provider")
+    things = [((each.cluster, each.provider), each) for each in keyrings]
     refreshes = CounterMetricFamily(
         "pgambassador_credential_refreshes",
         "How often a provider was asked for a secret, by what came of it.",
         labels=(*labels, "result"),
     )
-    failing = GaugeMetricFamily(
-        "pgambassador_credential_failures",
-        "How often a provider has failed since it last gave a secret.",
-        labels=labels,
-    )
-    age = GaugeMetricFamily(
-        "pgambassador_credential_age_seconds", "Since the oldest secret was fetched.", labels=labels
-    )
-    expiry = GaugeMetricFamily(
-        "pgambassador_credential_expiry_timestamp_seconds",
-        "When the first of the secrets expires, in Unix time.",
-        labels=labels,
-    )
-    for each in keyrings:
-        names = (each.cluster, each.provider)
+    for names, each in things:
         refreshes.add_metric((*names, "success"), each.refreshes)
         refreshes.add_metric((*names, "failure"), each.refresh_failures)
-        failing.add_metric(names, each.failing)
-        if each.age is not None:
-            age.add_metric(names, each.age)
-        if each.expires is not None:
-            expiry.add_metric(names, each.expires)
-    yield from (refreshes, failing, age, expiry)
+    yield refreshes
+    yield from of_table(GaugeMetricFamily, _CREDENTIALS, labels, things)
 
 
 _ROLES = ("primary", "standby", "unknown")

@@ -13,9 +13,6 @@ from __future__ import annotations
 import itertools
 import re
 
-from pglast import Error
-from pglast.parser import fingerprint
-
 _LETTER = "A-Za-z_\x80-\U0010ffff"
 # After a byte above 127 it may be the second half of a character: SJIS, BIG5, GBK and others have such.
 _BACKSLASH = r"(?<![\x80-\U0010ffff])\\"
@@ -92,11 +89,3 @@ def _comment_end(text: str, position: int) -> int | None:
         depth += 1 if match[0] == "/*" else -1
         position = match.end()
     return position
-
-
-def shape(text: str) -> str | None:
-    """PostgreSQL's fingerprint, which literals do not change; None if the statement does not parse."""
-    try:
-        return str(fingerprint(text))
-    except (Error, UnicodeEncodeError):
-        return None

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pgambassador.observe.normalize import CUT, normalize, shape
+from pgambassador.observe.normalize import CUT, normalize
+from pgambassador.routing.reading import fingerprint
 
 if TYPE_CHECKING:
     from pgambassador.observe.sink import Sink
@@ -180,7 +181,7 @@ class Formatter:
             why,
             batched,
         ) = record
-        query, fingerprint = self._statement(text)
+        query, mark = self._statement(text)
         line = {
             "time": _timestamp(when),
             "client": client,
@@ -188,7 +189,7 @@ class Formatter:
             "user": _clean(user),
             "application_name": _clean(application),
             "query": query,
-            "fingerprint": fingerprint,
+            "fingerprint": mark,
             "duration_ms": round(duration * 1000, 3),
             "wait_ms": round(wait * 1000, 3),
             "rows": rows,
@@ -221,7 +222,7 @@ class Formatter:
         query = written if self._literals else normalize(written, TEXT_LIMIT)
         if len(query) > TEXT_LIMIT or not (whole or query.endswith(CUT)):
             query = query[:TEXT_LIMIT] + CUT
-        return query, shape(written) if whole else None
+        return query, (fingerprint(written) or None) if whole else None
 
 
 def _timestamp(when: float) -> str:

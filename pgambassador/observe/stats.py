@@ -217,6 +217,19 @@ class ApproachesStats(Protocol):
     def __iter__(self) -> Iterator[ApproachStats]: ...
 
 
+class HearsayStats(Protocol):
+    """What is shared with others of servers; counts of words, and of what went wrong with their store."""
+
+    @property
+    def up(self) -> bool: ...
+    @property
+    def told(self) -> int: ...
+    @property
+    def heard(self) -> int: ...
+    @property
+    def failures(self) -> int: ...
+
+
 class CredentialStats(Protocol):
     """What a cluster's keyring says about itself; None where there is nothing yet, or no end."""
 

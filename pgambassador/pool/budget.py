@@ -24,6 +24,11 @@ class Budget:
         self._at = now
         self.granted = self.denied = 0
 
+    def resize(self, share: float, floor: float) -> None:
+        """From now on so much; of what is left no more than that earns."""
+        self._share, self._floor = share, floor
+        self._left = min(self._left, floor * WINDOW)
+
     def grant(self, now: float, asked: int) -> bool:
         """Take one. `asked`: how many statements there have been in all."""
         seconds = max(now - self._at, 0.0)

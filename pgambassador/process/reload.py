@@ -3,12 +3,14 @@
 1. All that can fail comes before anything changes; if it fails, everything stays as it was, and the log says
    why.
 2. Reading is done in threads: a file may be on a network, and everybody's statements go over the event loop.
-3. Signals that come meanwhile are one more reading behind this one.
+3. Signals that come meanwhile are one more reading behind this one. Who asks hears of one that has begun
+   after that.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -21,6 +23,8 @@ from pgambassador.net import tls
 from pgambassador.net.directory import listed
 from pgambassador.net.gate import Gate
 from pgambassador.net.house import House
+from pgambassador.net.levers import Outcome
+from pgambassador.net.tasks import spawn
 from pgambassador.observe import log as logs
 from pgambassador.observe.querylog import QueryLog
 
@@ -47,22 +51,37 @@ class Reload:
         self._query_log = query_log
         self._again = again
         self._accepted = accepted
-        self._wanted = self._busy = False
+        self._busy = False
+        self._asked = self._done = 0
+
+    def ask(self) -> Callable[[], Outcome | None]:
+        """Read everything again. What it gives tells how that ended, None until it has."""
+        number = self._asked + 1
+        spawn(self.run(), "reload")
+        return lambda: self._house.reloaded if self._done >= number else None
 
     async def run(self) -> None:
         """Once for all who ask while it is under way, and once more for them."""
-        self._wanted = True
+        self._asked += 1
         if self._busy:
             return
         self._busy = True
         try:
-            while self._wanted and not self._house.draining:
-                self._wanted = False
-                await self._once()
+            while self._done < self._asked and not self._house.draining:
+                number = self._asked
+                try:
+                    self._house.reloaded = await self._once()
+                except Exception:
+                    log.exception("the reload has failed")
+                    broken = AmbassadorError(
+                        "internal error of pgambassador", hint="Report what its log says."
+                    )
+                    self._house.reloaded = Outcome(time.time(), broken)
+                self._done = number
         finally:
             self._busy = False
 
-    async def _once(self) -> None:
+    async def _once(self) -> Outcome:
         house = self._house
         try:
             new = house.config if self._again is None else await _read(self._again)
@@ -74,7 +93,7 @@ class Reload:
                 gate.armour()
         except AmbassadorError as error:
             log.error("the configuration stays as it was: %s", error.sentence())
-            return
+            return Outcome(time.time(), error)
         house.reload(change.config, users, gate)
         self._accepted()
         self._query_log.configure(**what_to_log(change.config.query_log))
@@ -92,6 +111,7 @@ class Reload:
         log.info("configuration, certificates, users and credentials are read again%s", applied)
         if change.restart:
             log.warning("only a restart will apply the changes of %s", ", ".join(change.restart))
+        return Outcome(time.time(), None, tuple(change.live), tuple(change.restart))
 
     def __repr__(self) -> str:
         return f"<Reload{' under way' if self._busy else ''}>"

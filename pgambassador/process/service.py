@@ -14,9 +14,9 @@ import asyncio
 import logging
 import resource
 import signal
-import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 from pgambassador import __version__
 from pgambassador.auth.expiry import Reminder, day
@@ -27,11 +27,14 @@ from pgambassador.net.channel import lingering, sweep
 from pgambassador.net.directory import listed
 from pgambassador.net.gate import Gate
 from pgambassador.net.greeting import BASE
+from pgambassador.net.hearsay import Hearsay
 from pgambassador.net.house import House
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.listener import Listener, bind
 from pgambassador.net.login import welcome
 from pgambassador.net.names import NAMES
+from pgambassador.net.reception import Reception
+from pgambassador.net.redis import RedisStore
 from pgambassador.net.tasks import spawn
 from pgambassador.observe import log as logs
 from pgambassador.observe.http import HttpServer
@@ -65,13 +68,16 @@ class Service:
         self.query_log = _query_log(config)
         self.house = House(config, listed(config.auth), self.query_log)
         self.listeners: list[Listener] = []
+        self._reception = Reception(partial(welcome, self.house))
         self.http: HttpServer | None = None
         self.started = False
         self._reminder = Reminder()
         self._fallback = fallback
         self.keepsake = self._keepsake(config)
+        self.hearsay = self._hearsay(config)
         accepted = fallback.accepted if fallback is not None else lambda: None
         self._reload = Reload(self.house, self.query_log, again, accepted)
+        self.house.reread = self._reload.ask
         self._stop = asyncio.Event()
         self._signals = 0
         self._empty = asyncio.Event()
@@ -80,6 +86,10 @@ class Service:
         if config.state is None:
             return None
         return Keepsake(Store(config.state), NAMES, self.house.watches(), self._fallback)
+
+    def _hearsay(self, config: Config) -> Hearsay | None:
+        url = config.breaker.store
+        return None if url is None else Hearsay(RedisStore(url), self.house.approaches)
 
     async def run(self) -> int:
         self._check_upstreams()
@@ -109,6 +119,8 @@ class Service:
             where = ", ".join(str(listener.address) for listener in self.listeners)
             log.info("pgambassador %s listens on %s", __version__, where)
             ticking = spawn(self._tick(), "tick")
+            if self.hearsay is not None:
+                self.hearsay.start()
             self._try_upstreams()
             await self._stop.wait()
             ticking.cancel()
@@ -143,13 +155,13 @@ class Service:
     def _bind(self) -> None:
         for address in self.config.addresses():
             for sock in bind(address):
-                self.listeners.append(Listener(sock, address, self._accepted))
+                self.listeners.append(Listener(sock, address, self._reception.take))
 
     async def _serve_http(self) -> None:
         address = self.config.http_address()
         if address is None:
             return
-        metrics = Metrics(self.house, self.query_log, keepsake=self.keepsake)
+        metrics = Metrics(self.house, self.query_log, keepsake=self.keepsake, hearsay=self.hearsay)
         self.http = HttpServer(metrics.render, ready=self.ready, started=lambda: self.started)
         try:
             await self.http.start(address.host, address.port)
@@ -158,9 +170,6 @@ class Service:
                 f"cannot serve HTTP on {address}: {error.strerror or error}.",
                 hint="Choose another address with --http, or --http off.",
             ) from None
-
-    def _accepted(self, sock: socket.socket, peer: str) -> None:
-        spawn(welcome(self.house, sock, peer), "login")
 
     def _try_upstreams(self) -> None:
         """One connection to each cluster whose URL says as whom and to what, so that trouble shows early."""
@@ -271,6 +280,8 @@ class Service:
             keyring.close()
         if self.http is not None:
             await self.http.close()
+        if self.hearsay is not None:
+            await self.hearsay.close()
         if self.keepsake is not None and self._signals < 2:
             await self.keepsake.close()
         self.house.porter.close()

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import hmac
-import secrets
+import os
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -21,7 +21,10 @@ S = TypeVar("S")
 
 
 def random_pid() -> int:
-    return 1 + secrets.randbelow(MAX_PID)
+    while True:
+        pid = int.from_bytes(os.urandom(4), "big") & MAX_PID
+        if pid:
+            return pid
 
 
 class CancelKeys(Generic[S]):
@@ -36,7 +39,7 @@ class CancelKeys(Generic[S]):
         pid = self._draw_pid()
         while pid in self._living:
             pid = self._draw_pid()
-        key = secrets.token_bytes(LONG_KEY_SIZE if long else KEY_SIZE)
+        key = os.urandom(LONG_KEY_SIZE if long else KEY_SIZE)
         self._living[pid] = key, session
         return pid, key
 

@@ -56,6 +56,12 @@ _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
 _MEANINGLESS: Final = ("application_name", "statement_timeout", "lock_timeout")
 # Larger ones, which a client may make at will, are not remembered.
 _KEEP: Final = 2048
+_PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b"\\'")
+_WRITTEN: Final = [chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in range(256)]
+LARGE: Final = 1024 * 1024
+"""Bytes of what a session may set and still be moved from one server connection to another."""
+MANY: Final = 2000
+"""Parameters of that."""
 
 
 class Settings:
@@ -102,10 +108,15 @@ class Settings:
 
     def divided(self) -> tuple[Settings, tuple[tuple[str, str], ...]]:
         """What can be set at any time, and what a server connection must begin with, in one spelling."""
-        fixed = tuple((name, _plain(name, value)) for name, value in self.values.items() if name in AT_START)
-        if not fixed:
+        if AT_START.isdisjoint(self.values):
             return self, ()
+        fixed = tuple((name, _plain(name, value)) for name, value in self.values.items() if name in AT_START)
         return Settings.of({k: v for k, v in self.values.items() if k not in AT_START}), fixed
+
+    @property
+    def large(self) -> bool:
+        """Whether bringing a server connection into this state would keep everybody waiting."""
+        return self.size > LARGE or len(self.values) > MANY
 
     def __repr__(self) -> str:
         return f"<Settings {' '.join(self.values) or 'none'}>"
@@ -130,19 +141,24 @@ def literal(text: str) -> str:
     Every byte that is not plain ASCII is escaped: an escape is a byte in the server's encoding, as each
     byte of a start packet is.
     """
-    plain = (
-        chr(byte) if 0x20 <= byte < 0x7F and byte not in b"\\'" else f"\\x{byte:02x}"
-        for byte in build.encode(text)
-    )
-    return f"E'{''.join(plain)}'"
+    data = build.encode(text)
+    if data.translate(None, _PLAIN):
+        return f"E'{''.join(map(_WRITTEN.__getitem__, data))}'"
+    return f"E'{data.decode('ascii')}'"
 
 
-@lru_cache(maxsize=1024)
 def effective(settings: Settings, defaults: Settings) -> Settings:
     """The settings without those that a server connection has by itself, as its login said."""
+    return (_effective_remembered if settings.size <= _KEEP else _effective)(settings, defaults)
+
+
+def _effective(settings: Settings, defaults: Settings) -> Settings:
     own = defaults.values
     same = [name for name, value in settings.values.items() if own.get(name) == value]
     return Settings.of({k: v for k, v in settings.values.items() if k not in same}) if same else settings
+
+
+_effective_remembered = lru_cache(maxsize=1024)(_effective)
 
 
 def switch(before: Settings | None, after: Settings) -> bytes:

@@ -40,7 +40,7 @@ IDENTITY: Final = frozenset({"role", "session_authorization"})
 _NOT_KEPT: Final = frozenset(
     {"seed", "transaction_deferrable", "transaction_isolation", "transaction_read_only"}
 )
-_SPACE = rb"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)"
+_SPACE = rb"(?:\s|--[^\r\n]*[\r\n]|/\*(?:[^*]|\*(?!/))*\*/)"
 _SET = re.compile(rb"(?i)%b*set%b+(.*)" % (_SPACE, _SPACE), re.DOTALL)
 _PLAIN = re.compile(rb"(?i)(?:session\s+)?([a-z_][\w$]*(?:\.[a-z_][\w$]*)*)\s*(?:=|\bto\b)\s*(.*)", re.DOTALL)
 # Such a SET is a RESET: it leads back to what only we know, the start packet.
@@ -67,11 +67,42 @@ _FORMS = tuple((re.compile(b"(?i)" + pattern), names) for pattern, names in _WOR
 _OWN = re.compile(rb'(?i)(?<![\w$])[a-z_][\w$]*+"?(?:\."?[a-z_][\w$]*+)+')
 _OWN_MOST: Final = 100
 _READ_MOST: Final = 2048
+# Of a longer text only the beginning is searched: all of it would keep everybody waiting.
+_SEARCHED_MOST: Final = 64 * 1024
 _MENTION = re.compile(rb"(?i)set_config")
 _CALL = re.compile(rb"(?i)\bset_config\s*\(\s*('([^'\\]+)'\s*,)?")
 _LOCAL_CALL = re.compile(
     rb"(?i)\bset_config\s*\(\s*'[^'\\]+'\s*,\s*(?:'[^'\\]*'|\$\d+)(?:::\w+)?\s*,\s*true\s*\)"
 )
+
+
+_WORD = re.compile(rb"(?i)[a-z_][\w$]*|-?(?:0|[1-9]\d{0,8})")
+_LITERAL = re.compile(rb"'([^'\\\0]*)'")
+_SCHEMAS = re.compile(rb"(?:[a-z_][a-z0-9_]*|\"[^\"\\]*\")(?:\s*,\s*(?:[a-z_][a-z0-9_]*|\"[^\"\\]*\"))*")
+# Who somebody is; lists, which mean something else in quotes; what a value only adds to, or is not all of.
+_NOT_PLAIN: Final = (
+    IDENTITY
+    | _NOT_KEPT
+    | {"createrole_self_grant", "datestyle", "idle_session_timeout", "local_preload_libraries"}
+    | {"session_preload_libraries", "temp_tablespaces"}
+)
+
+
+def plainly_set(text: bytes) -> tuple[str, str] | None:
+    """The parameter and the value of a SET that says no more than these, as set_config() takes them."""
+    found = _SET.fullmatch(text) if len(text) <= _READ_MOST and text.isascii() else None
+    plain = None if found is None else _PLAIN.fullmatch(found[1])
+    if plain is None or _DEFAULT.match(plain[2]):
+        return None
+    name, value = plain[1].decode().lower(), plain[2].rstrip(b"; \t\r\n")
+    if name == "search_path":
+        plain = _SCHEMAS.fullmatch(value)
+        return (name, value.decode()) if plain is not None and b"pg_temp" not in value else None
+    if name in _NOT_PLAIN:
+        return None
+    if quoted := _LITERAL.fullmatch(value):
+        return name, quoted[1].decode()
+    return (name, value.decode().lower()) if _WORD.fullmatch(value) else None
 
 
 def names_set(text: bytes) -> Names:
@@ -96,15 +127,15 @@ def _names_set(text: bytes) -> Names:
 
 def _anything(text: bytes) -> Names:
     """All, and whatever looks like a parameter that pg_settings may not list."""
+    text = text[:_SEARCHED_MOST]
     return ALL | names_called(text) | names_in(text)
 
 
+# Of a text without blanks at its ends.
 _ALONE = re.compile(
-    rb"(?i)\s*(?:(reset\s+all|discard\s+all)|reset\s+(.+?)|set\s+(local\s+)?(?:session\s+(?!authorization))?(.+?))"
-    rb"\s*;?\s*\0?",
+    rb"(?i)(reset\s+all|discard\s+all)\Z|reset\s+(.+)|set\s+(local\s+)?(?:session\s++(?!authorization))?(.+)",
     re.DOTALL,
 )
-_TO_DEFAULT = re.compile(rb"(?i)(.+?)(?:\s*(?:=|\bto\b)\s*|\s+)(default|local)", re.DOTALL)
 _ONE = re.compile(rb"(?i)[a-z_][\w$]*(?:\.[a-z_][\w$]*)*")
 _TWO_WORDS: Final = {
     b"time zone": "timezone",
@@ -115,7 +146,7 @@ _TWO_WORDS: Final = {
 
 # In other words: comments, names in quotes, statements that are empty.
 _TOKEN = re.compile(
-    rb'(?P<none>--[^\n]*|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)|"(?P<name>[A-Za-z_][\w$.]*)"|(?P<end>;)'
+    rb'(?P<none>--[^\r\n]*|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)|"(?P<name>[A-Za-z_][\w$.]*)"|(?P<end>;)'
     rb'|(?P<other>[^\s;"/-]+|[/-])|(?P<space>\s+)'
 )
 _OTHER_WORDS = re.compile(rb'["/;]|--|\v')
@@ -150,7 +181,7 @@ def restoration(text: bytes, start: Mapping[str, str]) -> list[bytes]:
     `text` is one that is nothing but RESET, DISCARD ALL, or SET … TO DEFAULT, in whatever words; others are
     not understood.
     """
-    found = _ALONE.fullmatch(_plainly(text)) if len(text) <= _READ_MOST else None
+    found = _ALONE.match(_plainly(text).strip()) if len(text) <= _READ_MOST else None
     if found is None or not start:
         return []
     everything, name, local, setting = found.groups()
@@ -161,12 +192,7 @@ def restoration(text: bytes, start: Mapping[str, str]) -> list[bytes]:
         kept = {name: value for name, value in start.items() if name not in IDENTITY}
         return [_restore(kept).encode()] if kept else []
     if setting is not None:
-        default = _TO_DEFAULT.fullmatch(
-            setting + b" default" if setting.strip().lower() == b"names" else setting
-        )
-        if default is None or (default[2].lower() == b"local" and b"zone" not in default[1].lower()):
-            return []
-        name = default[1]
+        name = _led_to_default(setting)
     words = b" ".join(name.split()).lower()
     known = _TWO_WORDS.get(words) or (words.decode() if _ONE.fullmatch(words) else None)
     # Who it is leads back as whom it acts, too (manual: "SET SESSION AUTHORIZATION").
@@ -179,6 +205,17 @@ def restoration(text: bytes, start: Mapping[str, str]) -> list[bytes]:
     ]
 
 
+def _led_to_default(setting: bytes) -> bytes:
+    """Which parameter what follows SET leads back to its default; b"" for none."""
+    *words, value = setting.lower().replace(b"=", b" = ").split()
+    if not words:
+        return b"names" if value == b"names" else b""
+    if words[-1] in (b"=", b"to"):
+        words.pop()
+    name = b" ".join(words)
+    return name if value == b"default" or (value == b"local" and b"zone" in name) else b""
+
+
 def names_in(text: bytes) -> Names:
     """Whatever looks like a parameter of one's own, which pg_settings does not list."""
     found = (name.group() for name in islice(_OWN.finditer(text), _OWN_MOST))
@@ -186,15 +223,21 @@ def names_in(text: bytes) -> Names:
 
 
 # Names in disguise, another way to set parameters (manual: "pg_settings"), and functions that execute a text.
-_ANOTHER_WAY = re.compile(
-    rb'(?i)\bu&"|\bupdate\b.*\bpg_settings\b|(?:query|cursor|table|schema|database)_to_xml|\bts_(?:stat|rewrite)\b',
-    re.DOTALL,
-)
+_ANOTHER_WAY = re.compile(rb'(?i)\bu&"|(?:query|cursor|table|schema|database)_to_xml|\bts_(?:stat|rewrite)\b')
+_UPDATE = re.compile(rb"(?i)\bupdate\b")
+_PG_SETTINGS = re.compile(rb"(?i)\bpg_settings\b")
+
+
+def _another_way(text: bytes) -> bool:
+    if _ANOTHER_WAY.search(text):
+        return True
+    update = _UPDATE.search(text)
+    return update is not None and _PG_SETTINGS.search(text, update.end()) is not None
 
 
 def names_called(text: bytes) -> Names:
     """What calls of set_config() in a statement may change for the session; b"" is an unknown statement."""
-    if _ANOTHER_WAY.search(text):
+    if _another_way(text):
         return ALL | names_in(text)
     mentions = len(_MENTION.findall(text))
     if text and mentions == len(_LOCAL_CALL.findall(text)):

@@ -57,7 +57,7 @@ def _without_blocks(text: str) -> str:
 
 
 def _without_lines(text: str) -> str:
-    return rf"regexp_replace({text}, '--[^\n]*', ' ', 'g')"
+    return rf"regexp_replace({text}, '--[^\r\n]*', ' ', 'g')"
 
 
 # What looks like a comment may stand in a string, or within one of the other kind.

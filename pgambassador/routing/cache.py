@@ -238,5 +238,12 @@ class Shelf:
     def redefined(self) -> None:
         self.cache.redefined(self.database)
 
+    def surprised(self, now: float) -> None:
+        """Definitions have changed, nobody knows since when: what is kept may be untrue."""
+        everything = written(self.database, _EVERYTHING)
+        self.cache.begins(everything)
+        self.cache.ends(everything, now)
+        self.redefined()
+
     def __repr__(self) -> str:
         return f"<Shelf {self.database}{'' if self.current else ' behind'} of {self.cache!r}>"

@@ -179,10 +179,15 @@ _CALLS: Final[dict[Effect, tuple[Kind, bool, str]]] = {
     Effect.SEEDED: ("read", True, "depends on its session's setseed()"),
     Effect.HERE: ("read", True, "speaks of the server it runs on"),
 }
-_BARRED: Final[dict[str, tuple[Kind, bool]]] = {"locks rows": ("write", False)}
+
 _CATALOG: Final = "is a system catalog"
-_SOCIABLE: Final = ("is unlogged", _CATALOG)
-"""A replica has other rows there; that is all there is about them."""
+_BARS: Final[dict[str, tuple[Kind, bool]]] = {
+    "locks rows": ("write", True),
+    # A replica has other rows there; that is all there is about them.
+    "is unlogged": ("read", False),
+    _CATALOG: ("read", False),
+}
+"""What reading a relation is that is not for a replica, and whether it goes alone, by the reason."""
 
 
 def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decision:
@@ -290,8 +295,8 @@ def _relation(schema: str, name: str, reading: Reading, catalog: Catalog) -> Ite
     else:
         yield _Finding("unknown", f"reads {name}, which is not known", True)
         return
-    kind, movable = _BARRED.get(why, ("read", False))
-    yield _Finding(kind, f"reads {name}, which {why}", movable, alone=why not in _SOCIABLE)
+    kind, alone = _BARS.get(why, ("read", True))
+    yield _Finding(kind, f"reads {name}, which {why}", movable=False, alone=alone)
 
 
 def _touched(reading: Reading, catalog: Catalog) -> frozenset[str]:

@@ -314,8 +314,18 @@ def _indirection(_key: str, value: Any, _holder: dict[str, Any], reading: Readin
 
 def _operator(key: str, value: Any, _holder: dict[str, Any], reading: Reading) -> None:
     names = value.get({"A_Expr": "name", "SubLink": "operName", "SortBy": "useOp"}[key])
-    if names:
+    if "BETWEEN" in value.get("kind", ""):
+        reading.operators.update(("<", "<=", ">=", ">"))  # its name is another
+    elif names:
         reading.operators.add(_name(names)[1])
+    elif value.get("subLinkType") == "ANY_SUBLINK":
+        reading.operators.add("=")  # IN
+
+
+def _equality(_key: str, value: Any, _holder: dict[str, Any], reading: Reading) -> None:
+    """CASE x WHEN y, JOIN … USING, and NATURAL JOIN."""
+    if any(value.get(name) for name in ("arg", "usingClause", "isNatural")):
+        reading.operators.add("=")
 
 
 def _sample(_key: str, value: Any, _holder: dict[str, Any], reading: Reading) -> None:
@@ -345,6 +355,8 @@ _LOOKED_AT: Final[dict[str, _Look | None]] = {
     "A_Expr": _operator,
     "SubLink": _operator,
     "SortBy": _operator,
+    "CaseExpr": _equality,
+    "JoinExpr": _equality,
     "RangeTableSample": _sample,
     "CommonTableExpr": _cte,
     "lockingClause": _locks,

@@ -1,7 +1,8 @@
 """What may be asked again of a statement whose connection died, or whose server refused it: the table.
 
 1. Nothing is executed twice that is not proven to read, or marked as `idempotent` by who wrote it, unless it
-   was certainly not executed at all: no byte of it was sent, or the server says that it only answers reads.
+   was certainly not executed at all: no byte of it was sent, or the server says that it only answers reads. A
+   BEGIN that stands alone changes nothing either: the transaction that it has begun died with its connection.
 2. No commit that was acknowledged is lost: nothing of an answer is taken back, and nothing is asked again of
    which a byte has been passed on.
 3. What is not known is said as not known: a write, or a COMMIT, whose answer did not come is 08007. Only what
@@ -46,6 +47,8 @@ class Kind(enum.Enum):
     """What a statement, or a part of a pipeline, may do."""
 
     READ = enum.auto()
+    BEGIN = enum.auto()
+    """Begins a transaction, and nothing else."""
     MARKED = enum.auto()
     """May write; whoever wrote it says that twice is as good as once."""
     WRITE = enum.auto()
@@ -72,12 +75,15 @@ def outcome(event: str, phase: Phase, kind: Kind, *, within: bool, tries: int) -
     if _again(event, phase, kind, within=within, tries=tries):
         return Outcome.REPLAY
     if event in (LOST, CRASH_SHUTDOWN):
-        if phase is Phase.UNSENT or kind in (Kind.READ, Kind.ROLLBACK):
+        if phase is Phase.UNSENT or kind in (Kind.READ, Kind.BEGIN, Kind.ROLLBACK):
             return Outcome.BROKEN
         return Outcome.BROKEN if within and kind is not Kind.COMMIT else Outcome.UNKNOWN
     if event == ADMIN_SHUTDOWN and within and kind is Kind.COMMIT and phase is not Phase.UNSENT:
         return Outcome.UNKNOWN
     return Outcome.SAID
+
+
+_REPEATED: Final = (Kind.READ, Kind.BEGIN, Kind.MARKED)
 
 
 def _again(event: str, phase: Phase, kind: Kind, *, within: bool, tries: int) -> bool:
@@ -91,7 +97,7 @@ def _again(event: str, phase: Phase, kind: Kind, *, within: bool, tries: int) ->
         return False
     if phase is Phase.UNSENT:
         return tries < DEATHS_MOST
-    return tries < (SUDDEN_MOST if event == LOST else DEATHS_MOST) and kind in (Kind.READ, Kind.MARKED)
+    return tries < (SUDDEN_MOST if event == LOST else DEATHS_MOST) and kind in _REPEATED
 
 
 def kind_of(decision: Decision | None, text: bytes | None) -> Kind:
@@ -100,8 +106,10 @@ def kind_of(decision: Decision | None, text: bytes | None) -> Kind:
         return Kind.COMMIT
     if decision.kind == "read":
         return Kind.READ
-    if decision.kind == "transaction" and ending(text) == "rollback":
+    if decision.kind == "transaction" and decision.single and ending(text) == "rollback":
         return Kind.ROLLBACK
+    if decision.begins and decision.single:
+        return Kind.BEGIN
     if not decision.single or decision.kind == "transaction":
         return Kind.COMMIT
     return Kind.MARKED if decision.idempotent else Kind.WRITE
@@ -115,7 +123,7 @@ def kind_together(kinds: list[Kind]) -> Kind:
     return Kind.COMMIT if found is Kind.ROLLBACK else max(found, Kind.WRITE, key=lambda kind: kind.value)
 
 
-_BLANK: Final = rb"(?:\s|--[^\n]*(?:\n|\Z)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)"
+_BLANK: Final = rb"(?:\s|--[^\r\n]*(?:[\r\n]|\Z)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)"
 _END: Final = re.compile(
     rb"(?is)(?:" + _BLANK + rb"|;)*(?:(commit|end)|rollback|abort)\b"
     rb"(?:" + _BLANK + rb"+(?:work|transaction)\b)?"

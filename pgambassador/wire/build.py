@@ -130,11 +130,14 @@ def sasl_response(data: bytes) -> bytes:
 
 
 def _authentication(kind: int, rest: bytes = b"") -> bytes:
-    return frame(Backend.AUTHENTICATION, pack("!i", kind) + rest)
+    return pack("!Bii", Backend.AUTHENTICATION, 8 + len(rest), kind) + rest
+
+
+_OK: Final = _authentication(Authentication.OK)
 
 
 def authentication_ok() -> bytes:
-    return _authentication(Authentication.OK)
+    return _OK
 
 
 def authentication_cleartext() -> bytes:
@@ -163,7 +166,7 @@ def parameter_status(name: str, value: str) -> bytes:
 
 
 def backend_key_data(pid: int, key: bytes) -> bytes:
-    return frame(Backend.BACKEND_KEY_DATA, pack("!I", pid & 0xFFFFFFFF) + key)
+    return pack("!BiI", Backend.BACKEND_KEY_DATA, 8 + len(key), pid & 0xFFFFFFFF) + key
 
 
 def ready_for_query(status: bytes) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from struct import unpack_from
 from typing import Final
 
@@ -26,28 +27,37 @@ MAX_CANCEL_KEY: Final = 256
 # Of NAMEDATALEN (64) the last is a NUL.
 MAX_NAME: Final = 63
 
+# What is longer, which a client may make at will, is not remembered.
+_USUAL: Final = 1024
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class StartupPacket:
     """What a client asked for. `extensions` holds the `_pq_.` options, under their full names.
 
-    As a server does it, names are cut to the length of one before anything is made of them.
+    As a server does it, names are cut to the length of one before anything is made of them. Nothing in it is
+    ever changed: who sends the same gets the same.
     """
 
     version: int
     params: dict[str, str]
     extensions: dict[str, str] = field(default_factory=dict)
+    usual: bool = field(default=False, repr=False, compare=False)
+    """Short enough for what follows from it to be remembered."""
+
+    def __hash__(self) -> int:
+        return hash((self.version, self.user, self.database))
 
     @property
     def minor(self) -> int:
         return self.version & 0xFFFF
 
-    @property
+    @cached_property
     def user(self) -> str:
         """Empty if the client named none, which is an error."""
         return _name(self.params.get("user", ""))
 
-    @property
+    @cached_property
     def database(self) -> str:
         """The user's name where the client named no database."""
         return _name(self.params.get("database", "")) or self.user
@@ -91,6 +101,10 @@ def _malformed(what: str) -> ProtocolViolation:
 
 def startup(payload: bytes) -> StartupPacket:
     """StartupMessage: version, pairs of strings, one terminator, and nothing behind it."""
+    return (_remembered if len(payload) <= _USUAL else _startup)(payload)
+
+
+def _startup(payload: bytes) -> StartupPacket:
     what = "StartupMessage"
     if len(payload) < 5:
         raise _malformed(what)
@@ -107,7 +121,10 @@ def startup(payload: bytes) -> StartupPacket:
         (extensions if name.startswith("_pq_.") else params)[name] = decode(value)
     if position != len(payload):
         raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
-    return StartupPacket(version, params, extensions)
+    return StartupPacket(version, params, extensions, usual=len(payload) <= _USUAL)
+
+
+_remembered = lru_cache(maxsize=1000)(_startup)
 
 
 def cancel_request(payload: bytes) -> CancelRequest:

@@ -67,7 +67,7 @@ cdef const unsigned char *behind_comment(const unsigned char *at, const unsigned
     """Where a comment that begins here ends; those of the one kind may be nested."""
     cdef int depth = 0
     if at[0] == c'-':
-        while at < end and at[0] != c'\n':
+        while at < end and at[0] != c'\n' and at[0] != c'\r':
             at += 1
         return at
     while end - at > 1:

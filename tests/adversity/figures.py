@@ -39,6 +39,7 @@ QUIET: dict[str, Any] = {"query_log": {"slow": "off", "errors": False}}
 @contextmanager
 def before(pair: Pair, size: int = 4, **config: Any) -> Iterator[Ambassador]:
     """An ambassador as it comes, but for the pool's size."""
+    pair.fresh()
     cluster = {"url": pair.url(connect_timeout="2", tcp_user_timeout="1000"), **config.pop("cluster", {})}
     pool = {"size": size, **config.pop("pool", {})}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,8 @@
-"""Scenes of failure, with clients on the stage: the tests judge what comes of them, `figures` measures it."""
+"""Scenes of failure, with clients on the stage: the tests judge what comes of them, `figures` measures it.
+
+The tables that clients write into are there before the ambassador is (`Pair.fresh`): for a second after that
+it would not know what statements do.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,6 @@ class Played:
 
 
 def standby_dies(pair: Pair, proxy: Ambassador, seed: int, ways: Sequence[str]) -> Played:
-    pair.fresh()
     with Load(proxy, seed) as load:
         for how in ways:
             load.everybody(10, "beside a standby")
@@ -56,7 +59,6 @@ def standby_dies(pair: Pair, proxy: Ambassador, seed: int, ways: Sequence[str]) 
 
 
 def primary_restarts(pair: Pair, proxy: Ambassador, seed: int, how: str) -> Played:
-    pair.fresh()
     with Load(proxy, seed) as load:
         load.everybody(10, "before")
         stop_server(pair.primary, how)
@@ -67,7 +69,6 @@ def primary_restarts(pair: Pair, proxy: Ambassador, seed: int, how: str) -> Play
 
 def standby_takes_over(pair: Pair, proxy: Ambassador, seed: int, *, kill: bool) -> Played:
     """The primary is switched off or dies, the standby is promoted, and then the old primary follows it."""
-    pair.fresh()
     pair.synchronous(True)
     with Load(proxy, seed) as load:
         load.everybody(10, "before")

@@ -37,6 +37,7 @@ def pair(workspace: Workspace) -> Iterator[Pair]:
 
 @pytest.fixture
 def proxy(pair: Pair, ambassador: Callable[..., Ambassador]) -> Ambassador:
+    pair.fresh()
     clusters: dict[str, Any] = {"main": {"url": pair.url(connect_timeout="2"), "routing": PROBE}}
     return ambassador({"clusters": clusters}, pool=POOL, query_log={"slow": "off", "errors": False})
 

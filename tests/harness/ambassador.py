@@ -1,4 +1,8 @@
-"""The ambassador as users run it: `python -m pgambassador run --config FILE` in a process of its own."""
+"""The ambassador as users run it: `python -m pgambassador run --config FILE` in a process of its own.
+
+With `warm` it is forked from a process that has imported everything already, unless it is another command or
+has an environment that matters before that.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,9 @@ from pgambassador.embedded.ports import HOST, free_port
 from tests.harness.look import VARIABLE, Look
 from tests.harness.metrics import Metrics
 from tests.harness.waiting import wait_until
+from tests.harness.warm import ROOT, Child, Warm
 
-ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "pgambassador")
 STOP_TIMEOUT = 30.0
 
 
@@ -40,10 +45,11 @@ class Ambassador:
             **more,
         }
         self.environment: dict[str, str] = {}
-        self.command: tuple[str, ...] = (sys.executable, "-m", "pgambassador")
+        self.command: tuple[str, ...] = COMMAND
+        self.warm: Warm | None = None
         self.config_file = folder / "pgambassador.yaml"
         self.stderr = folder / "stderr"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Child | None = None
 
     def __repr__(self) -> str:
         return f"<Ambassador port {self.port} {'pid ' + str(self.pid) if self.running else 'stopped'}>"
@@ -74,15 +80,21 @@ class Ambassador:
         assert not self.running
         if write:
             self.write_config()
+        arguments = ("run", "--config", str(self.config_file))
+        environment = {**clean_environment(), **self.environment}
+        self._process = None
         with self.stderr.open("ab") as stderr:
-            self._process = subprocess.Popen(
-                [*self.command, "run", "--config", str(self.config_file)],
-                cwd=ROOT,
-                env={**_clean_environment(), **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-            )
+            if self.warm is not None and self.command == COMMAND:
+                self._process = self.warm.start(arguments, environment, stderr)
+            if self._process is None:
+                self._process = subprocess.Popen(
+                    [*self.command, *arguments],
+                    cwd=ROOT,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stderr,
+                    stderr=stderr,
+                )
         if ready:
             wait_until(self._started, f"the start of {self!r}", deadline=20)
 
@@ -199,7 +211,7 @@ class Ambassador:
             ) from None
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """Ours without what would configure it or any libpq."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("PG")},

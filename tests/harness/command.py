@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tests.harness.ambassador import ROOT
+from tests.harness.warm import ROOT
 
 
 @dataclass(frozen=True)

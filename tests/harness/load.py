@@ -28,6 +28,8 @@ PAUSE = 0.02
 OWN = "22012"
 """What a statement is told that fails on purpose."""
 INSERT = "insert into deeds (key) values (%s)"
+UNDONE = "Nothing of the transaction has been done."
+HALF = "A part of its answer had been passed on."
 
 
 class Interrupted(Exception):
@@ -140,8 +142,10 @@ class Driver(Client):
                 sqlstate = _login_sqlstate(str(error))
             if time.monotonic() - began > PATIENCE - 1:
                 self.complain(f"no answer {phase.value} for {PATIENCE:g} s: {error}")
-            self.ledger.trouble(Trouble(phase, sqlstate, ended, str(error), time.monotonic()))
-            if sqlstate in DOUBTFUL and phase in (Phase.WRITING, Phase.COMMITTING):
+            detail = error.diag.message_detail or ""
+            where = Phase.HALFWAY if phase is Phase.READING and HALF in detail else phase
+            self.ledger.trouble(Trouble(where, sqlstate, ended, str(error), time.monotonic()))
+            if sqlstate in DOUBTFUL and phase in (Phase.WRITING, Phase.COMMITTING) and UNDONE not in detail:
                 self.ledger.tell(Told.DOUBT, *keys)
             raise Interrupted from None
         if phase is not Phase.LOGIN:
@@ -322,7 +326,7 @@ class Raw(Client):
         fields = error.fields if error else {"C": "", "M": ""}
         where = Phase.HALFWAY if phase is Phase.READING and answer.kinds.strip("EZ") else phase
         self.ledger.trouble(Trouble(where, fields["C"], self.ended, fields["M"], time.monotonic()))
-        if fields["C"] in DOUBTFUL and phase is not Phase.INSIDE:
+        if fields["C"] in DOUBTFUL and phase is not Phase.INSIDE and UNDONE not in fields.get("D", ""):
             for keys in parts:
                 self.ledger.tell(Told.DOUBT, *keys)
 

@@ -4,50 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 import time
 from collections.abc import Callable
-from typing import Self
 
-from pgambassador.embedded.ports import HOST
+from tests.harness.listening import Listening
 
 Speech = Callable[[socket.socket], None]
 """What is said to whoever has sent its first message; the connection ends when it returns."""
 
 
-class Mumbler:
-    """Listens on `port`; `heard` are first messages."""
+class Mumbler(Listening):
+    """`heard` are first messages."""
 
     def __init__(self, speech: Speech) -> None:
         self.heard: list[bytes] = []
         self._speech = speech
-        self._listener = socket.create_server((HOST, 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._ends: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        super().__init__()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each in (self._listener, *self._ends):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(10)
-        for each in (self._listener, *self._ends):
-            each.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                end, _ = self._listener.accept()
-                end.settimeout(20)
-                self._ends.append(end)
-                thread = threading.Thread(target=self._serve, args=(end,), daemon=True)
-                self._threads.append(thread)
-                thread.start()
+    def accepted(self, end: socket.socket) -> None:
+        end.settimeout(20)
+        self.start(self._serve, end)
 
     def _serve(self, end: socket.socket) -> None:
         with end, contextlib.suppress(OSError):

@@ -4,48 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
-from typing import Self
 
 from pgambassador.embedded.ports import HOST
+from tests.harness.listening import Listening
 
 
-class Tap:
-    """Listens on `port`, passes everything on, and keeps in `said` what each connection sent."""
+class Tap(Listening):
+    """Passes everything on, and keeps in `said` what each connection sent."""
 
     def __init__(self, port: int) -> None:
         self._target = (HOST, port)
-        self._listener = socket.create_server((HOST, 0))
-        self.port: int = self._listener.getsockname()[1]
         self.said: list[bytearray] = []
-        self._ends: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        super().__init__()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each in (self._listener, *self._ends):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-        for each in (self._listener, *self._ends):
-            each.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                heard = bytearray()
-                self.said.append(heard)
-                self._ends += (client, server)
-                for source, sink, kept in ((client, server, heard), (server, client, None)):
-                    thread = threading.Thread(target=_pass_on, args=(source, sink, kept), daemon=True)
-                    self._threads.append(thread)
-                    thread.start()
+    def accepted(self, end: socket.socket) -> None:
+        server = socket.create_connection(self._target)
+        self.owns(server)
+        heard = bytearray()
+        self.said.append(heard)
+        self.start(_pass_on, end, server, heard)
+        self.start(_pass_on, server, end, None)
 
 
 def _pass_on(source: socket.socket, sink: socket.socket, kept: bytearray | None) -> None:

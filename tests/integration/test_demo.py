@@ -12,7 +12,7 @@ import pytest
 
 from pgambassador.embedded.ports import is_free
 from tests.harness import psql
-from tests.harness.ambassador import ROOT
+from tests.harness.warm import ROOT
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -47,8 +47,16 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         inside.execute("select set_limit(0.3)")  # so that the library is loaded, and its functions are found
         inside.execute(SETUP)
     yield server.url(database="extended")
+
+    def dropped() -> bool:
+        try:
+            connection.execute("drop database extended with (force)")
+        except psycopg.errors.ObjectInUse:  # the ambassador has come again meanwhile
+            return False
+        return True
+
     with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute("drop database extended with (force)")
+        wait_until(dropped, "nobody uses the database")
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def test_longer_than_that_nobody_is_held(fragile: Postgres, ambassador: Callable
 def test_while_the_breaker_is_open_the_server_is_left_alone(
     link: Link, primary: Postgres, ambassador: Callable[..., Ambassador]
 ) -> None:
-    """Hundreds of statements, and an attempt now and then."""
+    """Hundreds of statements, and now and then somebody who asks in the background."""
     proxy = ambassador(
         url(primary, link),
         failover={"hold": "off"},
@@ -153,17 +153,64 @@ def test_while_the_breaker_is_open_the_server_is_left_alone(
         link.cut()
         while not breaker(proxy, "open"):
             client.ask("select 1")
+        link.stall()
         link.allow()
         before = link.accepted
         for _ in range(300):
             assert client.ask("select 1").error.sqlstate == "57P03"
-        assert link.accepted == before
+        assert link.accepted - before < 100
         with console(proxy) as hand:
             row = hand.execute("show breakers").fetchone()
             assert row is not None
             assert row[1:4] == (f"127.0.0.1:{link.port}", "open", "auto")
             hand.execute(f"breaker '127.0.0.1:{link.port}' auto")
+        link.resume()
         wait_until(lambda: client.ask("select 'through'").kinds == "TDCZ")
+
+
+ENDLESS = {"failures": 1, "first_pause": "1h", "longest_pause": "1h"}
+
+
+def test_nobody_waits_for_the_end_of_a_pause(
+    fragile: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """A breaker that would be open for an hour, and clients that nobody holds: the server is back, and so are
+    they."""
+    proxy = ambassador(url(fragile), failover={"hold": "off"}, breaker=ENDLESS)
+    with Wire.session(proxy.port) as client:
+        assert client.ask("select 1").value == "1"
+        fragile.stop()
+        wait_until(lambda: client.ask("select 2").kinds == "EZ")
+        wait_until(lambda: breaker(proxy, "open"))
+        assert "as soon as it answers" in client.ask("select 3").error.fields["D"]
+        fragile.start()
+        back = time.monotonic()
+        wait_until(lambda: client.ask("select 'back'").kinds == "TDCZ", "the server's return")
+        print(f"served {time.monotonic() - back:.3f} s after the server accepts connections")
+        wait_until(lambda: not breaker(proxy, "open"))
+
+
+def test_an_attempt_that_went_nowhere_is_made_anew(
+    link: Link, primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """A network that swallowed it works again: who waits for that attempt need not wait for its end."""
+    proxy = ambassador(
+        url(primary, link, connect_timeout="600"), failover={"hold": "1h"}, breaker=ENDLESS, pool={"size": 1}
+    )
+    with Wire.session(proxy.port) as client:
+        assert client.ask("select 1").value == "1"
+        link.refuse()
+        link.cut()
+        client.send(build.query("select 'served'"))
+        wait_until(lambda: breaker(proxy, "open"))
+        link.stall()
+        link.allow()
+        before = link.accepted
+        wait_until(lambda: proxy.metrics().total("pgambassador_server_opening") == 1)
+        wait_until(lambda: link.accepted > before + 1)
+        link.half_open()  # what was sent until now is lost
+        link.resume()
+        assert client.until("Z").value == "served"
 
 
 def test_a_breaker_that_is_forced(primary: Postgres, ambassador: Callable[..., Ambassador]) -> None:

@@ -211,8 +211,14 @@ def test_a_free_port_is_free() -> None:
         assert not is_free(port)
 
 
-def test_the_ambassador_as_a_process(primary: Postgres, ambassador: Callable[..., Ambassador]) -> None:
-    process = ambassador(primary.url("app", USERS["app"].password, "app"), pool={"size": 2})
+@pytest.mark.parametrize("forked", [True, False])
+def test_the_ambassador_as_a_process(
+    primary: Postgres, ambassador: Callable[..., Ambassador], forked: bool
+) -> None:
+    process = ambassador(primary.url("app", USERS["app"].password, "app"), pool={"size": 2}, start=False)
+    if not forked:
+        process.warm = None
+    process.start()
     assert psql(process.dsn(), "select current_user, current_setting('port')") == f"app|{primary.port}"
     assert process.http("/livez")[0] == 200
     assert process.http("/nowhere")[0] == 404
@@ -225,6 +231,9 @@ def test_the_ambassador_as_a_process(primary: Postgres, ambassador: Callable[...
     assert psql(process.dsn(), "select 1") == "1"
     process.send(signal.SIGTERM)
     assert process.wait() == 0
+    process.start()
+    assert process.kill() == -signal.SIGKILL
+    assert not process.running
 
 
 def test_an_ambassador_that_does_not_start_shows_why(ambassador: Callable[..., Ambassador]) -> None:

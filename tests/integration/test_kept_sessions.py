@@ -200,20 +200,131 @@ def test_each_part_of_a_pipeline_is_answered(shaky: Ambassador, link: Link, obse
         goes_on(client)
 
 
-def test_statements_are_what_they_were_before(shaky: Ambassador, link: Link, observer: Connection) -> None:
+def test_statements_are_what_they_were_before(
+    shaky: Ambassador, link: Link, observer: Connection, ledger: Callable[[], list[str]]
+) -> None:
     """One whose Parse was lost is not there; those before it are."""
     with Wire.session(shaky.port) as client:
         client.send(parse(b"before", b"select 'before'"), SYNC)
         client.until("Z")
-        slow = b"select 'a lost Parse', pg_backend_pid(), pg_sleep(%f)" % SLEEP
+        slow = b"insert into ledger select 'a lost Parse' from pg_sleep(%f)" % SLEEP
         client.send(parse(b"within", slow), bind(b"within"), execute(), SYNC)
         wait_running(observer, "a lost Parse")
         link.cut()
-        fails(client.until("Z"), "08006", "08007", status=b"I")
+        fails(client.until("Z"), "08007", status=b"I")
         client.send(bind(b"before"), execute(), SYNC)
         assert client.until("Z").value == "before"
         client.send(bind(b"within"), execute(), SYNC)
         assert client.until("Z").error.sqlstate == "26000"
+
+
+def test_a_read_is_asked_again_before_anything_is_known(
+    primary: Postgres, ambassador: Callable[..., Ambassador], observer: Connection
+) -> None:
+    """It waits until it is known to be one."""
+    proxy = ambassador(primary.url("app", USERS["app"].password, "app"), pool={"size": 1})
+    with Wire.session(proxy.port) as client:
+        client.send(build.query(f"select 'before all', pg_sleep({SLEEP})"))
+        kill(observer, "before all")
+        answer = client.until("Z")
+        assert answer.rows[0][0] == "before all", answer
+        client.send(build.query(f"select 'before all', nextval('nowhere'), pg_sleep({SLEEP})"))
+        assert client.until("Z").error.sqlstate == "42P01"
+        goes_on(client)
+
+
+def test_a_read_in_pieces_is_asked_again(proxy: Ambassador, observer: Connection) -> None:
+    with Wire.session(proxy.port) as client:
+        knows_the_catalog(proxy, client)
+        sql = f"select $1::text, 'read in pieces', pg_sleep({SLEEP})".encode()
+        value = b"x" * 30_000
+        client.send(parse(b"", sql))
+        wait_until(lambda: active(proxy) == 1)
+        message = bind(b"", value) + execute() + SYNC
+        for at in range(0, len(message), 4000):
+            client.send(message[at : at + 4000])
+        kill(observer, "read in pieces")
+        answer = client.until("Z")
+        assert answer.rows[0][0] == value.decode(), answer
+        goes_on(client)
+
+
+def active(proxy: Ambassador) -> float:
+    return proxy.metrics().total("pgambassador_server_connections", state="active")
+
+
+@pytest.mark.parametrize("by", ["simple", "extended", "prepared"])
+def test_a_begin_is_asked_again(
+    by: str, shaky: Ambassador, link: Link, ledger: Callable[[], list[str]]
+) -> None:
+    """It is on its way when the connection breaks, and nobody knows whether it has arrived."""
+    asked = {"simple": build.query("begin"), "extended": extended(b"begin")}.get(
+        by, bind(b"b") + execute() + SYNC
+    )
+    with Wire.session(shaky.port) as client:
+        client.send(parse(b"b", b"begin"), SYNC)
+        client.until("Z")
+        link.stall()
+        client.send(asked)
+        wait_until(lambda: active(shaky) == 1)
+        link.cut()
+        link.resume()
+        answer = client.until("Z")
+        assert (answer.kinds.lstrip("12"), answer[-1].payload) == ("CZ", b"T"), answer
+        client.ask("insert into ledger values ('within')")
+        assert ledger() == []
+        assert client.ask("commit").kinds == "CZ"
+        assert ledger() == ["within"]
+        goes_on(client)
+
+
+def test_what_follows_a_begin_in_one_go_is_not_asked_again(
+    shaky: Ambassador, link: Link, ledger: Callable[[], list[str]]
+) -> None:
+    with Wire.session(shaky.port) as client:
+        goes_on(client)
+        link.stall()
+        client.send(build.query("begin"), build.query("insert into ledger values ('perhaps')"))
+        wait_until(lambda: active(shaky) == 1)
+        link.cut()
+        link.resume()
+        fails(client.until("Z"), "08006", status=b"I")
+        fails(client.until("Z"), "08007", status=b"I")
+        goes_on(client)
+        assert ledger() == []
+
+
+@pytest.mark.parametrize("by", ["simple", "extended"])
+def test_what_was_just_set_is_set_again(by: str, proxy: Ambassador, observer: Connection) -> None:
+    """The server has had no time to say what a SET has set, but its text does."""
+    sql = "set timezone = 'Asia/Tokyo'"
+    with Wire.session(proxy.port) as client:
+        knows_the_catalog(proxy, client)
+        client.send(
+            build.query(sql) if by == "simple" else extended(sql.encode()),
+            build.query(f"select 'just set {by}', pg_sleep({SLEEP})"),
+        )
+        client.until("Z")
+        kill(observer, f"just set {by}")
+        fails(client.until("Z"), "57P01", status=b"I")
+        assert client.ask("show timezone").value == "Asia/Tokyo"
+        goes_on(client)
+
+
+def test_what_may_have_been_set_in_another_way_ends_the_session(
+    proxy: Ambassador, observer: Connection
+) -> None:
+    with Wire.session(proxy.port) as client:
+        client.send(
+            build.query("select set_config('timezone', 'Asia/' || 'Tokyo', false)"),
+            build.query(f"select 'set in another way', pg_sleep({SLEEP})"),
+        )
+        client.until("Z")
+        kill(observer, "set in another way")
+        answer = client.rest()
+        assert answer.kinds.lstrip("T") == "E", answer
+        assert (answer.error.fields["S"], answer.error.sqlstate) == ("FATAL", "57P01")
+        assert "settings" in answer.error.fields["D"]
 
 
 # In a transaction.

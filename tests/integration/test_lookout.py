@@ -140,6 +140,7 @@ def test_a_hostile_catalogue_is_answered_within_bounds(
         assert two.ask("show work_mem").value == "4MB"
 
 
+@pytest.mark.slow
 def test_everybody_is_watched_where_it_cannot_be_found_out_in_time(
     url: str, inside: Connection, ambassador: Callable[..., Ambassador]
 ) -> None:

@@ -46,6 +46,7 @@ def proxy(primary: Postgres, ambassador: Make) -> Ambassador:
     return ambassador(url(primary), clients={"memory": MOST}, pool={"size": 2})
 
 
+@pytest.mark.slow
 def test_a_hundred_halves_of_long_messages(proxy: Ambassador) -> None:
     """Each would be kept whole. Others are served meanwhile, and those who hold on are ended."""
     with ExitStack() as stack:
@@ -71,6 +72,7 @@ def test_a_hundred_halves_of_long_messages(proxy: Ambassador) -> None:
         assert proxy.rss() - before < 3 * MOST
 
 
+@pytest.mark.slow
 def test_who_is_ended_is_told_why(proxy: Ambassador) -> None:
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire.session(proxy.port)) for _ in range(30)]

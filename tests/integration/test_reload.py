@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +22,7 @@ import pytest
 from pgambassador.embedded import Authority, Postgres
 from pgambassador.embedded.authority import LOOPBACK
 from pgambassador.wire import build
-from tests.harness import USERS, Ambassador, Wire, psql, wait_until
+from tests.harness import USERS, Ambassador, Link, Wire, psql, wait_until
 
 Make = Callable[..., Ambassador]
 READ = "configuration, certificates, users and credentials are read again"
@@ -103,6 +106,108 @@ def test_what_needs_a_restart_is_named_and_left(primary: Postgres, ambassador: M
     )
     assert psql(proxy.dsn(), "select 1") == "1"
     assert "hunter2" not in proxy.output()
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pgambassador", "reload", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+def test_the_command_says_how_it_ended(primary: Postgres, ambassador: Make, tmp_path: Path) -> None:
+    """By the file, which says where it listens, and by a URL."""
+    proxy = ambassador(url(primary), listen=[f"unix:{tmp_path}"])
+    by_file = "--config", str(proxy.config_file)
+    done = command(*by_file)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "reloaded\n", "")
+    proxy.config |= {"drain_timeout": "3s", "pool": {"size": 3}}
+    proxy.write_config()
+    done = command(*by_file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "reloaded; applied: drain_timeout\nonly a restart will apply the changes of pool.size\n"
+    )
+    address = f"postgresql:///pgambassador?host={tmp_path}"
+    proxy.config["auth"] = {"users_file": str(tmp_path / "none")}
+    proxy.write_config()
+    why = f"auth.users_file {tmp_path / 'none'} cannot be read"
+    done = command(address)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert done.stderr.startswith("pgambassador: ") and why in done.stderr
+    proxy.config_file.write_text("listen: [")
+    done = command(address)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    with psycopg.connect(host=str(tmp_path), dbname="pgambassador", autocommit=True) as hand:
+        with pytest.raises(psycopg.Error) as caught:
+            hand.execute("reload")
+        row = hand.execute("show reload").fetchone()
+        assert (
+            row is not None and str(caught.value.diag.message_primary) in row[1] and row[2:] == (None, None)
+        )
+        del proxy.config["auth"]
+        proxy.write_config()
+        hand.execute("reload")
+        row = hand.execute("show reload").fetchone()
+        assert row is not None and row[1:] == ("applied", None, "pool.size")
+    for wrong, code, told in (
+        ("postgresql://127.0.0.1/app", 2, "'app' is not a console"),
+        (f"postgresql:///pgambassador?host={tmp_path / 'nowhere'}", 1, "could not connect"),
+    ):
+        done = command(wrong)
+        assert done.returncode == code and told in done.stderr, done.stderr
+
+
+def test_the_command_logs_in_as_any_client(primary: Postgres, ambassador: Make) -> None:
+    rules = [{"user": "alice", "method": "scram-sha-256"}]
+    proxy = ambassador(
+        url(primary), auth={"users": {"alice": "hunter2"}, "rules": rules, "admins": ["alice"]}
+    )
+    there = f"127.0.0.1:{proxy.port}/pgambassador?sslmode=disable"
+    done = command(f"postgresql://alice:hunter2@{there}")
+    assert (done.returncode, done.stdout) == (0, "reloaded\n"), done.stderr
+    done = command(f"postgresql://alice:wrong@{there}")
+    assert done.returncode == 1 and "password authentication failed" in done.stderr
+    assert "wrong" not in done.stderr
+
+
+def test_what_happens_while_a_server_is_away(link: Link, primary: Postgres, ambassador: Make) -> None:
+    """Who is held is told when nobody is to be held any more; breakers go by the new rules, but what hands
+    have set stays."""
+    address = f"127.0.0.1:{link.port}"
+    patient = {"failures": 1000, "volume": 10000}
+    proxy = ambassador(
+        url(primary).replace(f":{primary.port}/", f":{link.port}/"), failover={"hold": "1h"}, breaker=patient
+    )
+
+    def shown(hand: psycopg.Connection) -> tuple[str, str]:
+        row = hand.execute("show breakers").fetchone()
+        assert row is not None
+        return row[2], row[3]
+
+    with (
+        Wire.session(proxy.port) as client,
+        psycopg.connect(proxy.dsn(database="pgambassador"), autocommit=True) as hand,
+    ):
+        assert client.ask("select 1").value == "1"
+        link.refuse()
+        link.cut()
+        client.send(build.query("select 'held'"))
+        wait_until(lambda: proxy.metrics().total("pgambassador_pool_held_clients") == 1)
+        told = reload(proxy, failover={"hold": "off"}, breaker={"failures": 1, "dry_run": True})
+        assert told.endswith("applied: failover.hold, breaker.failures, breaker.volume, breaker.dry_run")
+        assert client.until("Z").error.sqlstate in ("08001", "57P03")
+        wait_until(lambda: client.ask("select 2").kinds == "EZ" and shown(hand) == ("open", "dry"))
+        reload(proxy, breaker={"failures": 1, "longest_pause": "1h", "first_pause": "1h"})
+        assert shown(hand) == ("open", "auto")
+        hand.execute(f"breaker '{address}' close")
+        reload(proxy, breaker={"failures": 1, "dry_run": True})
+        assert shown(hand)[1] == "closed"
+        link.allow()
+        wait_until(lambda: client.ask("select 'back'").kinds == "TDCZ")
 
 
 def test_logs(primary: Postgres, ambassador: Make) -> None:

@@ -21,6 +21,8 @@ from tests.harness.names import NameServer, missing
 
 Make = Callable[..., Ambassador]
 PASSWORD = USERS["app"].password
+SOON = {"hold": "1s"}
+"""Where clients wait in vain."""
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_without_a_directory_such_a_start_fails(
     primary: Postgres, ambassador: Make, names: NameServer
 ) -> None:
     names.say(localhost="again")
-    proxy = start(ambassador, config(primary), names)
+    proxy = start(ambassador, config(primary), names, failover=SOON)
     assert "the host name was not found" in answer(proxy)
     assert "last_known_good" not in proxy.http("/metrics")[1]
 
@@ -208,7 +210,7 @@ def test_a_start_without_patroni_and_dns(
     assert second.stop() == 0
     # Without a memory: nothing.
     up.clear()
-    third = start(ambassador, setting, names)
+    third = start(ambassador, setting, names, failover=SOON)
     assert "the host name was not found" in answer(third)
 
 

@@ -273,6 +273,7 @@ def test_one_cluster_is_down_and_the_other_serves(
     proxy = ambassador(
         {"clusters": {"down": {"url": down}, "up": {"url": url}}},
         databases={"d0": {"cluster": "up"}, "lost": {"cluster": "down", "database": "d0"}},
+        failover={"hold": "1s"},
     )
     wait_until(lambda: "except cluster down: " in proxy.http("/readyz")[1], "readiness says which")
     assert proxy.http("/readyz")[0] == 200

@@ -390,6 +390,7 @@ def test_a_transaction_that_no_server_has_heard_of(
 # Servers that do not react, and others that must not notice.
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_react_loses_the_connection(
     primary: Postgres, ambassador: Callable[..., Ambassador]
 ) -> None:
@@ -408,6 +409,7 @@ def test_a_server_that_does_not_react_loses_the_connection(
     assert timeouts(proxy, "unanswered") == 1
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_its_answer(
     primary: Postgres, ambassador: Callable[..., Ambassador], observer: Connection
 ) -> None:
@@ -422,6 +424,7 @@ def test_a_client_that_does_not_read_its_answer(
     assert timeouts(proxy, "unanswered") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_nobody_else_is_cancelled(
     mode: str, primary: Postgres, ambassador: Callable[..., Ambassador], observer: Connection

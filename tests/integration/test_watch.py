@@ -50,8 +50,8 @@ def at(server: Postgres) -> Endpoint:
 
 
 @pytest.fixture(scope="module")
-def second(primary: Postgres) -> Postgres:
-    return primary.replica("second")
+def second(workspace: Workspace, primary: Postgres) -> Postgres:
+    return primary.replica(f"second-{len(workspace.servers)}")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
@@ -120,9 +121,38 @@ def test_what_is_said_of_an_open_one(servers: Approaches) -> None:
     assert error.sqlstate == "57P03"
     assert error.sentence() == (
         "server db.example:5432 is not asked for connections now: its breaker is open. The last failure: it"
-        " refused the connection. The next attempt is made within 0.4 s. Ask again, or let connections"
-        " through: BREAKER 'db.example:5432' CLOSE on the console."
+        " refused the connection. The next attempt is made within 0.4 s, or as soon as it answers in the"
+        " background. Ask again, or let connections through: BREAKER 'db.example:5432' CLOSE on the console."
     )
+
+
+def test_attempts_that_hang_are_made_anew_when_it_answers(
+    servers: Approaches,
+) -> None:
+    approach, loop = servers.at(SERVER), Loop()
+    run(tried(approach, AWAY), tried(approach, AWAY))
+    ends: list[str] = []
+
+    async def hang() -> None:
+        async with approach.renewed() as limit:
+            try:
+                await loop.create_future()
+            finally:
+                ends.append("expired" if limit.expired() else "cancelled")
+
+    async def succeed() -> None:
+        async with approach.renewed():
+            await tried(approach, None)
+            await asyncio.sleep(0)
+        ends.append("served")
+
+    hanging = loop.create_task(hang())
+    loop.run()
+    loop.complete(succeed())
+    loop.run()
+    loop.pass_time(0)
+    assert isinstance(hanging.exception(), TimeoutError)
+    assert "served" in ends, "who has found out is not begun anew"
 
 
 def test_by_hand(servers: Approaches, recovered: list[int]) -> None:
@@ -152,3 +182,51 @@ def test_what_is_known_is_bounded(servers: Approaches) -> None:
         servers.at(Endpoint(f"host{index}"))
     assert len(list(servers)) <= MOST
     assert servers.at(SERVER) is first  # which is sick
+
+
+def test_a_reload_reaches_those_that_are_known(servers: Approaches, recovered: list[int]) -> None:
+    approach = servers.at(SERVER)
+    servers.reload(Failover(), Breaker(failures=1, dry_run=True))
+    assert recovered == [1], "what waits looks again"
+    run(tried(approach, AWAY))
+    assert (approach.breaker.mode, approach.breaker.state) == ("dry", "open")
+    servers.reload(Failover(), Breaker(failures=1))
+    assert (approach.breaker.mode, approach.breaker.state) == ("auto", "open")
+    assert servers.at(Endpoint("other")).breaker.rules.failures == 1
+
+
+@pytest.mark.parametrize("mode", ["open", "closed", "dry"])
+def test_a_reload_leaves_what_was_set_by_hand(mode: Any, servers: Approaches) -> None:
+    approach = servers.at(SERVER)
+    servers.force(approach, mode)
+    servers.reload(Failover(), Breaker(dry_run=mode != "dry"))
+    assert approach.breaker.mode == mode
+    servers.force(approach, "auto")
+    assert approach.breaker.mode == ("auto" if mode == "dry" else "dry")
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_places_follow_a_reload(most: int, servers: Approaches) -> None:
+    approach, loop = servers.at(SERVER), Loop()
+    doors = []
+
+    async def visit() -> None:
+        async with approach.turn():
+            doors.append(loop.create_future())
+            await doors[-1]
+
+    loop.create_task(visit())
+    loop.run()
+    loop.within(lambda: servers.reload(Failover(max_opening=most), Breaker()))
+    loop.run()
+    for _ in range(9):
+        loop.create_task(visit())
+    loop.run()
+    assert approach.opening == most
+    for _ in range(10):
+        for door in doors:
+            if not door.done():
+                door.set_result(None)
+        loop.run()
+        assert approach.opening <= most
+    assert approach.opening == 0

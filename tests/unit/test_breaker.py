@@ -174,3 +174,44 @@ def test_it_always_opens_again(steps: list[tuple[str, float, float]]) -> None:
     for _ in range(RULES.trials):
         breaker.succeeded(now)
     assert state(breaker) == "closed"
+
+
+def test_an_open_one_is_asked_in_the_background_at_once_but_after_relapses() -> None:
+    breaker = broken(Breaker(RULES))
+    assert breaker.asks(0.0)
+    rests = []
+    now = 0.0
+    for _ in range(5):
+        breaker.succeeded(now)
+        assert not breaker.asks(now), "half-open it has its trials"
+        now += 0.5
+        breaker.fails(now, "again", chance=0.0)
+        assert not breaker.asks(now)
+        rests.append(breaker.rests - now)
+        now = breaker.rests
+        assert breaker.asks(now)
+    assert rests == [1.0, 2.0, 4.0, 8.0, 8.0]
+    for _ in range(2):
+        breaker.succeeded(now)
+    assert state(breaker) == "closed"
+    broken(breaker, now)
+    assert breaker.asks(now), "what was before it closed counts no more"
+
+
+@pytest.mark.parametrize("mode", ["open", "closed", "dry"])
+def test_one_that_is_set_by_hand_is_not_asked(mode: str) -> None:
+    breaker = broken(Breaker(RULES))
+    breaker.mode = mode  # type: ignore[assignment]
+    assert not breaker.asks(100.0)
+
+
+def test_other_rules_hold_from_now_on() -> None:
+    breaker = broken(Breaker(Rules(failures=3, first=3600.0, most=3600.0)))
+    breaker.succeeded(1.0)
+    breaker.fails(1.0, "again", chance=1.0)
+    assert (breaker.until, breaker.rests) == (3601.0, 3601.0)
+    breaker.refit(RULES, 2.0)
+    assert (state(breaker), breaker.until, breaker.rests) == ("open", 10.0, 10.0)
+    breaker.succeeded(3.0)
+    breaker.refit(Rules(window=4.0), 3.0)
+    assert (state(breaker), breaker.until) == ("half-open", 7.0)

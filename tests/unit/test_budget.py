@@ -50,3 +50,12 @@ def test_time_that_goes_backwards_earns_nothing() -> None:
     assert granted(budget, 50.0, 0) == 0
     assert granted(budget, 100.0, 0) == 0
     assert "denied" in repr(budget)
+
+
+def test_it_can_be_made_smaller_and_larger() -> None:
+    budget = Budget(0.0, share=0.0, floor=10.0)
+    budget.resize(0.0, 0.2)
+    assert [budget.grant(0.0, 0) for _ in range(3)] == [True, True, False]
+    budget.resize(1.0, 10.0)
+    assert not budget.grant(0.0, 0), "what was not earned is not there"
+    assert budget.grant(1.0, 0)

@@ -376,4 +376,4 @@ def test_a_life(seed: int) -> None:
     for _ in range(2000):
         life.random.choice(STEPS)(life)
         life.check_the_books()
-    assert life.cache.hits > 20, "nothing was tried"
+    assert life.cache.hits > 5, "nothing was tried"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
+from pgambassador.net.verdicts import Verdict
 from pgambassador.wire import build
 from tests.crowd import READ, Queue, answer, extended, extended_answer
 from tests.messages import (
@@ -268,6 +271,55 @@ def test_those_behind_one_that_takes_long_ask_elsewhere(play: Playbook) -> None:
     first.gets(answer(b"1"))
     assert queue.server.is_idle
     assert not play.lane.relieve()
+
+
+# What is not brief is tried out, and nobody waits behind it.
+
+NAP = query("select nap")
+
+
+def naps(queue: Queue) -> Verdict:
+    """It is known to take long; the next one is tried out."""
+    verdict = queue.play.policy.routes.verdicts.of(b"select nap")
+    verdict.took(0.05, False, False)
+    return cast(Verdict, verdict)
+
+
+def test_who_is_tried_out_goes_last(play: Playbook) -> None:
+    queue = Queue(play)
+    naps(queue)
+    first, tried, behind = queue.waits(READ), queue.waits(NAP), queue.waits(READ)
+    queue.moves()
+    queue.server.answers((READ, NAP), answer(b"1"), answer(b"2"))
+    first.gets(answer(b"1"))
+    tried.gets(answer(b"2"))
+    queue.server.answers(READ, answer(b"3"))
+    behind.gets(answer(b"3"))
+
+
+def test_behind_what_takes_long_goes_only_who_is_tried_out(play: Playbook) -> None:
+    queue = Queue(play)
+    verdict = naps(queue)
+    assert verdict.volunteers()
+    first, behind = queue.waits(NAP), queue.waits(READ)
+    queue.moves()
+    queue.server.answers(NAP, answer(b"1"))
+    first.gets(answer(b"1"))
+    queue.server.answers(READ, answer(b"2"))
+    behind.gets(answer(b"2"))
+    assert not any(verdict.volunteers() for _ in range(15))  # nor was that one
+
+
+def test_what_it_takes_behind_another_says_more_than_what_it_takes_alone(play: Playbook) -> None:
+    queue = Queue(play)
+    verdict = play.policy.routes.verdicts.of(b"select mark")
+    first, second = queue.waits(READ), queue.waits(READ)
+    queue.moves()
+    queue.server.answers((READ, READ), answer(b"1"), answer(b"2"))
+    first.gets(answer(b"1"))
+    second.gets(answer(b"2"))
+    verdict.took(60.0, False, False)
+    assert verdict.brief()
 
 
 # Not all that was thought to go together does.

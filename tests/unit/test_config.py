@@ -28,6 +28,7 @@ from pgambassador.config.address import Address, parse_listen
 from pgambassador.config.build import paths
 from pgambassador.config.file import read_text
 from pgambassador.config.providers import OURS
+from pgambassador.config.store import parse_store
 from pgambassador.config.values import octets, seconds
 from pgambassador.errors import ConfigError
 
@@ -706,9 +707,58 @@ def test_limits_are_whole_numbers(read, value):
         read(f'clusters: {{a: {{url: "postgresql://a.example"}}}}\nusers: {{"*": {{max_clients: {value}}}}}')
 
 
+def test_short_names_of_options(read):
+    text = MAIN + "\nfailover: {attempts: 2, hold: 3s}\nbreaker: {failures: 2}"
+    short = {"RETRY_MAX": "7", "CIRCUIT_BREAKER_THRESHOLD": "9"}
+    config = read(text, environ=short)
+    assert (config.failover.attempts, config.failover.hold, config.breaker.failures) == (7, 3.0, 9)
+    long = {"PGAMBASSADOR_FAILOVER__ATTEMPTS": "1", "PGAMBASSADOR_BREAKER__FAILURES": "3"}
+    config = read(text, environ={**short, **long})
+    assert (config.failover.attempts, config.breaker.failures) == (1, 3)
+    assert read(text, environ=dict.fromkeys(short, "")).breaker.failures == 2
+    for name in short:
+        assert complaint(read, MAIN, environ={name: "many"}).startswith(
+            f"{name} must be a whole number from 1"
+        )
+
+
+@pytest.mark.parametrize(
+    ("store", "told"),
+    [
+        (f"http://u:{HIDDEN}@h/", "must begin with redis://"),
+        (f"redis://u:{HIDDEN}@h:0x1/", "is not a URL"),
+        (f"redis://u:{HIDDEN}@/0", "names no host"),
+        (f"redis://u:{HIDDEN}@h/shop", "names no host, or no database"),
+        (f"rediss://u:{HIDDEN}@h/?ssl_cert_reqs=none", "option that is not known: ssl_cert_reqs"),
+        (f"redis://u:{HIDDEN}@h/?ssl_ca_certs=x", "option that is not known: ssl_ca_certs"),
+        (f"redis://u:{HIDDEN}@h/#x", "names no host"),
+    ],
+)
+def test_what_is_no_store(store, told, read):
+    text = MAIN + f"\nbreaker: {{store: '{store}'}}"
+    assert told in (found := complaint(read, text)) and HIDDEN not in found
+
+
+@pytest.mark.parametrize(
+    ("store", "shown", "database"),
+    [
+        ("redis://h", "redis://h:6379", 0),
+        (f"rediss://u:{HIDDEN}@h:7/3?ssl_ca_certs=ca.pem", "rediss://h:7", 3),
+        (f"redis://:{HIDDEN}@[::1]/", "redis://[::1]:6379", 0),
+        (f"unix://u:{HIDDEN}@/run/redis.sock?db=2", "unix:///run/redis.sock", 2),
+    ],
+)
+def test_stores(store, shown, database, read):
+    config = read(MAIN + f"\nbreaker: {{store: '{store}'}}")
+    assert HIDDEN not in repr(config)
+    found = parse_store(config.breaker.store)
+    assert (found.shown, found.database) == (shown, database)
+    assert (HIDDEN in store) == (found.password == Secret(HIDDEN))
+
+
 WITHOUT_DEFAULT = {
     *("auth.method", "auth.rules", "auth.users_file", "tls.mode", "tls.certificate", "tls.key", "tls.ca"),
-    *("clients.max_per_address", "state", "failover.attempts"),
+    *("clients.max_per_address", "state", "failover.attempts", "breaker.store"),
     *("pool.max_waiting", "limits.rates", "limits.priorities"),
     *(f"auth.query.{each}" for each in ("cluster", "database", "user", "statement")),
 }

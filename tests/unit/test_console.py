@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
 
 from pgambassador.admin.exchange import Exchange, Table
+from pgambassador.errors import Refused
 from pgambassador.net.channel import Channel
 from pgambassador.net.console import UNREAD_MOST, Console
 from pgambassador.pool.census import Stay
@@ -27,6 +28,8 @@ class Subject:
         self.loop = Loop()
         self.ended: list[Console] = []
         self.value = "1"
+        self.waits: Callable[[], bool] = lambda: False
+        self.begins: Callable[[], bool] | None = None
         ours, self.far = socket.socketpair()
         self.socks = [ours, self.far]
         for sock in self.socks:
@@ -34,7 +37,12 @@ class Subject:
         sockets = cast(Any, self.loop)
         exchange = Exchange(self.answer, {"version": ("version",)}, {})
         self.console = Console(
-            sockets, Channel(sockets, ours), exchange, stay=Stay(), ended=self.ended.append
+            sockets,
+            Channel(sockets, ours),
+            exchange,
+            stay=Stay(),
+            ended=self.ended.append,
+            waits=lambda: self.waits(),
         )
         self.console.start(HELLO, early)
         self.loop.run()
@@ -42,6 +50,8 @@ class Subject:
     def answer(self, verb: str, texts: tuple[str, ...]) -> Table:
         if not self.value:
             raise RuntimeError("a mistake of ours")
+        if self.begins is not None:
+            self.waits = self.begins
         return Table(("version",), [(self.value,)])
 
     def says(self, data: bytes) -> None:
@@ -120,6 +130,37 @@ def test_a_mistake_of_ours_ends_it_with_an_error(subject: Subject, caplog: pytes
     assert parse.fields(subject.hears()[-1][1])["C"] == "XX000"
     assert "internal error on the console" in caplog.text
     assert subject.ended == [subject.console]
+
+
+EXTENDED = (
+    build.frame(ord("P"), b"\0show version\0\0\0")
+    + build.frame(ord("B"), b"\0\0\0\0\0\0\0\0")
+    + build.frame(ord("E"), b"\0\0\0\0\0")
+    + build.frame(ord("S"))
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard"), [(VERSION, "ZEZ"), (EXTENDED, "Z12EZ")], ids=["simple", "extended"]
+)
+def test_what_fails_late_is_answered_by_its_error(asked: bytes, heard: str, subject: Subject) -> None:
+    """Who asks waits meanwhile, and goes on afterwards."""
+    subject.begins = lambda: True
+    subject.says(asked)
+    before = subject.hears()
+    assert kinds(before) == heard.partition("E")[0]
+
+    def fails() -> bool:
+        subject.waits = lambda: False
+        raise Refused("it could not be read", sqlstate="F0000")
+
+    subject.begins, subject.waits = None, fails
+    subject.loop.pass_time(1.0)
+    frames = before + subject.hears()
+    assert kinds(frames) == heard
+    assert parse.fields(frames[-2][1])["C"] == "F0000"
+    subject.says(VERSION)
+    assert kinds(subject.hears()) == "TDCZ"
 
 
 def test_who_does_not_read_is_not_read(subject: Subject) -> None:

@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import pytest
 
+from pgambassador.net.aftermath import IN_FAILED
 from pgambassador.net.choice import Choice
 from pgambassador.net.lane import Lane
 from pgambassador.wire import build
+from tests.crowd import READ, answer
 from tests.messages import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
@@ -30,21 +32,15 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import AGREED, Client, MakePlay, Playbook, Routed, Server, switched
+from tests.playbook import AGREED, QUESTION, Client, MakePlay, Playbook, Routed, Server, switched
 
-READ, WRITE = query("select mark"), query("write")
+WRITE = query("write")
 WROTE = complete("WRITE") + IDLE
 BEGIN = build.execution("begin")
 BEGUN = complete("BEGIN") + TRANSACTION
 REFUSED = error("53300", "too many")
-ABORTED = build.error_response(
-    "ERROR", "25P02", "current transaction is aborted, commands ignored until end of transaction block"
-)
+ABORTED = IN_FAILED
 LIMITS = (0.5, 60.0)
-
-
-def answer(mark: bytes = b"1") -> bytes:
-    return columns(b"mark") + row(mark) + complete("SELECT 1") + IDLE
 
 
 class Split:
@@ -198,6 +194,71 @@ def test_what_is_refused_before_its_begin_was_sent_fails_the_transaction(split: 
     client.sends(WRITE)
     split.primary().answers(WRITE, WROTE)
     client.gets(WROTE)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_its_end_may_be_prepared_while_servers_are_away(split: Split, named: bool) -> None:
+    primary, client = split.primary(), split.play.client()
+    if named:
+        client.writes(parse(b"r", b"rollback") + SYNC)
+        primary.answers(parse(b"pga_1", b"rollback") + SYNC, PARSE_COMPLETE, IDLE)
+        client.gets(PARSE_COMPLETE, IDLE)
+    primary.leaves()
+    client.sends(query("begin"))
+    client.gets(BEGUN)
+    client.sends(WRITE)
+    client.session.refuse(REFUSED)
+    client.gets(REFUSED, FAILED)
+    client.sends(SYNC)
+    client.gets(FAILED)
+    asked = bind(b"r") if named else parse(b"", b"rollback") + bind(b"")
+    client.writes(asked + execute() + SYNC)
+    client.gets(b"" if named else PARSE_COMPLETE, BIND_COMPLETE, complete("ROLLBACK"), IDLE)
+    assert not client.session.promised and not client.session.waiting
+    client.sends(WRITE)
+    split.primary().answers(WRITE, WROTE)
+    client.gets(WROTE)
+
+
+def test_what_a_server_has_of_an_unnamed_statement_is_not_what_was_parsed_here(split: Split) -> None:
+    primary, client = split.primary(), split.play.client()
+    write = parse(b"", b"write") + bind(b"") + execute() + SYNC
+    client.writes(write)
+    primary.answers(write, PARSE_COMPLETE, BIND_COMPLETE, WROTE)
+    client.gets(PARSE_COMPLETE, BIND_COMPLETE, WROTE)
+    client.sends(query("begin"))
+    client.gets(BEGUN)
+    client.writes(bind(b"") + execute() + SYNC)
+    begun = AGREED.replace(complete("SET"), complete("BEGIN"))
+    # The BEGIN has ended it, as on one connection.
+    close = build.frame(ord("C"), b"S\0")
+    primary.answers((BEGIN, close, bind(b""), execute(), SYNC), begun, CLOSE_COMPLETE, error("26000"), FAILED)
+    client.gets(error("26000"), FAILED)
+    client.sends(query("rollback"))
+    primary.answers(query("rollback"), complete("ROLLBACK"), IDLE)
+    client.gets(complete("ROLLBACK"), IDLE)
+
+
+def test_what_comes_behind_a_transaction_is_not_of_it(split: Split) -> None:
+    """Its connection was kept for a question of ours."""
+    primary, client = split.primary(), split.play.client()
+    client.sends(query("begin"))
+    client.gets(BEGUN)
+    begun = AGREED.replace(complete("SET"), complete("BEGIN"))
+    client.sends(WRITE)
+    primary.answers((BEGIN, WRITE), begun, complete("W"), TRANSACTION)
+    client.gets(complete("W"), TRANSACTION)
+    client.sends(query("commit"))
+    primary.backend.curious = True
+    primary.answers(query("commit"), complete("COMMIT"), IDLE)
+    client.gets(complete("COMMIT"), IDLE)
+    primary.gets(QUESTION)
+    client.sends(WRITE)
+    primary.gets(WRITE)
+    primary.leaves()
+    client.read_all()
+    (loss,) = (heard[1] for heard in cast(Any, split.play.policy).heard if heard[0] == "bereft")
+    assert (loss.beginning, loss.status, loss.request, loss.asking) == (False, "I", WRITE, True)
 
 
 def test_one_that_is_made_read_only_waits_for_a_standby_in_another_state(split: Split) -> None:

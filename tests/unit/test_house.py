@@ -26,6 +26,7 @@ from pgambassador.config import (
     StaticCredentials,
     User,
 )
+from pgambassador.config.timeouts import TimeoutOverrides
 from pgambassador.credentials.static import Static
 from pgambassador.errors import Refused, Unreachable
 from pgambassador.net.greeting import BASE
@@ -209,6 +210,20 @@ def test_names_that_come_from_clients_leave_nothing_behind(homes: Homes) -> None
     assert [(each.connects, each.size) for each in house.pools()] == [(1000, 0)], "no counter goes back"
     assert len(house.limits._caps) == 0
     assert "0 pools" in repr(house.limits.commons["open"])
+
+
+def test_where_a_client_lodges_follows_what_there_is(homes: Homes) -> None:
+    house = homes.build(clusters={"open": CLUSTERS["open"]}, databases=WILD)
+    keeper, allowance = house.lodging("t1", "alice", "app", ())
+    assert keeper is house.keeper("t1", "app") is not house.lodging("t1", "alice", "alice", ())[0]
+    assert house.lodging("t1", "alice", "app", ()) == (keeper, allowance)
+    house.prune()
+    assert house.lodging("t1", "alice", "app", ())[0] is house.keeper("t1", "app") is not keeper
+    changed = replace(house.config, users={"alice": User(timeouts=TimeoutOverrides(statement=7.0))})
+    homes.loop.within(lambda: house.reload(changed, {}, house.gate))
+    assert house.lodging("t1", "alice", "app", ())[1].timeouts.statement == 7.0
+    with pytest.raises(Refused):
+        homes.build(databases={"shop": Database()}).lodging("t1", "alice", "app", ())
 
 
 def test_what_pools_on_standbys_have_counted_stays(homes: Homes) -> None:

@@ -430,8 +430,8 @@ def test_an_idle_pool_with_clients_looks_for_its_server_by_itself(keepings: Make
 # Roles.
 
 
-def test_what_was_a_primary_is_not_replaced_by_a_standby(keepings: MakeKeeping) -> None:
-    play = keepings(failover=Failover(hold=10.0))
+def loses_its_primary(play: Keeping) -> Client:
+    """A client that asks again, and waits."""
     client = play.client()
     client.sends(QUERY)
     server = play.opens(PRIMARY)
@@ -439,6 +439,12 @@ def test_what_was_a_primary_is_not_replaced_by_a_standby(keepings: MakeKeeping) 
     client.gets(*DONE)
     server.leaves()
     client.sends(QUERY)
+    return client
+
+
+def test_what_was_a_primary_is_not_replaced_by_a_standby(keepings: MakeKeeping) -> None:
+    play = keepings(failover=Failover(hold=10.0))
+    client = loses_its_primary(play)
     for _ in range(2):
         let_go(play, STANDBY)
         client.gets_nothing()
@@ -449,13 +455,7 @@ def test_what_was_a_primary_is_not_replaced_by_a_standby(keepings: MakeKeeping) 
 
 def test_unless_nobody_is_held_any_more(keepings: MakeKeeping, caplog: pytest.LogCaptureFixture) -> None:
     play = keepings(failover=Failover(hold=10.0))
-    client = play.client()
-    client.sends(QUERY)
-    server = play.opens(PRIMARY)
-    server.answers(QUERY, *DONE)
-    client.gets(*DONE)
-    server.leaves()
-    client.sends(QUERY)
+    client = loses_its_primary(play)
     let_go(play, STANDBY)
     play.loop.pass_time(11)
     play.opens(STANDBY).answers(QUERY, *DONE)

@@ -165,6 +165,27 @@ def test_a_borrower_that_gave_up(play: Playbook) -> None:
     assert play.server().is_idle
 
 
+def test_who_borrows_for_us_is_no_client_that_waits(play: Playbook) -> None:
+    """What is shown of the queue is about clients; the pool itself goes by all who wait."""
+    client = play.client()
+    client.sends(QUERY)
+    asking, gone = (Borrower(lambda backend: backend.ask(b"", 0) if backend else None) for _ in range(2))
+    for each in (gone, asking):
+        play.lane.borrow(each)
+    assert (play.lane.waiting, play.lane.clients_waiting) == (3, 1)
+    play.lane.forgo(gone)
+    assert (play.lane.waiting, play.lane.clients_waiting) == (2, 1)
+    client.leaves()
+    assert (play.lane.waiting, play.lane.clients_waiting) == (1, 0)
+    server = play.server()
+    assert (play.lane.waiting, play.lane.clients_waiting) == (0, 0)
+    assert sum(play.lane.wait_histogram) == 0
+    server.backend.close("over")
+    server.gets_end(TERMINATE)
+    play.lane.borrow(asking)
+    assert (play.lane.waiting, play.lane.clients_waiting) == (1, 0)
+
+
 def test_a_retiring_connection_does_not_come_back(play: Playbook) -> None:
     client, server = play.client(), play.server()
     client.sends(QUERY)

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("observe", "admin"),
     ("net",),
     ("process",),
-    ("check", "demo"),
+    ("check", "demo", "remote"),
     ("explain",),
     ("cli",),
     ("__main__",),
@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
 ASYNCIO = ("credentials/", "net/", "process/", "observe/http.py", "check.py", "explain.py")
-PGLAST = ("observe/normalize.py", "protocol/ties.py", "routing/reading.py")
+PGLAST = ("protocol/ties.py", "routing/reading.py")
 
 # Modules whose behaviour shows in the tests of another.
 TESTED_BY = {
@@ -43,6 +43,7 @@ TESTED_BY = {
     "branch": "test_branches",
     "builtin": "test_catalog",
     "conversation": "test_connector",
+    "counting": "test_lane",
     "facts": "test_login",
     "failures": "test_backend",
     "families": "test_metrics",
@@ -63,8 +64,10 @@ TESTED_BY = {
     "preparing": "test_session",
     "question": "test_catalog",
     "reading": "test_decision",
+    "remote": "test_reload",
     "prober": "test_watch",
     "requests": "test_session",
+    "riddles": "test_wake",
     "sockets": "test_reactor",
     "standby": "test_watch",
     "stats": "test_metrics",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -464,6 +465,78 @@ def test_what_is_said_while_others_have_their_turn_is_kept(doors: MakeDoor) -> N
     server = door.opens()
     caller.logs_in()
     assert server.recv(100) == QUERY
+
+
+class Counted(socket.socket):
+    """Counts what is asked of the kernel by name."""
+
+    calls: Counter[str]
+
+    def recv(self, *args: Any) -> bytes:
+        self.calls["recv"] += 1
+        return super().recv(*args)
+
+    def send(self, *args: Any) -> int:
+        self.calls["send"] += 1
+        return super().send(*args)
+
+    def getsockopt(self, *args: Any) -> Any:
+        self.calls["getsockopt"] += 1
+        return super().getsockopt(*args)
+
+    def setsockopt(self, *args: Any) -> Any:
+        self.calls["setsockopt"] += 1
+        return super().setsockopt(*args)
+
+
+@pytest.mark.skipif(not hasattr(socket, "SOCK_SEQPACKET"), reason="writes cannot be told apart here")
+def test_what_a_login_asks_of_the_kernel(doors: MakeDoor) -> None:
+    """Each step is one write, and none but the waits for what the client says next."""
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    talks(door, b"right")  # keys are derived, a server is there
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near = Counted(fileno=ours.detach())
+    calls: Counter[str] = Counter()
+    near.calls = calls
+    for each in (near, theirs):
+        each.setblocking(False)
+    sockets = door.house.sockets
+    watched: list[str] = []
+
+    def watch(name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            watched.append(name)
+            return getattr(sockets, name)(*args)
+
+        return call
+
+    wrapped = {name: watch(name) for name in ("add_reader", "remove_reader")}
+    rest = {name: getattr(sockets, name) for name in ("add_writer", "remove_writer", "call_soon")}
+    door.house.sockets = SimpleNamespace(**wrapped, **rest)
+    timers = len(door.loop._timers)
+    door.loop.create_task(welcome(door.house, near, "10.0.0.1:40000"))
+    dialogue = upstream_login({"database": "shop"}, b"right", user="app", channel=Channel(local=True))
+    theirs.send(next(dialogue))
+    records = []
+    try:
+        while True:
+            door.loop.run()
+            records.append(theirs.recv(1 << 16))
+            buffer = bytearray(records[-1])
+            while (frame := take_frame(buffer, 1 << 16)) is not None:
+                if data := dialogue.send(frame):
+                    theirs.send(data)
+    except StopIteration:
+        pass
+    assert [record[8] for record in records] == [10, 11, 12]  # AuthenticationSASL, …Continue, …Final
+    assert records[-1].endswith(IDLE)
+    # The last of them is the session's: compiled.
+    assert calls == {"send": 2, "recv": 3}, "a read for each message"
+    assert watched == ["add_reader", "remove_reader", "add_reader"]
+    assert len(door.loop._timers) <= timers + 1
+    theirs.close()
+    door.loop.run()
+    door.house.sockets = sockets
 
 
 # Cancelling.

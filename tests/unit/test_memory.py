@@ -75,6 +75,20 @@ def test_statements_with_a_name_are_counted() -> None:
     play.end()
 
 
+def test_each_name_of_a_statement_is_counted() -> None:
+    """They may all mean the same statement."""
+    play, before = Playbook(), tally.held_now()
+    client, server = play.client(), play.server()
+    client.sends(*(parse(b"%d" % number, b"select 1") for number in range(1000)), SYNC)
+    server.read_all()
+    half(client)
+    assert tally.held_now() - before >= 200 * 1000 + 250_000
+    client.leaves()
+    assert tally.held_now() - before < 1000
+    server.read_all()
+    play.end()
+
+
 def test_what_a_reader_does_not_take_is_counted() -> None:
     play, before = Playbook(), tally.held_now()
     client, server = play.client(buffer=4096), play.server()

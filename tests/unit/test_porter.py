@@ -497,6 +497,87 @@ def test_many_first_logins_of_one_user_derive_once(monkeypatch: pytest.MonkeyPat
     assert len(derivations) == 1
 
 
+def test_what_a_name_is_shown_is_worked_out_once_known_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(method="scram-sha-256", users={"alice": Plain(b"secret"), "old": Md5Hash(b"0a" * 16)})
+    place.lets_in(REMOTE)
+    for user in ("old", "nobody"):
+        place.refuses(REMOTE, user)
+    place.loop.pass_time(100)
+
+    def again(*_: object) -> bytes:
+        raise AssertionError("it is known")
+
+    monkeypatch.setattr("pgambassador.net.porter.own_salt", again)
+    monkeypatch.setattr("pgambassador.auth.verifier.own_salt", again)
+    monkeypatch.setattr("pgambassador.net.derivation.derive", again)
+    place.lets_in(REMOTE)
+    for user in ("old", "nobody", "alice"):
+        assert place.refuses(REMOTE, user, b"wrong").sqlstate == "28P01"
+        place.loop.pass_time(100)
+    assert len(place.porter._shown) == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "REMEMBERED", 3)
+    place.refuses(REMOTE, "somebody else")
+    assert "alice" not in place.porter._shown and len(place.porter._shown) == 3
+    place.loop.pass_time(100)
+    place.lets_in(REMOTE)
+
+
+def test_a_password_of_yesterday_opens_nothing() -> None:
+    place = Place(method="scram-sha-256", users={"alice": Plain(b"secret")})
+
+    def changes(**users: Credential | None) -> None:
+        place.loop.pass_time(100)
+        place.directory._take(users)  # as the file of users is read again
+
+    place.lets_in(REMOTE)
+    changes(alice=Plain(b"new"))
+    place.refuses(REMOTE, password=b"secret")
+    place.lets_in(REMOTE, password=b"new")
+    changes()
+    place.refuses(REMOTE, password=b"new")
+    changes(alice=None)
+    place.refuses(REMOTE, password=b"new")
+    changes(alice=Plain(b"secret"))
+    place.lets_in(REMOTE, password=b"secret")
+    changes(alice=VERIFIER)
+    place.lets_in(REMOTE, password=b"secret")
+    changes(bob=Plain(b"secret"))
+    place.refuses(REMOTE, password=b"secret")
+
+
+def test_strangers_are_shown_what_the_lists_show_now() -> None:
+    place = Place(method="scram-sha-256", users={"alice": VERIFIER})
+    shown = [place.porter._stand_in("nobody", None) for _ in range(2)]
+    assert shown[0] is shown[1] and (shown[0].iterations, len(shown[0].salt)) == (4096, 16)
+    longer = make_verifier(b"x", b"s" * 20, 5000, lambda *_: Keys(b"c" * 32, b"s" * 32))
+    place.directory._take({"alice": longer})
+    found = place.porter._stand_in("nobody", None)
+    assert (found.iterations, len(found.salt)) == (5000, 20)
+    asked = Place(method="scram-sha-256", found={})
+    shown = [asked.porter._stand_in("nobody", None) for _ in range(2)]
+    assert shown[0] is not shown[1] and not asked.porter._shown  # the server may change its mind
+
+
+def test_nor_one_whose_keys_are_derived_while_it_changes() -> None:
+    place = Place(method="scram-sha-256", users={"alice": Plain(b"secret"), "bob": Plain(b"x")})
+    place.loop.complete(place.porter._keys.turn.acquire())  # one takes its time
+    late = place.begins(REMOTE, "alice")
+    place.loop.run()
+    assert not late.done()
+    place.directory._take({"alice": Plain(b"new"), "bob": Plain(b"x")})
+    other = place.begins(Peer.at("10.0.0.9:1"), "bob")  # somebody sees the new list meanwhile
+    place.loop.run()
+    place.porter._keys.turn.release()
+    place.loop.run()
+    assert late.result().user == "alice"  # who came while it was right
+    with pytest.raises(Refused):
+        other.result()
+    place.loop.pass_time(100)
+    place.refuses(REMOTE, password=b"secret")
+    place.lets_in(REMOTE, password=b"new")
+
+
 # --- what pools log in with
 
 

@@ -102,6 +102,10 @@ def test_a_line():
         (b"", "", True),
         (b"\x00\xff", "…", True),
         (b"select " + b"'x'," * 20_000, "select " + "$1", False),
+        # The grammar would take more than a second for these, in which nothing else runs.
+        (b"select " + b"+" * 16_000 + b"1", "select +++", False),
+        (b"/*" * 4000 + b"*/" * 4000 + b"select 1", "select $1", False),
+        (b"select 1" + b", 1" * 4000, "select $1, $2", False),
     ],
 )
 def test_statements_without_literals(text, query, parses):

@@ -41,6 +41,10 @@ def test_the_same_is_no_change() -> None:
         ({"log": {"level": "debug"}, "drain_timeout": "1s"}, ["log.level", "drain_timeout"]),
         ({"query_log": {"slow": "off"}}, ["query_log.slow"]),
         ({"timeouts": {"statement": "2s"}}, ["timeouts.statement"]),
+        (
+            {"failover": {"hold": "off", "max_opening": 3}, "breaker": {"failures": 2, "dry_run": True}},
+            ["failover.hold", "failover.max_opening", "breaker.failures", "breaker.dry_run"],
+        ),
         (weighed(**{"10.0.0.1:5432": 0.1}), ["clusters.main.routing.weights.10.0.0.1:5432"]),
     ],
 )

@@ -36,9 +36,9 @@ ALL = list(itertools.product(EVENTS, Phase, Kind, (False, True), TRIES))
 # All that is ever asked again: event, phase, kind, and how often.
 TABLE = {
     **{(event, Phase.UNSENT, kind): DEATHS_MOST for event in (LOST, "57P01", "57P02") for kind in Kind},
-    **{("57P01", Phase.SENT, kind): DEATHS_MOST for kind in (Kind.READ, Kind.MARKED)},
-    **{("57P02", Phase.SENT, kind): DEATHS_MOST for kind in (Kind.READ, Kind.MARKED)},
-    **{(LOST, Phase.SENT, kind): SUDDEN_MOST for kind in (Kind.READ, Kind.MARKED)},
+    **{("57P01", Phase.SENT, kind): DEATHS_MOST for kind in (Kind.READ, Kind.BEGIN, Kind.MARKED)},
+    **{("57P02", Phase.SENT, kind): DEATHS_MOST for kind in (Kind.READ, Kind.BEGIN, Kind.MARKED)},
+    **{(LOST, Phase.SENT, kind): SUDDEN_MOST for kind in (Kind.READ, Kind.BEGIN, Kind.MARKED)},
     **{("25006", Phase.SENT, kind): 1 for kind in Kind if kind is not Kind.COMMIT},
     **{(event, Phase.SENT, Kind.MARKED): CONFLICTS_MOST for event in ("40001", "40P01")},
 }
@@ -60,7 +60,7 @@ def test_what_may_have_been_done_is_never_said_not_to_have_been() -> None:
         if found is Outcome.BROKEN:
             assert (
                 phase is Phase.UNSENT
-                or kind in (Kind.READ, Kind.ROLLBACK)
+                or kind in (Kind.READ, Kind.BEGIN, Kind.ROLLBACK)
                 or (within and kind is not Kind.COMMIT)
             ), (event, phase, kind, within)
 
@@ -123,7 +123,15 @@ def of(text: str, overrides: Overrides = Overrides()) -> Kind:  # noqa: B008
         ("prepare transaction 'x'", Kind.COMMIT),
         ("commit prepared 'x'", Kind.COMMIT),
         ("rollback prepared 'x'", Kind.COMMIT),
-        ("begin", Kind.COMMIT),
+        ("begin", Kind.BEGIN),
+        ("start transaction isolation level serializable read only", Kind.BEGIN),
+        ("begin;", Kind.BEGIN),
+        ("begin; insert into t values (1)", Kind.COMMIT),
+        ("begin; begin", Kind.COMMIT),
+        ("begin; rollback", Kind.COMMIT),
+        ("select 1; begin", Kind.COMMIT),
+        ("/* pgambassador: idempotent */ begin", Kind.BEGIN),
+        ("rollback and chain", Kind.COMMIT),
         ("rollback", Kind.ROLLBACK),
         ("insert into t values (1); commit", Kind.COMMIT),
         ("rollback; insert into t values (1)", Kind.COMMIT),
@@ -150,6 +158,9 @@ def test_of_several_the_most_counts() -> None:
     assert kind_together([Kind.ROLLBACK]) is Kind.ROLLBACK
     assert kind_together([Kind.ROLLBACK, Kind.WRITE]) is Kind.COMMIT
     assert kind_together([Kind.READ, Kind.COMMIT, Kind.WRITE]) is Kind.COMMIT
+    assert kind_together([Kind.BEGIN]) is Kind.BEGIN
+    assert kind_together([Kind.BEGIN, Kind.READ]) is Kind.WRITE  # it goes on in a transaction
+    assert kind_together([Kind.BEGIN, Kind.COMMIT]) is Kind.COMMIT
 
 
 @pytest.mark.parametrize(
@@ -173,6 +184,7 @@ def test_of_several_the_most_counts() -> None:
         (b"ending", ""),
         (b"select 1", ""),
         (b"-- rollback", ""),
+        (b"-- a\rrollback", "rollback"),
         (b"/* rollback */ select 1", ""),
         (b"", ""),
         (b"rollback" + b" " * 5000 + b"to a", ""),

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pglast import parse_sql
 
-from pgambassador.protocol.settings import Settings, fence, literal, switch
+from pgambassador.protocol.settings import (
+    Settings,
+    _effective_remembered,
+    effective,
+    fence,
+    literal,
+    switch,
+)
 from pgambassador.wire.frames import take_frame
 
 EMPTY = Settings.of({})
@@ -214,3 +221,23 @@ def test_settings_that_nobody_has_are_forgotten():
 @pytest.mark.parametrize(("values", "shown"), [({}, "none"), ({"a": "secret", "b": "c"}, "a b")])
 def test_a_repr_without_values(values, shown):
     assert repr(Settings.of(values)) == f"<Settings {shown}>"
+
+
+@pytest.mark.parametrize("text", ["", "plain ~ text", "it's", "a\\b", "é\n", "\x7f\x1f", "\udcff"])
+def test_a_constant_escapes_all_that_is_not_plain(text: str) -> None:
+    written = "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b"\\'" else f"\\x{byte:02x}"
+        for byte in text.encode("utf-8", "surrogateescape")
+    )
+    assert literal(text) == f"E'{written}'"
+
+
+def test_what_is_large_is_not_remembered() -> None:
+    """Nor is it brought to another server connection: `net.states` keeps the one that has it."""
+    assert not Settings.of({"a": "x" * 1_000_000}).large
+    assert Settings.of({"a": "x" * 1_100_000}).large
+    assert Settings.of({f"a{number}": "" for number in range(2_001)}).large
+    defaults = Settings.of({"b": "1"})
+    before = _effective_remembered.cache_info().currsize
+    assert effective(Settings.of({"a": "x" * 3_000, "b": "1"}), defaults).values == {"a": "x" * 3_000}
+    assert _effective_remembered.cache_info().currsize == before

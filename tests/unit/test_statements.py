@@ -52,6 +52,21 @@ def test_while_nobody_knows_the_settings_it_is_shared_with_nobody() -> None:
     assert len({each.name for each in made}) == 3
 
 
+def test_under_very_large_settings_it_is_shared_with_nobody() -> None:
+    """They would be kept for as long as it is."""
+    statements = Statements()
+    body, large = b"select 1\0\0\0", Settings.of({"a": "x" * 20_000})
+    assert statements.statement(body, large) is not statements.statement(body, large)
+
+
+def test_behind_a_comment_begins_a_reset() -> None:
+    """A line ends as the server's scanner has it."""
+    for text in (b"-- a\nreset all", b"-- a\rreset all", b"/* /* */ - */ reset all"):
+        assert Statements().statement(text + b"\0\0\0", None).resets
+    for text in (b"-- a reset all", b"/* /* */ reset all"):
+        assert not Statements().statement(text + b"\0\0\0", None).resets
+
+
 def test_names_cannot_be_guessed() -> None:
     names = {Statements().statement(body(b"select 1"), PLAIN).name for _ in range(20)}
     assert len(names) == 20

@@ -20,10 +20,13 @@ from tests.messages import (
     SYNC,
     TERMINATE,
     TRANSACTION,
+    bind,
     complete,
     error,
+    execute,
     notification,
     parameter_status,
+    parse,
     query,
     row,
 )
@@ -521,3 +524,49 @@ def test_who_needs_a_database_for_itself_gets_it(play: Keeping) -> None:
     play.does(lambda: play.keeper.retire_idle("dropped"))
     server.gets_end(TERMINATE)
     assert play.keeper.closed == {"dropped": 1}
+
+
+def test_who_has_set_much_keeps_its_connection_until_it_has_not(
+    play: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgambassador.protocol.settings.LARGE", 1000)
+    client, server = served(play)
+    runs(client, server, "set a.b = 1", "SET")
+    play.surveys(server, question(frozenset({"a.b"}), ()), a__b="x" * 1000)
+    assert client.session.facts.ties == {"large settings"} and client.holds(server)
+    runs(client, server, "set a.c = 1", "SET")  # it is not asked again for that
+    resets(client, server, "reset all", "RESET")
+    play.surveys(server, question(ALL | {"a.b", "a.c"}, ["a.b"]), a__b="")
+    assert server.is_idle
+
+
+def test_more_than_can_be_asked_for_keeps_the_connection(play: Keeping) -> None:
+    client, server = served(play)
+    client.sends(query("begin"))
+    server.answers(query("begin"), complete("BEGIN"), TRANSACTION)
+    client.gets(complete("BEGIN"), TRANSACTION)
+    for number in range(2_001):
+        assert not server.backend.pinned
+        assert len(client.session.facts.doubts) == number
+        text = f"set a.b{number} = 1"
+        client.sends(query(text))
+        server.answers(query(text), complete("SET"), TRANSACTION)
+        client.gets(complete("SET"), TRANSACTION)
+    assert server.backend.pinned and client.session.facts.ties == {"unknown settings"}
+
+
+def test_a_very_long_name_is_not_asked_for(play: Keeping) -> None:
+    client, server = served(play)
+    runs(client, server, f"set a.{'b' * 300} = 1", "SET")
+    play.surveys(server, question(ALL, ()))
+    assert server.backend.pinned and client.session.facts.ties == {"unknown settings"}
+
+
+def test_of_a_very_long_block_anything_is_believed(play: Keeping) -> None:
+    client, server = served(play)
+    text = b"do $$ begin " + b"x " * 40_000 + b" end $$"
+    client.sends(parse(b"", text), bind(b""), execute(), SYNC)
+    done = PARSE_COMPLETE, BIND_COMPLETE, complete("DO"), IDLE
+    server.answers((parse(b"", text), bind(b""), execute(), SYNC), *done)
+    client.gets(*done)
+    play.surveys(server, question(ALL | TIES, ()))

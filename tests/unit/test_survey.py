@@ -17,6 +17,7 @@ from pgambassador.protocol.survey import (
     merged,
     names_called,
     names_set,
+    plainly_set,
     question,
     restoration,
 )
@@ -33,6 +34,7 @@ TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=2
         ("SET WORK_MEM TO '5MB';", {"work_mem"}),
         ("set session work_mem=5", {"work_mem"}),
         ("  /* app */ -- x\n set\n\tmy.var\nto 'x'", {"my.var"}),
+        ("-- x\rset search_path = a, b", {"search_path"}),
         ("set search_path = a, b", {"search_path"}),
         ("set search_path = \"$user\", public", {"search_path"}),
         ("set search_path to default", ALL),
@@ -71,6 +73,7 @@ def test_parameters_that_are_not_listed_are_asked_for_by_name() -> None:
     assert names_set(b"set My.var = 'a; b'") == ALL | {"my.var"}
     assert names_set(b"begin; set a.b to 1; select set_config('c.d', 'x', false)") == ALL | {"a.b", "c.d"}
     assert names_set(b"do $$ begin set a.b = 1; end $$") == ALL | {"a.b"}
+    assert names_set(b"set a.b = '" + b"x" * 100_000 + b"'") == ALL | {"a.b"}
     assert b"x.y" in question(ALL, ["x.y", "z"]) and b"'z'" not in question(ALL, ["x.y", "z"])
     assert b"a.b" in question(ALL | {"a.b", "c"}, ())
 
@@ -92,6 +95,8 @@ def test_parameters_that_are_not_listed_are_asked_for_by_name() -> None:
         ("select set_config('work_mem', '5MB' /*, true) */, false)", {"work_mem"}),
         ("select set_config('work' || '_mem', '5MB', false)", ALL),
         ("select set_config('app.t', $1::text, true)", NOTHING),
+        ("update pg_settings set setting = 1", ALL),
+        ("select 1 from pg_settings, set_config('a', '1', true) -- update", NOTHING),
         ("", ALL),
     ],
 )
@@ -157,6 +162,7 @@ START = {"timezone": "CET", "a.b": "it's", "work_mem": "5MB"}
         ("SET SESSION TIME ZONE LOCAL", "SELECT pg_catalog.set_config(E'timezone', E'CET', false)"),
         ("set local work_mem to default", "SELECT pg_catalog.set_config(E'work_mem', E'5MB', true)"),
         ("set work_mem=DEFAULT;", "SELECT pg_catalog.set_config(E'work_mem', E'5MB', false)"),
+        ("-- x\rset work_mem\tto\n default", "SELECT pg_catalog.set_config(E'work_mem', E'5MB', false)"),
         ("reset a.b", "SELECT pg_catalog.set_config(E'a.b', E'it\\x27s', false)"),
         ("reset datestyle", ""),
         ("reset role", ""),
@@ -197,5 +203,52 @@ def test_behind_discard_all_it_is_done_in_a_transaction_of_its_own() -> None:
 
 
 def test_who_it_is_leads_back_as_whom_it_acts() -> None:
-    (back,) = restoration(b"reset session authorization", {"role": "clerk"})
-    assert back == b"SELECT pg_catalog.set_config(E'role', E'clerk', false)"
+    for text in (b"reset session authorization", b"set session  authorization default"):
+        (back,) = restoration(text, {"role": "clerk"})
+        assert back == b"SELECT pg_catalog.set_config(E'role', E'clerk', false)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"set a.b = 'c d'", ("a.b", "c d")),
+        (b"/* x */ SET SESSION TimeZone TO UTC ;", ("timezone", "utc")),
+        (b"set statement_timeout = -1", ("statement_timeout", "-1")),
+        (b"set work_mem='64MB'", ("work_mem", "64MB")),
+        (b"set x.y = ''", ("x.y", "")),
+        (b'set search_path = a, "B", "$user"', ("search_path", 'a, "B", "$user"')),
+        (b"set search_path = 'a, b'", None),
+        (b"set search_path = A", None),
+        (b"set search_path = pg_temp, a", None),
+        (b"set x.y = 'it''s'", None),
+        (b"set x.y = 'a\\b'", None),
+        (b"set x.y = E'a'", None),
+        (b"set x.y = 'a' 'b'", None),
+        (b"set x.y = a, b", None),
+        (b"set x.y = 1.50", None),
+        (b"set x.y = 010", None),
+        (b"set x.y = 12345678901", None),
+        (b"set x.y = default", None),
+        (b"set x.y to DEFAULT;", None),
+        (b"set x.y = 'a'; select 1", None),
+        (b"set x.y = 'a' -- b", None),
+        ("set x.y = 'ä'".encode(), None),
+        (b"set local x.y = 'a'", None),
+        (b"set role a", None),
+        (b"set role = 'a'", None),
+        (b"set session authorization a", None),
+        (b"set time zone 'UTC'", None),
+        (b"set names 'utf8'", None),
+        (b"set idle_session_timeout = 5", None),
+        (b"set transaction_isolation = 'serializable'", None),
+        (b"set temp_tablespaces = a", None),
+        (b"set DateStyle = 'SQL'", None),
+        (b"reset x.y", None),
+        (b"select set_config('x.y', 'a', false)", None),
+        (b"", None),
+    ],
+)
+def test_what_a_set_plainly_says(text: bytes, said: tuple[str, str] | None) -> None:
+    assert plainly_set(text) == said
+    if said is not None:
+        assert names_set(text) == {said[0]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +32,7 @@ from tests.playbook import Client, MakePlay, Playbook, Routed, Server
 SQL = b"select mark"
 ASKED = extended(SQL)
 FAILED = PARSE_COMPLETE + BIND_COMPLETE + error("22012")
+LATE = math.inf
 CANCELED = build.error_response("ERROR", "57014", "canceling statement")
 
 
@@ -75,6 +78,17 @@ def test_one_sync_does_for_all(play: Playbook) -> None:
         client.sends(ASKED)
         queue.server.answers(ASKED, extended_answer(b"%d" % number))
         client.gets(extended_answer(b"%d" % number))
+
+
+def test_what_one_of_them_takes_is_not_known(play: Playbook) -> None:
+    """Nor is it taken for what it takes behind another, beside which what it takes alone would not count."""
+    queue, clients = crowd(play)
+    queue.server.sends(early(b"0"), early(b"1"), early(b"2"), IDLE)
+    for number, client in enumerate(clients):
+        client.gets(extended_answer(b"%d" % number))
+    verdict = play.policy.routes.verdicts.of(SQL)
+    verdict.took(60.0, False, False)
+    assert not verdict.brief()
 
 
 def test_each_is_ready_when_its_statement_is_done(play: Playbook) -> None:
@@ -250,13 +264,46 @@ def test_a_cancel_request_that_hits_somebody_else_is_not_noticed(play: Playbook)
 
 
 def test_those_behind_one_that_takes_long_ask_elsewhere(play: Playbook) -> None:
+    """The first stays, though it may be another that takes long: what is nobody's has no timeout."""
     play.lane.limit = 2
     queue, clients = crowd(play)
-    while not clients[1].session.waiting:
-        assert play.lane.relieve()
+    assert queue.server.backend.relieve(LATE)
+    assert queue.server.backend.running is not None
     serve(play.server(), clients[1:])
     queue.server.sends(early(b"0"), early(b"old"), early(b"older"), IDLE)
     clients[0].gets(extended_answer(b"0"))
+    assert queue.server.is_idle and not queue.server.backend.relieve(LATE)
+
+
+def test_the_last_of_them_is_the_one_that_takes_long(play: Playbook) -> None:
+    """The others have been answered: more than fits into the server's buffer has been said."""
+    play.lane.limit = 2
+    queue, clients = crowd(play)
+    queue.server.sends(early(b"0"), early(b"1"))
+    clients[0].gets(extended_answer(b"0"))
+    clients[1].gets(extended_answer(b"1"))
+    assert queue.server.backend.relieve(LATE)
+    queue.server.sends(early(b"2"), IDLE)
+    clients[2].gets(extended_answer(b"2"))
+    assert queue.server.is_idle
+
+
+@pytest.mark.parametrize("errs", [False, True])
+def test_behind_who_got_a_part_of_its_answer_all_ask_elsewhere(play: Playbook, errs: bool) -> None:
+    play.lane.limit = 2
+    queue, clients = crowd(play)
+    begun, rest = PARSE_COMPLETE + BIND_COMPLETE + row(b"0"), complete("SELECT 1")
+    queue.server.sends(begun)
+    clients[0].gets(begun)
+    assert queue.server.backend.relieve(LATE)
+    serve(play.server(), clients[1:])
+    if errs:
+        queue.server.sends(error("22012"), IDLE)
+        clients[0].gets(error("22012"), IDLE)
+    else:
+        queue.server.sends(rest)
+        clients[0].gets(rest, IDLE)
+        queue.server.sends(early(b"old"), error("22012"), IDLE)
     assert queue.server.is_idle
 
 

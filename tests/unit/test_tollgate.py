@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pgambassador.net.aftermath import Fate
 from pgambassador.wire import build
 from tests.messages import (
     BIND_COMPLETE,
@@ -34,11 +35,15 @@ class Guard:
 
     def __init__(self, *judgements: Any) -> None:
         self.judgements = list(judgements)
+        self.again: list[Any] = []
         self.asked: list[bytes | None] = []
 
     def judge(self, session: Any, text: bytes | None, now: float) -> Any:
         self.asked.append(text)
         return self.judgements.pop(0) if self.judgements else None
+
+    def judge_again(self, text: bytes | None, now: float) -> Any:
+        return self.again.pop(0) if self.again else None
 
 
 def join(play: Playbook, *judgements: Any) -> tuple[Client, Server, Guard]:
@@ -259,3 +264,17 @@ def test_one_that_waited_in_vain_is_judged_again(play: Playbook) -> None:
     client.gets(NO, IDLE)
     client.sends(query("y"))
     assert guard.asked == [b"x", b"y"]
+
+
+def test_what_is_asked_again_may_be_cut_again(plays: MakePlay) -> None:
+    """But it is not judged again: that may have cost it something."""
+    play = plays(limit=3)
+    client, first, guard = join(play, "before")
+    play.policy.fate = Fate(replay=True)
+    guard.again = ["before", None]
+    client.sends(query("x"))
+    first.gets_end()
+    play.server().gets_end()
+    play.server().answers(query("x"), complete("X"), IDLE)
+    client.gets(complete("X"), IDLE)
+    assert guard.asked == [b"x"] and not guard.again

@@ -221,7 +221,7 @@ def test_what_comes_as_the_wait_for_it_ends_is_not_lost() -> None:
         waiting = spawn(visitor.read(), "a test")
         await asyncio.sleep(0)
         far.send(b"one")
-        visitor._on_readable()  # the loop finds it, and then the time is over
+        asyncio.get_running_loop().call_soon(visitor._on_readable)  # the loop finds it as the time is over
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         assert waiting.cancelled()

@@ -10,10 +10,12 @@ import pytest
 
 from pgambassador.errors import Unreachable
 from pgambassador.routing.catalog import Catalog, Effect
+from pgambassador.routing.question import QUERY
 from pgambassador.wire import build
 from tests.keeping import Keeping
 from tests.messages import (
     BIND_COMPLETE,
+    CLOSE_COMPLETE,
     COPY_IN,
     IDLE,
     PARSE_COMPLETE,
@@ -53,7 +55,7 @@ def keepings(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeKeeping]:
     def make(**options: Any) -> Keeping:
         keeping = Keeping(**options)
         clock = SimpleNamespace(monotonic=keeping.loop.time, time=lambda: 1e9)
-        for module in ("openings", "aftermath"):
+        for module in ("openings", "aftermath", "riddles", "routes"):
             monkeypatch.setattr(f"pgambassador.net.{module}.time", clock)
         made.append(keeping)
         return keeping
@@ -146,6 +148,54 @@ def test_once_where_the_connection_ends_without_a_word(play: Keeping) -> None:
     again.leaves()
     assert heard(client) == f"{BROKEN} ZI"
     lives(play, client)
+
+
+def test_those_that_die_with_it_do_not_count(keepings: MakeKeeping) -> None:
+    """A server that crashes ends them all, and some of them cannot say so."""
+    play = keepings(size=2)
+    knows(play)
+    client, other = play.client(), play.client()
+    client.sends(READ)
+    other.sends(READ)
+    first, second = opened(play), opened(play)
+    first.gets(READ)
+    second.answers(READ, *ROWS)
+    other.gets(*ROWS)
+    first.leaves()
+    second.gets(READ)
+    second.leaves()
+    client.gets_nothing()
+    third = opened(play)
+    third.gets(READ)
+    third.leaves()
+    assert heard(client) == f"{BROKEN} ZI"
+    assert play.keeper.aftermath.outcomes["replayed"] == 2
+
+
+@pytest.mark.parametrize("last_words", [False, True])
+@pytest.mark.parametrize("asked", [READ, BEGIN])
+def test_nor_do_they_count_that_end_one_after_another(
+    keepings: MakeKeeping, asked: bytes, last_words: bool
+) -> None:
+    """A server that stops ends one connection after another; what moves on may meet all of them."""
+    play = keepings(size=6)
+    knows(play)
+    clients = [play.client() for _ in range(6)]
+    for client in clients:
+        client.sends(WRITE)
+    servers = [opened(play) for _ in clients]
+    for client, server in zip(clients, servers, strict=True):
+        server.answers(WRITE, *WROTE)
+        client.gets(*WROTE)
+    clients[0].sends(asked)
+    for server in reversed(servers):
+        server.gets(asked)
+        server.sends(*((fatal(),) if last_words else ()))
+        server.leaves()
+        clients[0].gets_nothing()
+    answer = ROWS if asked is READ else BEGUN
+    opened(play).answers(asked, *answer)
+    clients[0].gets(*answer)
 
 
 @pytest.mark.parametrize("times", [1, 3, 4])
@@ -421,16 +471,6 @@ def test_what_a_server_alone_had_ends_with_it(play: Keeping) -> None:
     assert play.keeper.aftermath.lost == 1
 
 
-def test_a_setting_that_nobody_has_read_yet(play: Keeping) -> None:
-    asked = query("set timezone = 'Asia/Tokyo'")
-    client, server = served(play, asked)
-    server.sends(complete("SET"), IDLE)
-    client.gets(complete("SET"), IDLE)
-    server.read_all()  # a question of ours
-    server.leaves()
-    assert heard(client) == "!08006"
-
-
 def test_a_client_that_has_left_is_not_asked_for(play: Keeping) -> None:
     client = play.client()
     client.sends(READ + build.TERMINATE)
@@ -509,3 +549,370 @@ def test_a_conflict_of_what_is_not(play: Keeping, message: bytes) -> None:
     client, server = served(play, message)
     server.sends(error("40001"), IDLE)
     assert heard(client) == "40001 ZI"
+
+
+# A BEGIN.
+
+
+def extended(said: bytes) -> bytes:
+    return parse(b"", said) + bind(b"") + execute() + SYNC
+
+
+@pytest.mark.parametrize("last_words", [False, True])
+@pytest.mark.parametrize(
+    "begin",
+    [BEGIN, query("start transaction isolation level serializable;"), extended(b"begin read only")],
+)
+def test_a_begin_is_asked_again(play: Keeping, begin: bytes, last_words: bool) -> None:
+    client, server = served(play, begin)
+    server.sends(*((fatal(),) if last_words else ()))
+    server.leaves()
+    client.gets_nothing()
+    again = opened(play)
+    begun = (*((PARSE_COMPLETE, BIND_COMPLETE) if begin.startswith(b"P") else ()), *BEGUN)
+    again.answers(begin, *begun)
+    client.gets(*begun)
+    client.sends(WRITE)
+    again.answers(WRITE, complete("INSERT 0 1"), TRANSACTION)
+    client.gets(complete("INSERT 0 1"), TRANSACTION)
+    client.sends(COMMIT)
+    again.answers(COMMIT, complete("COMMIT"), IDLE)
+    client.gets(complete("COMMIT"), IDLE)
+
+
+def test_a_begin_that_cannot_be_asked_again_says_why(play: Keeping) -> None:
+    client, server = served(play, BEGIN)
+    server.leaves()
+    play.fails(Unreachable("nobody is there"))
+    assert heard(client) == "08001 ZI"
+
+
+def test_a_begin_with_something_behind_it_is_not_asked_again(play: Keeping) -> None:
+    """What came behind may have counted by itself, if the BEGIN has failed."""
+    client, server = served(play, BEGIN + WRITE)
+    server.leaves()
+    assert heard(client) == f"{BROKEN} ZI {UNKNOWN} ZI"
+    lives(play, client)
+
+
+@pytest.mark.parametrize(
+    "together",
+    [
+        query("begin; insert into t values (1)"),
+        parse(b"", b"begin") + bind(b"") + execute() + extended(b"insert into t values (1)"),
+        parse(b"", b"insert into t values (1)") + bind(b"") + execute() + extended(b"begin"),
+    ],
+)
+def test_a_begin_that_does_not_stand_alone_is_not_asked_again(play: Keeping, together: bytes) -> None:
+    client, server = served(play, together)
+    server.leaves()
+    assert heard(client) == f"{UNKNOWN} ZI"
+    lives(play, client)
+
+
+def test_a_begin_in_a_transaction_is_lost_with_it(play: Keeping) -> None:
+    client, server = within(play)
+    client.sends(BEGIN)
+    server.gets(BEGIN)
+    server.leaves()
+    assert heard(client) == f"{BROKEN} ZE"
+    client.sends(ROLLBACK)
+    client.gets(ROLLED_BACK)
+
+
+def test_a_client_adrift_counts_as_in_a_transaction(play: Keeping) -> None:
+    """For the time that it may take over it."""
+    client, server = within(play)
+    server.leaves()
+    assert client.session.promised and client.session in play.lane.promised
+    client.sends(ROLLBACK)
+    client.gets(ROLLED_BACK)
+    assert not client.session.promised
+
+
+# In pieces.
+
+
+def test_a_read_that_comes_in_pieces_is_asked_again(keepings: MakeKeeping) -> None:
+    asked = parse(b"", b"select a from t") + bind(b"", b"x" * 300) + execute() + SYNC
+    answer = (PARSE_COMPLETE, BIND_COMPLETE, row(b"1"), complete("SELECT 1"), IDLE)
+    for at in range(1, len(asked), 7):
+        play = keepings(size=1)
+        knows(play)
+        client = play.client()
+        client.writes(asked[:at])
+        if play.upstream.openings:
+            server = opened(play)
+            client.writes(asked[at:])
+        else:
+            client.writes(asked[at:])
+            server = opened(play)
+        server.gets(asked)
+        server.leaves()
+        opened(play).answers(asked, *answer)
+        client.gets(*answer)
+
+
+def test_byte_by_byte_too(keepings: MakeKeeping) -> None:
+    play = keepings(size=1, piece=1)
+    knows(play)
+    asked = extended(b"select a from t")
+    client = play.client()
+    client.writes(asked[:1])
+    client.sends(asked[1:])
+    server = opened(play)
+    server.gets(asked)
+    server.leaves()
+    opened(play).answers(asked, PARSE_COMPLETE, BIND_COMPLETE, complete("SELECT 0"), IDLE)
+    client.gets(PARSE_COMPLETE, BIND_COMPLETE, complete("SELECT 0"), IDLE)
+
+
+def test_a_long_one_is_not(play: Keeping) -> None:
+    """No more is kept of each than 64 KiB."""
+    asked = parse(b"", b"select a from t") + bind(b"", b"x" * 70_000) + execute() + SYNC
+    client, server = client_and_server(play, asked[:40_000])
+    client.writes(asked[40_000:])
+    server.gets(asked)
+    server.leaves()
+    assert heard(client) == f"{BROKEN} ZI"
+    lives(play, client)
+
+
+def client_and_server(play: Keeping, first: bytes) -> tuple[Client, Server]:
+    """It is connected when a part of it has come."""
+    client = play.client()
+    client.writes(first)
+    return client, opened(play)
+
+
+def test_what_comes_behind_a_whole_one_is_not_taken_for_it(play: Keeping) -> None:
+    client, server = served(play, READ)
+    client.writes(WRITE)
+    server.gets(WRITE)
+    server.leaves()
+    assert heard(client) == f"{BROKEN} ZI {UNKNOWN} ZI"
+    lives(play, client)
+
+
+def test_a_statement_that_is_closed_behind_its_use_is_there_when_that_is_asked_again(play: Keeping) -> None:
+    client = play.client()
+    client.sends(parse(b"mine", b"select a from t") + SYNC)
+    server = opened(play)
+    server.read_all()
+    server.sends(PARSE_COMPLETE, IDLE)
+    client.gets(PARSE_COMPLETE, IDLE)
+    close = build.frame(ord("C"), b"Smine\0")
+    client.sends(bind(b"mine") + execute() + close + SYNC)
+    asked = server.read_all()
+    assert asked.startswith(b"B") and asked.endswith(SYNC)
+    server.leaves()
+    again = opened(play)
+    repeated = again.read_all()
+    assert repeated.startswith(b"P") and repeated.endswith(asked)
+    again.sends(PARSE_COMPLETE, BIND_COMPLETE, complete("SELECT 0"), IDLE)
+    client.gets(BIND_COMPLETE, complete("SELECT 0"), CLOSE_COMPLETE, IDLE)
+    assert client.session.statements == {}
+
+
+# Settings that nobody has read yet.
+
+
+def while_it_is_asked(play: Keeping, *asked: bytes) -> tuple[Client, Server]:
+    """The server is being asked what these have set."""
+    client = play.client()
+    for index, each in enumerate(asked):
+        client.sends(each)
+        if not index:
+            server = opened(play)
+        server.read_all()
+        tail = (complete("SET"), IDLE)
+        answer = (PARSE_COMPLETE, BIND_COMPLETE, *tail) if each.startswith(b"P") else tail
+        server.sends(*answer)
+        client.gets(*answer)
+        assert len(asked) > 1 or b"current_setting" in server.read_all()
+    return client, server
+
+
+def has_set(play: Keeping, client: Client) -> dict[str, str]:
+    """What the next connection is brought into, by its words."""
+    client.sends(READ)
+    server = opened(play)
+    got = server.read_all()
+    assert got.endswith(READ)
+    change = got.removesuffix(READ)
+    server.sends((PARSE_COMPLETE + BIND_COMPLETE + complete("SELECT 1")) * change.count(execute()), *ROWS)
+    client.gets(*ROWS)
+    values = dict(client.session.state.values)
+    assert all(name.encode() in change for name in values)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("asked", "values"),
+    [
+        (query("set timezone = 'Asia/Tokyo'"), {"timezone": "Asia/Tokyo"}),
+        (query("SET statement_timeout TO 5000;"), {"statement_timeout": "5000"}),
+        (extended(b"set session My.Own = Word"), {"my.own": "word"}),
+        (query('set search_path to "$user", a, b'), {"search_path": '"$user", a, b'}),
+    ],
+)
+def test_what_a_set_has_plainly_said_is_known(play: Keeping, asked: bytes, values: dict[str, str]) -> None:
+    client, server = while_it_is_asked(play, asked)
+    server.leaves()
+    client.gets_nothing()
+    assert has_set(play, client) == values
+    assert play.keeper.aftermath.kept == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "set timezone = 'it''s'",
+        "set timezone = E'UTC'",
+        "set search_path = 'A', pg_temp",
+        "set datestyle = iso, dmy",
+        "set timezone to default",
+        "set time zone 'UTC'",
+        "set role app",
+        "set a.b = 007",
+    ],
+)
+def test_what_it_has_not_plainly_said_is_not(play: Keeping, asked: str) -> None:
+    client, server = while_it_is_asked(play, query(asked))
+    server.leaves()
+    assert heard(client) == "!08006"
+
+
+def test_what_was_set_in_a_transaction_is_not_known(play: Keeping) -> None:
+    """Whether it lasts is the server's business."""
+    client, server = within(play)
+    for asked, told in (
+        (query("set timezone = 'UTC'"), complete("SET") + TRANSACTION),
+        (COMMIT, complete("COMMIT") + IDLE),
+    ):
+        client.sends(asked)
+        server.answers(asked, told)
+        client.gets(told)
+    server.read_all()
+    server.leaves()
+    assert heard(client) == "!08006"
+
+
+def test_a_set_that_has_failed_at_its_end_has_set_nothing(play: Keeping) -> None:
+    client = play.client()
+    asked = extended(b"set timezone = 'UTC'")
+    client.sends(asked)
+    server = opened(play)
+    server.answers(asked, PARSE_COMPLETE, BIND_COMPLETE, complete("SET"), error("23503"), IDLE)
+    assert heard(client) == "1 2 C 23503 ZI"
+    server.read_all()
+    server.leaves()
+    assert heard(client) == "!08006"
+
+
+def test_a_set_whose_end_nobody_has_heard_of_has_set_nothing(play: Keeping) -> None:
+    client, server = served(play, query("set timezone = 'UTC'"))
+    server.sends(complete("SET"))
+    client.gets(complete("SET"))
+    server.leaves()
+    assert heard(client) == f"{UNKNOWN} ZI"
+    assert has_set(play, client) == {}
+
+
+def test_another_way_to_set_it_makes_it_unknown_again(play: Keeping) -> None:
+    client = play.client()
+    first, second = query("set timezone = 'UTC'"), query("select set_config('timezone', 'Asia/Tokyo', false)")
+    client.sends(first + second)
+    server = opened(play)
+    server.read_all()
+    server.sends(complete("SET"), IDLE)
+    client.gets(complete("SET"), IDLE)
+    server.read_all()
+    server.sends(complete("SELECT 1"), IDLE)
+    client.gets(complete("SELECT 1"), IDLE)
+    server.read_all()
+    server.leaves()
+    assert heard(client) == "!08006"
+
+
+def test_a_read_behind_a_question_of_ours_is_asked_again(play: Keeping) -> None:
+    client, server = while_it_is_asked(play, query("set timezone = 'Asia/Tokyo'"))
+    client.sends(READ)
+    server.gets(READ)
+    server.leaves()
+    client.gets_nothing()
+    again = opened(play)
+    got = again.read_all()
+    assert got.endswith(READ) and b"timezone" in got.lower()
+    again.sends((PARSE_COMPLETE + BIND_COMPLETE + complete("SELECT 1")) * got.count(execute()), *ROWS)
+    client.gets(*ROWS)
+
+
+# Before the catalog is known.
+
+
+def puzzled(play: Keeping, asked: bytes = READ, *last_words: bytes) -> Client:
+    """A client whose statement was lost, and may be a read; the catalog is asked for, in vain."""
+    client, server = served(play, asked)
+    if last_words:
+        server.writes(b"".join(last_words))
+    server.leaves()
+    client.gets_nothing()
+    opened(play).answers(QUERY, error(), IDLE)
+    play.loop.pass_time(0.1)
+    client.gets_nothing()
+    return client
+
+
+@pytest.mark.parametrize("last_words", [(), (columns(b"a"), fatal())])
+def test_what_may_be_a_read_waits_until_that_is_known(
+    keepings: MakeKeeping, last_words: tuple[bytes, ...]
+) -> None:
+    play = keepings(size=1)
+    client = puzzled(play, READ, *last_words)
+    knows(play)
+    play.keeper.routes.circle(client.session).verdicts.clear()
+    play.loop.pass_time(0.1)
+    server = next(peer for peer in play.peers if isinstance(peer, Server) and not peer.gone)
+    server.answers(READ, *ROWS)
+    client.gets(*ROWS)
+    assert play.keeper.aftermath.outcomes == {"replayed": 1}
+
+
+@pytest.mark.parametrize("asked", [query("select nobody_knows()"), extended(b"select nobody_knows()")])
+def test_what_proves_to_be_none_is_not_asked_again(keepings: MakeKeeping, asked: bytes) -> None:
+    play = keepings(size=1)
+    client = puzzled(play, asked)
+    knows(play)
+    play.keeper.routes.circle(client.session).verdicts.clear()
+    play.loop.pass_time(0.1)
+    assert heard(client) == f"{UNKNOWN} ZI"
+    client.sends(READ)
+    server = next(peer for peer in play.peers if isinstance(peer, Server) and not peer.gone)
+    server.answers(READ, *ROWS)
+    client.gets(*ROWS)
+
+
+def test_it_does_not_wait_for_ever(keepings: MakeKeeping) -> None:
+    play = keepings(size=1)
+    client = puzzled(play)
+    for _ in range(300):
+        play.loop.pass_time(0.02)
+    assert heard(client) == f"{UNKNOWN} ZI"
+    assert not play.keeper.aftermath.riddles
+    next(peer for peer in play.peers if isinstance(peer, Server) and not peer.gone).gets(QUERY)
+
+
+def test_nor_is_anything_kept_of_a_client_that_leaves(keepings: MakeKeeping) -> None:
+    play = keepings(size=1)
+    client = puzzled(play)
+    client.leaves()
+    play.loop.pass_time(0.1)
+    assert client.session.closed and not play.keeper.aftermath.riddles
+
+
+@pytest.mark.parametrize("asked", [WRITE, query("this is no SQL"), extended(b"select 1 into x")])
+def test_what_cannot_be_a_read_waits_for_nothing(keepings: MakeKeeping, asked: bytes) -> None:
+    client, server = served(keepings(size=1), asked)
+    server.leaves()
+    assert heard(client) == f"{UNKNOWN} ZI"

@@ -1,0 +1,67 @@
+"""Takes clients in: each by a task, which takes the next one when its client is a session, or has gone.
+
+1. A client that comes is begun with at once. Making a task for each would cost two turns of the event loop.
+2. At most `IDLE` tasks wait for somebody to come; what fails in one ends that one and is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from pgambassador.net.tasks import spawn
+from pgambassador.net.word import Word
+
+IDLE = 50
+
+Welcome = Callable[[socket.socket, str], Coroutine[Any, Any, None]]
+
+
+class Reception:
+    """`welcome(sock, address)` takes one client to its end."""
+
+    def __init__(self, welcome: Welcome) -> None:
+        self._welcome = welcome
+        self._idle: list[_Desk] = []
+
+    def take(self, sock: socket.socket, address: str) -> None:
+        """Not to be called by a task."""
+        if self._idle:
+            self._idle.pop().turn_to(sock, address)
+        else:
+            spawn(self._serve(_Desk(sock, address)), "login")
+
+    async def _serve(self, desk: _Desk) -> None:
+        while True:
+            await self._welcome(*desk.client())
+            if len(self._idle) >= IDLE:
+                return
+            self._idle.append(desk)
+            try:
+                await desk.bell
+            finally:
+                if desk in self._idle:
+                    self._idle.remove(desk)  # the process ends
+
+    def __repr__(self) -> str:
+        return f"<Reception with {len(self._idle)} idle>"
+
+
+class _Desk:
+    """Where the task is that waits for a client; `bell` calls it."""
+
+    def __init__(self, sock: socket.socket, address: str) -> None:
+        self.bell = Word(asyncio.get_running_loop())
+        self._client: tuple[socket.socket, str] | None = (sock, address)
+
+    def turn_to(self, sock: socket.socket, address: str) -> None:
+        self._client = sock, address
+        self.bell.heard()
+
+    def client(self) -> tuple[socket.socket, str]:
+        """Once for each."""
+        client, self._client = self._client, None
+        assert client is not None
+        return client

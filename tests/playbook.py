@@ -66,6 +66,8 @@ class Policy:
             self.known[body] = Statement(name, frame, body.partition(b"\0")[0])
         return self.known[body]
 
+    def prepared(self, session: Session, backend: Backend, statement: Statement) -> None: ...
+
     def wanted(self) -> None:
         self.heard.append(("wanted",))
 

@@ -31,7 +31,6 @@ cdef class Backend(Carrier):
     cdef int remember(self, Client client) except -1
     cdef bint note_down(self, const unsigned char *data, Py_ssize_t n) except -1
     cdef int survey(self, Client session) except -1
-    cdef bint untouched(self) noexcept
     cdef int drop(self, Statement statement, Client client) except -1
     cdef bint knows(self, Statement statement) except -1
     cdef bint touch(self, Statement statement) except -1

@@ -149,18 +149,6 @@ cdef class Backend(Carrier):
         store_add(&self.memo, <const char *>data, n)
         return True
 
-    def precede(self, bytes change not None, Py_ssize_t statements):
-        """Extended messages without a Sync that execute so many statements, before anything else is executed."""
-        cdef Py_ssize_t _each
-        if self.untouched():
-            self.fence += 3 * statements
-        for _each in range(statements):
-            self.ledger.put(c'P', SWALLOW, self.session, None, None, 0.0)
-            self.ledger.put(c'B', SWALLOW, self.session, None, None, 0.0)
-            self.ledger.put(c'E', SWALLOW, self.session, None, None, 0.0)
-        self.unnamed_of = None
-        self.channel.stage(change, len(change))
-
     cdef int survey(self, Client session) except -1:
         """Ask what the client has set, before anybody else gets the connection; what it sends goes on behind."""
         cdef bytes question = self.home.policy.question(session, self)
@@ -180,10 +168,6 @@ cdef class Backend(Carrier):
         self.resetting = True
         return True
 
-    cdef bint untouched(self) noexcept:
-        """Whether nothing that a client has sent is under way."""
-        return self.ledger.count == self.fence + (self.rows_asked is not None)
-
     cdef bint knows(self, Statement statement) except -1:
         """Whether the server has the statement, in a state that it can be executed in."""
         return statement in self.prepared and self.prepared[statement] is None
@@ -199,10 +183,17 @@ cdef class Backend(Carrier):
 
     cdef int teach(self, Statement statement, Client client) except -1:
         """Make a statement known to the server, before what is staged next."""
+        cdef object change = None
         if statement in self.prepared:
             self.drop(statement, client)
+        if statement.settings is not None and statement.settings is not client.state:
+            change = self.home.policy.read_as(client, statement)
+        if change is not None:
+            self.aside(<bytes>change[0], client)
         self.channel.stage(statement.frame, len(statement.frame))
         self.ledger.put(c'P', SWALLOW, client, statement, None, 0.0)
+        if change is not None:
+            self.aside(<bytes>change[1], client)
         self.adopt(statement, client)
         return 0
 
@@ -366,6 +357,11 @@ cdef class Backend(Carrier):
     def works(self):
         """Whether it is doing what its client has asked for, and not only what we have."""
         return self.ledger.count > (self.rows_asked is not None)
+
+    @property
+    def asking(self):
+        """Whether what its client has set is just being asked."""
+        return self.rows_asked is not None
 
     @property
     def note(self):

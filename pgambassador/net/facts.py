@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pgambassador.config import Allowance
 from pgambassador.pool.census import Stay
 from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.survey import NOTHING, Names
+
+if TYPE_CHECKING:
+    from pgambassador.net.parties import Statement
 
 ORDINARY = Allowance()
 
@@ -39,6 +43,8 @@ class Facts:
     """Those that something else may have set than a SET,"""
     asked_vaguely: Names = NOTHING
     """and those of these which the question under way is about."""
+    parsed: list[Statement] = field(default_factory=list)
+    """What it has prepared while a server was asked."""
     saying: dict[str, tuple[int | None, str | None]] | None = None
     """What SETs say that may still be undone: which answer makes each last, and its value if it is plain."""
     said: dict[str, str | None] | None = None

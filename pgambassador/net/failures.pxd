@@ -70,6 +70,8 @@ cdef class Failures:
     cdef int lose(self, str reason) except -1
     cdef int error(self, int verdict, double now) except -1
     cdef int fenced_off(self) except -1
+    cdef bint untouched(self) noexcept
+    cdef int aside(self, bytes sql, Client client) except -1
     cdef bint repeats(self, Client owner) except -1
     cdef bint asks_again(self) except -1
     cdef bint says_farewell(self) except -1

@@ -122,6 +122,31 @@ cdef class Failures:
         self.copying = False
         return 0
 
+    cdef bint untouched(self) noexcept:
+        """Whether nothing that a client has sent is under way."""
+        return self.ledger.count == self.fence + (self.rows_asked is not None)
+
+    def precede(self, bytes change not None, Py_ssize_t statements):
+        """Extended messages without a Sync that execute so many statements, before anything else is executed."""
+        cdef Py_ssize_t _each
+        if self.untouched():
+            self.fence += 3 * statements
+        for _each in range(statements):
+            self.ledger.put(c'P', SWALLOW, self.session, None, None, 0.0)
+            self.ledger.put(c'B', SWALLOW, self.session, None, None, 0.0)
+            self.ledger.put(c'E', SWALLOW, self.session, None, None, 0.0)
+        self.unnamed_of = None
+        self.channel.stage(change, len(change))
+
+    cdef int aside(self, bytes sql, Client client) except -1:
+        """A statement of ours that touches nothing of its client's."""
+        run, close = build.aside(sql, unnamed=False)
+        for frames in (run, close):
+            self.channel.stage(<bytes>frames, len(frames))
+        for kind in b"CPBECC":
+            self.ledger.put(kind, SWALLOW, client, None, None, 0.0)
+        return 0
+
     def give_up(self, unsigned long long number, str why not None):
         """What was asked as this one of all is to be cancelled; its client is told why, if that is what ends it."""
         if self.session is not None:

@@ -11,6 +11,8 @@ cdef class Statement:
     cdef readonly bint resets
     cdef public object shape
     cdef public object age
+    # What its clients had set when they prepared it, as far as it matters; None: not known.
+    cdef public object settings
     # What the pool that used it last knows of it.
     cdef object verdict
     cdef object judged_by

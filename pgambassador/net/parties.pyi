@@ -7,6 +7,7 @@ class Statement:
     frame: bytes
     shape: bytes | None
     age: int | None
+    settings: Any
     def __init__(self, name: bytes, frame: bytes, text: bytes) -> None: ...
     @property
     def name(self) -> bytes: ...

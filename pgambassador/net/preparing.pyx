@@ -86,8 +86,7 @@ cdef class Preparing(Waiter):
             backend.channel.stage(trivial, len(trivial))
             backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
         if self.lane.sticky and begins_like_set(self.scanner.at + end, self.scanner.have - end):
-            # Its text is needed (`follow`).
-            text = at[end:self.scanner.have].partition(b"\x00")[0]
+            text = at[end:self.scanner.have].partition(b"\x00")[0]  # is needed (`follow`)
             statement = Statement(name, at[:self.scanner.have], text)
             key = (name, self.statements[name]) if name in self.statements else name
             self.statements[name] = statement
@@ -107,9 +106,10 @@ cdef class Preparing(Waiter):
         if self.statements and mentions_state(at, self.scanner.have):
             text = at[end:self.scanner.have]
             self.lend(backend, text)
-            # Names are the client's own.
-            shared = shared and len(text) <= LENT_MOST and not named_by_sql(text)
+            shared = shared and len(text) <= LENT_MOST and not named_by_sql(text)  # names are the client's own
         statement = self.policy.statement(at[end:self.scanner.have], self.state if shared else None)
+        if not shared:
+            self.policy.prepared(self, backend, statement)
         self.statements[name] = statement
         self.changing[name] = self.part
         if statement in backend.prepared:

@@ -175,14 +175,9 @@ cdef class Requests(Preparing):
 
     cdef int follow(self, Backend backend, list change) except -1:
         """Statements of ours behind one of the client's, which touch nothing of its own."""
-        cdef bytes run, close
         self.cut(backend)
         for statement in change:
-            run, close = build.aside(statement, unnamed=False)
-            backend.channel.stage(run, len(run))
-            backend.channel.stage(close, len(close))
-            for kind in b"CPBECC":
-                backend.ledger.put(kind, SWALLOW, self, None, None, self.now)
+            backend.aside(statement, self)
         return 0
 
     cdef int close_statement(self, Backend backend) except -1:

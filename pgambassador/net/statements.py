@@ -18,7 +18,7 @@ from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
 
 # Bytes of settings that are kept for the sake of what is prepared under them.
-_SETTINGS_MOST = 16 * 1024
+SETTINGS_MOST = 16 * 1024
 _OUTDATED = b"cached plan must not change result type"
 
 
@@ -39,7 +39,7 @@ class Statements:
         """What a client is told whose statement's rows have changed: as a server said it last."""
 
     def statement(self, body: bytes, settings: Settings | None) -> Statement:
-        if settings is not None and settings.size > _SETTINGS_MOST:
+        if settings is not None and settings.size > SETTINGS_MOST:
             settings = None
         key = (body, object() if settings is None else settings.essence)
         known = self._known.get(key)
@@ -47,6 +47,7 @@ class Statements:
             name = self._prefix + b"%d" % next(self._numbers)
             frame = build.frame(ord("P"), name + b"\0" + body)
             known = Statement(name, frame, body.partition(b"\0")[0])
+            known.settings = None if settings is None else settings.essence
             self._known[key] = known
         return known
 

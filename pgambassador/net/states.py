@@ -21,6 +21,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from pgambassador.net.readings import Readings
 from pgambassador.net.statements import Statements, statement_text
 from pgambassador.protocol import survey, ties
 from pgambassador.protocol.settings import FIXED, FORGET_SEQUENCES, FORGET_WITHIN, Settings, effective, fence
@@ -84,7 +85,7 @@ _reading = lru_cache(maxsize=1000)(_read)
 _long_reading = lru_cache(maxsize=50)(_read)
 
 
-class States:
+class States(Readings):
     """The part of a pool's policy that knows about settings; `lane` is the pool's."""
 
     lane: Lane
@@ -329,6 +330,7 @@ class States:
         except ValueError:
             rows = None
         if rows is None:
+            facts.parsed.clear()
             facts.doubts |= facts.asked
             facts.vague |= facts.asked_vaguely
             facts.failures += 1
@@ -342,12 +344,14 @@ class States:
         if facts.asked & survey.TIES:
             self._pin(session, backend, there | (facts.ties & _LASTING))
         if not facts.asked - survey.TIES - survey.RESTORED:
+            self.knows(session)
             return
         values = survey.merged(session.state.values, found, names=facts.asked)
         login = backend.link.parameters.get("session_authorization")
         if values.get("session_authorization") == login:
             values.pop("session_authorization", None)
         session.state = backend.state = Settings.of(values)
+        self.knows(session)
         self._hold(session, backend, _LARGE, session.state.large)
         # The server would end the connection under the next client.
         self._hold(session, backend, _SESSION_TIMEOUT, values.get(_SESSION_TIMEOUT, "0") != "0")

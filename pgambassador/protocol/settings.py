@@ -54,6 +54,11 @@ _AT_ONCE: Final = 1000
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
 # How a statement is understood does not depend on these.
 _MEANINGLESS: Final = ("application_name", "statement_timeout", "lock_timeout")
+# What a constant means, and what an operator, is decided by these when a statement is parsed.
+_READ: Final = (
+    *("datestyle", "intervalstyle", "timezone", "lc_monetary", "xmloption", "array_nulls"),
+    *("standard_conforming_strings", "transform_null_equals", "default_text_search_config"),
+)
 # Larger ones, which a client may make at will, are not remembered.
 _KEEP: Final = 2048
 _PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b"\\'")
@@ -221,6 +226,23 @@ def _set(values: list[tuple[str, str]]) -> list[str]:
     """SELECTs whose columns are computed from left to right; a server takes up to 1664 of them."""
     calls = [f"pg_catalog.set_config({literal(name)}, {value}, false)" for name, value in values]
     return [f"SELECT {', '.join(calls[i : i + _AT_ONCE])}" for i in range(0, len(calls), _AT_ONCE)]
+
+
+def read_as(then: Settings, now: Settings) -> tuple[bytes, bytes] | None:
+    """Statements that have what is parsed between them read as under other settings, for the rest of the
+    transaction at most; None where it means the same."""
+    names = [name for name in _READ if then.values.get(name) != now.values.get(name)]
+    if not names:
+        return None
+    before, after = (
+        ", ".join(
+            f"pg_catalog.set_config({literal(name)},"
+            f" {'NULL' if name not in of.values else literal(of.values[name])}, true)"
+            for name in names
+        )
+        for of in (then, now)
+    )
+    return f"SELECT {before}".encode(), f"SELECT {after}".encode()
 
 
 def _order(name: str) -> tuple[int, str]:

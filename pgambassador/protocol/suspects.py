@@ -75,6 +75,8 @@ _BUILT_IN: Final = (
 )
 _READ_MOST: Final = 4_000_000
 """Characters of bodies that a server hands out; of more than that anything is believed."""
+_BODY_MOST: Final = 200_000
+"""Characters of one, which is one row of the answer."""
 NAMES_MOST: Final = 20_000
 
 
@@ -220,7 +222,8 @@ def query(harmless: Iterable[str] = ()) -> bytes:
             LEFT JOIN guilty AS g USING (class, id)
     )
     SELECT 'body', CASE WHEN NOT sets THEN ''
-            WHEN sum(length(read)) OVER (ORDER BY length(read), id) <= {_READ_MOST} THEN read
+            WHEN length(read) <= {_BODY_MOST}
+                AND sum(length(read)) OVER (ORDER BY length(read), id) <= {_READ_MOST} THEN read
             ELSE '{extensions.ANYTHING}' END,
         CASE WHEN ties THEN 'ties' ELSE '' END FROM guilty
     UNION ALL

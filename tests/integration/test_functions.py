@@ -200,3 +200,16 @@ def test_who_is_suspect(url: str) -> None:
     } <= names
     assert {b"parted", b"part_one", b"looking", b"looking_twice", b"defaulted", b"checked"} <= names
     assert not {b"fine", b"watched_not", b"setof_rows"} & names
+
+
+def test_a_body_that_is_very_long(url: str, ambassador: Callable[..., Ambassador]) -> None:
+    """Nobody reads it all, and what it does may be anything."""
+    body = f"select '{'x' * 2_000_000}'; select set_config('app.tenant', 'long', false)"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"create function long_winded() returns text language sql as $$ {body} $$")
+        proxy = ambassador(url, pool={"size": 1})
+        with client(proxy) as one, client(proxy) as two:
+            assert one.ask("select long_winded()").value == "long"
+            assert two.ask("select current_setting('app.tenant', true)").value in (None, "")
+            assert one.ask("select current_setting('app.tenant', true)").value == "long"
+        connection.execute("drop function long_winded()")

@@ -12,7 +12,7 @@ from pgambassador.wire import build
 from tests.harness import USERS, Ambassador, Answer, Wire, several
 from tests.harness.cancelling import Cancellable
 from tests.harness.tap import Tap
-from tests.messages import SYNC, extended
+from tests.messages import SYNC, bind, execute, extended, parse
 
 ZONES = ("Asia/Tokyo", "America/Bogota")
 
@@ -131,3 +131,57 @@ def test_the_unnamed_statement_is_the_one_that_was_parsed_last(
         assert ask(one, build.parse(b"", b"select 'second'"), bind).value == "second"
         ask(other, commit, named[1])
         assert ask(one, bind).value == "second"
+
+
+def test_a_constant_means_what_it_meant_on_whatever_connection(
+    server: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """The statement is new to the connection, and its client has set something else since it was prepared."""
+    sql = b"/* when */ select '01/02/2001'::date - '2001-01-01'::date, 1 / $1::int"
+    moment = b"select '2001-01-01 12:00'::timestamptz = '2001-01-01 12:00+09'"
+    proxy = ambassador(server.url(database="app"), pool={"size": 2})
+
+    def asks(client: Wire, value: bytes) -> Answer:
+        client.send(bind(b"s", value), execute(), SYNC)
+        return client.until("Z")
+
+    with Wire.session(proxy.port) as client, Wire.session(proxy.port) as other:
+        client.ask("set datestyle = 'iso, dmy'")
+        client.ask("set timezone = 'Asia/Tokyo'")
+        client.send(parse(b"s", sql), parse(b"t", moment), parse(b"v", b"vacuum"), SYNC)
+        assert client.until("Z").kinds == "111Z"
+        client.ask("set datestyle = 'iso, mdy'")
+        client.ask("set timezone = 'UTC'")
+        first = client.ask("select pg_backend_pid()").value
+        assert other.ask("begin").kinds == "CZ"
+        assert other.ask("select pg_backend_pid()").value == first
+        assert asks(client, b"1").rows == [["31", "1"]]
+        client.send(bind(b"t"), execute(), SYNC)
+        assert client.until("Z").value == "t"
+        assert asks(client, b"0").error.sqlstate == "22012"
+        assert client.ask("show datestyle").value == "ISO, MDY"
+        assert client.ask("show timezone").value == "UTC"
+        assert client.ask("select pg_backend_pid()").value != first
+        client.send(bind(b"v"), execute(), SYNC)
+        assert client.until("Z").kinds == "2CZ", "what must stand alone does"
+
+
+def test_a_constant_that_is_new_to_the_connection_within_a_transaction(
+    server: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    proxy = ambassador(server.url(database="app"), pool={"size": 2})
+    with Wire.session(proxy.port) as client, Wire.session(proxy.port) as other:
+        client.ask("set datestyle = 'iso, dmy'")
+        client.send(parse(b"s", b"select '01/02/2001'::date - '2001-01-01'::date"), SYNC)
+        assert client.until("Z").kinds == "1Z"
+        client.ask("set datestyle = 'iso, mdy'")
+        assert other.ask("begin").kinds == "CZ"
+        assert other.ask("select 1").value == "1"
+        assert client.ask("begin isolation level serializable").kinds == "CZ"
+        client.send(bind(b"s"), execute(), SYNC)
+        answer = client.until("Z")
+        assert (answer.value, answer.kinds) == ("31", "2DCZ")
+        assert client.ask("show datestyle").value == "ISO, MDY"
+        assert client.ask("set local datestyle = german").kinds == "CSZ"
+        assert client.ask("rollback").kinds == "CSZ"
+        assert client.ask("show datestyle").value == "ISO, MDY"

@@ -63,6 +63,7 @@ TESTED_BY = {
     "pausing": "test_console",
     "preparing": "test_session",
     "question": "test_catalog",
+    "readings": "test_switching",
     "reading": "test_decision",
     "remote": "test_reload",
     "prober": "test_watch",

@@ -1,0 +1,59 @@
+"""How a server reads a prepared statement that is new to it: as the one did that its client told of it.
+
+1. What a constant means is decided when a statement is parsed. So each statement has the settings under which
+   that was, where they are known.
+2. A server connection in another state is brought there for the Parse and back, by what ends with the
+   transaction at the latest. Not where that could undo what a client has set in its transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pgambassador.net.statements import SETTINGS_MOST
+from pgambassador.protocol.settings import read_as
+
+if TYPE_CHECKING:
+    from pgambassador.net.backend import Backend
+    from pgambassador.net.parties import Statement
+    from pgambassador.net.session import Session
+    from pgambassador.protocol.settings import Settings
+
+_PARSED_MOST = 1000
+# What constants are in, and what may stand behind a statement of ours.
+_PLANNED = re.compile(
+    rb"(?is)(?:\s|--[^\r\n]*+[\r\n]|/\*(?:[^*]|\*(?!/))*+\*/)*+"
+    rb"(?:select|insert|update|delete|merge|with|values)\b"
+)
+
+
+class Readings:
+    """The part of `States` that is about statements."""
+
+    def prepared(self, session: Session, backend: Backend, statement: Statement) -> None:
+        """A client has prepared a statement on a connection on which it has set something."""
+        facts = session.facts
+        if facts.doubts or backend.curious:
+            return
+        if not backend.asking:
+            statement.settings = _kept(session)
+        elif len(facts.parsed) < _PARSED_MOST:
+            facts.parsed.append(statement)
+
+    def knows(self, session: Session) -> None:
+        """It is known what a session had set when it prepared these."""
+        for statement in session.facts.parsed:
+            statement.settings = _kept(session)
+        session.facts.parsed.clear()
+
+    def read_as(self, session: Session, statement: Statement) -> tuple[bytes, bytes] | None:
+        """What goes before and behind its Parse."""
+        if session.facts.doubts or not _PLANNED.match(statement.text):
+            return None
+        return read_as(statement.settings, session.state)
+
+
+def _kept(session: Session) -> Settings | None:
+    """Large ones are not kept alive for the sake of a statement."""
+    return session.state.essence if session.state.size <= SETTINGS_MOST else None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from pgambassador.wire import build
 from tests.messages import (
     BIND_COMPLETE,
+    CLOSE_COMPLETE,
     IDLE,
     PARSE_COMPLETE,
     SYNC,
@@ -19,6 +23,8 @@ from tests.messages import (
 from tests.playbook import Client, Playbook
 
 READ = query("select mark")
+NOTHING = build.close_statement(b"pga_nothing")
+"""In place of a Parse that a neighbour in the same transaction has sent."""
 
 
 def answer(mark: bytes = b"1") -> bytes:
@@ -31,6 +37,57 @@ def extended(sql: bytes) -> bytes:
 
 def extended_answer(mark: bytes) -> bytes:
     return PARSE_COMPLETE + BIND_COMPLETE + row(mark) + complete("SELECT 1") + IDLE
+
+
+# Those who share a transaction.
+
+
+def one(*asked: bytes) -> bytes:
+    """Simple queries as one."""
+    return query(b"\n;\n".join(each[5:-1] for each in asked).decode())
+
+
+def part(mark: bytes) -> bytes:
+    """The answer to one of several statements."""
+    return answer(mark).removesuffix(IDLE)
+
+
+def early(mark: bytes) -> bytes:
+    """What the server says before the Sync to the first one, and clients get."""
+    return extended_answer(mark).removesuffix(IDLE)
+
+
+def later(mark: bytes) -> bytes:
+    """What it says behind that: what all of them parse has been parsed."""
+    return CLOSE_COMPLETE + early(mark).removeprefix(PARSE_COMPLETE)
+
+
+def answers(*marks: bytes) -> bytes:
+    """Of those who share a Sync, before it."""
+    return b"".join(later(mark) if number % 5 else early(mark) for number, mark in enumerate(marks))
+
+
+def heard(many: int) -> bytes:
+    """What the server hears if so many ask the same, before the Sync."""
+    first = extended(b"select mark").removesuffix(SYNC)
+    again = NOTHING + first.removeprefix(parse(b"", b"select mark"))
+    return b"".join(again if number % 5 else first for number in range(many))
+
+
+def each_gets_its_own(
+    queue: Queue, clients: Sequence[Client], said: bytes, asked: bytes, whole: Callable[[bytes], bytes]
+) -> None:
+    """`said` answers all of them; each has had a transaction, and is as free as before: it asks again."""
+    before = queue.play.lane.transactions
+    queue.server.sends(said)
+    for number, client in enumerate(clients):
+        client.gets(whole(b"%d" % number))
+    assert queue.server.is_idle
+    assert queue.play.lane.transactions == before + len(clients)
+    for number, client in enumerate(clients):
+        client.sends(asked)
+        queue.server.answers(asked, whole(b"%d" % number))
+        client.gets(whole(b"%d" % number))
 
 
 class Queue:

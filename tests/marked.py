@@ -135,6 +135,7 @@ def sleeping(marker: str) -> Question:
 
 
 Kind = Callable[[str], Question]
+SIMPLE: Sequence[Kind] = (simple, simple, simple, simple, rows, refused)
 BRIEF: Sequence[Kind] = (simple, simple, simple, unnamed, unnamed, named, named, rows, two)
 CALM: Sequence[Kind] = (counting, unnamed, unnamed, unnamed, refused_later, dozing)
 """Few new texts, and a queue that does not become empty."""
@@ -356,6 +357,7 @@ class Client(asyncio.Protocol):
     def _may_be(self, error: Mapping[str, str], kinds: str) -> bool:
         if self._phase not in ("cancel", "cancel sent"):
             own = error["C"] == "22P02" and f'"{self._marker}"' in error["M"]
+            own = own and error.get("P", "8") == "8"  # where it is in its own text
             return own and not self._expected and kinds.lstrip("12T") == "EZ"
         if error["C"] != CANCELED or ("D" in kinds and row(self._marker.encode()) not in self._held):
             return False

@@ -51,6 +51,8 @@ ANSWERS = {
     "E": ("CIs", "CIs"),
     "S": ("Z", "Z"),
     "Q": ("CIZ", "Z"),
+    "q": ("C", "C"),
+    "p": ("3", "3"),
     "F": ("Z", "Z"),
 }
 PARTICULAR = "Z123CIs"

@@ -218,6 +218,9 @@ class Routed(Policy):
     def joins(self, state: object) -> bool:
         return state != "serializable"
 
+    def discreet(self, state: object) -> bool:
+        return state != "log"
+
     def fresher_wanted(self, now: float) -> None:
         self.wants_fresher += 1
 

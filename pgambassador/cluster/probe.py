@@ -26,9 +26,17 @@ MOST_ROWS: Final = 64
 _MOST_FRAMES: Final = 200
 _STATEMENT: Final = b"pga_probe"
 
+
+def _micros(function: str) -> str:
+    return f"(pg_catalog.date_part('epoch', pg_catalog.{function}())::numeric * 1000000)::bigint"
+
+
 _BORN: Final = (
-    "(pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::numeric * 1000000)::bigint"
+    f"{_micros('pg_postmaster_start_time')} + CASE WHEN pg_catalog.pg_is_in_recovery()"
+    f" THEN coalesce({_micros('pg_stat_get_bgwriter_stat_reset_time')}, 0) ELSE 0 END"
 )
+"""A standby whose processes had to be started anew, because one of them was killed, replays again what was
+not on disk, and may show less than before. Then its statistics begin anew too; its postmaster is the same."""
 
 
 def _may(function: str) -> str:

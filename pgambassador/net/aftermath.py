@@ -89,6 +89,11 @@ class Loss(NamedTuple):
     """How many of these were because a connection had ended without a word, perhaps because of the statement;
     0 if this one has not."""
 
+    @property
+    def within(self) -> bool:
+        """A transaction block."""
+        return self.status != "I" or self.beginning
+
 
 class Fate(NamedTuple):
     """What to do: ask again, or give these answers. `ventured`: what is asked again may have written.
@@ -130,8 +135,9 @@ class Aftermath:
             return None
         unknown = self.outcomes["unknown"]
         fate = None
-        if not self._keeper.timekeeper.has_given_up(backend):
-            fate = self._replayed(session, loss) or self._postponed(session, loss)
+        asked = _all_asked(session, loss)
+        if asked is not None and not self._keeper.timekeeper.has_given_up(backend):
+            fate = self._replayed(session, loss, asked) or self._postponed(session, loss, asked)
         fate = fate or self._told(session, loss)
         self.kept += 1
         facts = session.facts
@@ -211,26 +217,17 @@ class Aftermath:
             kinds.append(kind_of(None if text is None else circle.verdicts.of(text).decision, text))
         return kind_together(kinds)
 
-    def _replayed(self, session: Session, loss: Loss) -> Fate | None:
-        parts = parts_of(loss.owed, open_ended=loss.open)
-        if loss.request is None or len(parts) != 1 or not parts[0].complete or loss.erred:
-            return None
-        kind = self._kind(session, asked_by(loss.request, loss.unnamed, session))
-        within = loss.status != "I" or loss.beginning
-        found = outcome(_event(loss), loss.phase, kind, within=within, tries=_tries(loss))
+    def _replayed(self, session: Session, loss: Loss, asked: list[object]) -> Fate | None:
+        kind = self._kind(session, asked)
+        found = outcome(_event(loss), loss.phase, kind, within=loss.within, tries=_tries(loss))
         if found is not Outcome.REPLAY or not self._grant():
             return None
         self.outcomes["replayed"] += 1
         return Fate(replay=True, ventured=loss.phase is Phase.SENT and kind is Kind.MARKED)
 
-    def _postponed(self, session: Session, loss: Loss) -> Fate | None:
+    def _postponed(self, session: Session, loss: Loss, asked: list[object]) -> Fate | None:
         """It would be asked again if it were known to read, which is not known of anything yet."""
-        parts = parts_of(loss.owed, open_ended=loss.open)
-        if loss.request is None or len(parts) != 1 or not parts[0].complete or loss.erred:
-            return None
-        within = loss.status != "I" or loss.beginning
-        found = outcome(_event(loss), loss.phase, Kind.READ, within=within, tries=_tries(loss))
-        asked = asked_by(loss.request, loss.unnamed, session)
+        found = outcome(_event(loss), loss.phase, Kind.READ, within=loss.within, tries=_tries(loss))
         if found is not Outcome.REPLAY or not self.riddles.pose(session, asked, _unknown(_cause(loss))):
             return None
         return Fate(replay=True, pause=LOOK_EVERY)
@@ -243,7 +240,7 @@ class Aftermath:
 
     def _told(self, session: Session, loss: Loss) -> Fate:
         parts = parts_of(loss.owed, open_ended=loss.open)
-        within = loss.status != "I" or loss.beginning
+        within = loss.within
         kinds = [self._kind(session, part.notes) for part in parts]
         known = loss.request is not None and len(parts) == 1
         if loss.request is not None and known:
@@ -311,6 +308,14 @@ class Aftermath:
 
 def _event(loss: Loss) -> str:
     return LOST if loss.farewell is None else parse.fields(loss.farewell).get("C", LOST)
+
+
+def _all_asked(session: Session, loss: Loss) -> list[object] | None:
+    """What is known of the statements, if they are one complete part whose answer is still to come."""
+    parts = parts_of(loss.owed, open_ended=loss.open)
+    if loss.request is None or len(parts) != 1 or not parts[0].complete or loss.erred:
+        return None
+    return asked_by(loss.request, loss.unnamed, session)
 
 
 def _tries(loss: Loss) -> int:

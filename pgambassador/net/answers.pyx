@@ -198,6 +198,8 @@ cdef class Answers(Failures):
             return self.described is not None and self.scanner.size <= SHAPE_MOST
         if kind == c't':
             return self.scanner.size <= SHAPE_MOST
+        if kind == c'N':
+            return self.scanner.size <= NAMED_MOST and self.in_company()
         if kind != c'D' or self.rows_asked is None or <object>self.ledger.head().note is not SURVEY:
             return False
         return self.done is not None or self.scanner.size <= min(WHOLE_LIMIT, ROWS_MOST - self.rows_held)
@@ -206,6 +208,8 @@ cdef class Answers(Failures):
         """Who reads the message that begins here, and what it changes before it is passed on."""
         cdef int verdict = self.ledger.verdict(kind)
         cdef Entry *head
+        if kind == c'3' and self.ledger.count and self.ledger.head().kind == c'p':
+            (<unsigned char *>self.scanner.at)[0] = c'1'
         if self.doubtful and (verdict == BROKEN or verdict == UNOWED):
             # Its client alone has it, and takes what comes.
             verdict = UNOWED
@@ -229,7 +233,7 @@ cdef class Answers(Failures):
             if self.reader is not None and self.scanner.have >= 9:
                 self.sender(<unsigned char *>self.scanner.at + 5)
         elif kind == c'N':
-            if self.reader is not None and self.says_farewell():
+            if self.reader is not None and (self.says_farewell() or self.quotes_others()):
                 self.reader = None
         elif kind == c'S':
             if not self.parameter():
@@ -340,7 +344,7 @@ cdef class Answers(Failures):
             self.fence -= 1
         if of == c'C' and head.action == SWALLOW and <object>head.note is not None:
             self.dropped(<Statement>head.note)
-        if head.action == FORWARD and (of == c'Q' or of == c'E'):
+        if head.action == FORWARD and (of == c'Q' or of == c'E' or of == c'q'):
             (<Client>head.owner).settled(of, <object>head.note, head.started, now, self.rows, self.sqlstate)
         if kind == c'Z':
             if head.action == FORWARD:

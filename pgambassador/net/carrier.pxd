@@ -14,8 +14,17 @@ cdef class Carrier(Answers):
     cdef double departed
     # Who is speaking shares the Sync of who speaks next.
     cdef bint joining
+    # Who is speaking says one of the statements of a simple query.
+    cdef bint quoting
+    # The Parse of the unnamed statement there, if it is of one who shares this transaction (empty: of nobody yet), and
+    # how many have used it.
+    cdef bytes parsed
+    cdef Py_ssize_t uses
 
     cdef int carry(self, list clients, double now) except -1
+    cdef Py_ssize_t company(self, list clients, Py_ssize_t start, double most) except -1
+    cdef bint just_parsed(self, bytes frame) except -1
+    cdef int close_nothing(self, Client client, bytes frame, bytes before, double now) except -1
     cdef int land(self) except -1
     cdef int dismiss(self, list landing) except -1
     cdef Py_ssize_t ending(self, Py_ssize_t i) noexcept

@@ -6,22 +6,33 @@
 2. While nothing of an answer has been passed on, its client may ask again elsewhere: if the connection dies, if
    somebody else's cancel request hits it, or if one of those before it takes long (`relieve`).
 3. An answer that nobody wants any more is swallowed.
-4. Neighbours that speak the extended protocol share a Sync, and with it a transaction and a write of the server, as
-   long as that takes no more than `Home.together`: their answers come at once. Each is told that it is ready when its
-   statement is done: one that only reads cannot fail afterwards, unless it is serializable. Who is behind an error
-   has not been heard, and asks again.
+4. Neighbours share a transaction and a write of the server, as long as that takes no more than `Home.together`: their
+   answers come at once. In the extended protocol they share a Sync, and what several parse without a name is parsed
+   once for a few; simple queries become one, of a text that has each of theirs as a statement. Each is told that it
+   is ready when its statement is done: one that only reads cannot fail afterwards, unless it is serializable. Who is
+   behind an error has not been heard, and asks again, as does who has failed in a text that is not its own.
 """
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
-from pgambassador.net.parties cimport Client
+from pgambassador.net.failures cimport BETWEEN
+from pgambassador.net.parties cimport APART, BEFORE_SYNC, IN_QUERY, LOUD, QUIET_AS_IT_IS, Client
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
 
+from pgambassador.wire import build
+
 # Seconds that they wait for one of them at least, and how many times what it, or the first answer, usually takes: where
-# all processors are busy everything is slow, and asking again would only add to it.
-cdef double PATIENCE = 0.005
+# all processors are busy everything is slow, and asking again would only add to it. A server's process that gets no
+# processor for a while is what the slowest hundredth of answers comes from.
+cdef double PATIENCE = 0.002
 cdef double UNUSUAL = 4
 
 cdef bytes SYNC = b"S\x00\x00\x00\x04"
+# A text that several have written is no longer than this.
+cdef Py_ssize_t TEXT_MOST = 32 * 1024
+# So many executions of a statement PostgreSQL plans each for its own parameters, whatever it has learnt meanwhile.
+cdef Py_ssize_t PLANNED = 5
+# Has the same length as a Parse's answer, and costs the server next to nothing.
+cdef bytes NOTHING = build.close_statement(b"pga_nothing")
 
 
 cdef class Carrier(Answers):
@@ -29,10 +40,12 @@ cdef class Carrier(Answers):
 
     cdef int carry(self, list clients, double now) except -1:
         """Several clients at once, in the state in which the connection is: what they ask leaves in one write."""
-        cdef Client client, behind
-        cdef Py_ssize_t i, n = len(clients)
-        cdef double seconds = 0
-        cdef bint joins
+        cdef Client client
+        cdef Py_ssize_t i, n = len(clients), start = 0, end = 0
+        cdef unsigned long long owed
+        # What servers take in another encoding may be longer then, or end elsewhere.
+        cdef bint converts = self.parameters.get("client_encoding") != self.parameters.get("server_encoding")
+        cdef bint aloud = self.home.outspoken or not self.home.policy.discreet(self.state)
         cdef double most = self.home.together if self.home.together and self.home.policy.joins(self.state) else 0
         self.riders = clients
         self.resetting = True
@@ -42,24 +55,75 @@ cdef class Carrier(Answers):
         self.joining = False
         for client in clients:
             client.board(self, now)
+            if client.tone == QUIET_AS_IT_IS and converts:
+                client.tone = LOUD
+            if client.manner == IN_QUERY and (aloud or client.tone == LOUD):
+                client.manner = APART
         for i in range(n):
             client = <Client>clients[i]
-            behind = <Client>clients[i + 1] if i + 1 < n else None
-            seconds += client.expected
-            joins = self.joining
-            self.joining = behind is not None and seconds + behind.expected < most and (
-                not client.request.startswith(b"Q") and not behind.request.startswith(b"Q")
-            )
-            if not self.joining:
-                seconds = 0
-            client.joined = joins or self.joining
+            if i == end:
+                start = end
+                end += self.company(clients, start, most)
+            self.joining = i + 1 < end
+            client.joined = end - start > 1
+            owed = self.ledger.total
             client.speak()
             if self.closed:
                 return 0
-            if self.unsynced or self.copying or self.spoiled or self.curious or client.stalled:
+            if self.unsynced or self.copying or self.spoiled or self.curious or client.stalled or (
+                self.quoting and self.ledger.total != owed + 2
+            ):
                 # None of it has been sent. They ask one by one.
                 return self.lose("what several clients have asked does not go together")
+            if self.quoting and self.joining:
+                self.channel.stage(BETWEEN, len(BETWEEN))
+            elif self.quoting:
+                self.channel.stage(b"\0", 1)
+        self.quoting = False
+        self.parsed = None
         return self.channel.flush()
+
+    cdef Py_ssize_t company(self, list clients, Py_ssize_t start, double most) except -1:
+        """How many from here share a transaction. If theirs is one simple query it begins."""
+        cdef Client first = <Client>clients[start], client = first
+        cdef Py_ssize_t n = 1, size = len(first.request)
+        cdef double seconds = first.expected
+        cdef bytes head
+        while first.manner != APART and start + n < len(clients):
+            client = <Client>clients[start + n]
+            seconds += client.expected
+            size += len(client.request)
+            if client.manner != first.manner or seconds >= most or (first.manner == IN_QUERY and size > TEXT_MOST):
+                size -= len(client.request)
+                break
+            n += 1
+        self.parsed = b"" if n > 1 and first.manner == BEFORE_SYNC else None
+        self.quoting = n > 1 and first.manner == IN_QUERY
+        if self.quoting:
+            # Each has five bytes before its text and one behind it.
+            head = b"Q" + (4 + size - 6 * n + (n - 1) * len(BETWEEN) + 1).to_bytes(4, "big")
+            self.channel.stage(head, 5)
+        return n
+
+    cdef bint just_parsed(self, bytes frame) except -1:
+        """Whether the server's unnamed statement is this one already, of a neighbour in the same transaction. None: it
+        is one that every client has to parse for itself."""
+        if self.parsed is None:
+            return False
+        if frame is None:
+            self.parsed = b""
+            return False
+        if self.uses < PLANNED and frame == self.parsed:
+            self.uses += 1
+            return True
+        self.parsed = frame
+        self.uses = 1
+        return False
+
+    cdef int close_nothing(self, Client client, bytes frame, bytes before, double now) except -1:
+        """Have the server answer a Parse that it has not been sent."""
+        self.channel.stage(NOTHING, len(NOTHING))
+        return self.ledger.put(c'p', FORWARD, client, frame, before, now)
 
     cdef int land(self) except -1:
         """Some have got their answers, or ask again: they are on their own."""
@@ -96,7 +160,7 @@ cdef class Carrier(Answers):
             if client.request is None:
                 client.landed()
             else:
-                client.again(self.home.standby)
+                client.again(self.home.standby and not client.suspected)
         return 0
 
     def relieve(self, double now):

@@ -124,9 +124,11 @@ cdef class Errands(Sight):
         else:
             self.extent = 0
         self.repeating = self.again_at_primary = False
-        self.doing = self.verdict if looked else None
         if not again:
+            self.suspected = False
             self.asks_first()
+        if not self.suspected:
+            self.doing = self.verdict if looked else None
         if readable > 1 and lane.batching and lane.idle and not again and self.begun is None and not self.fate:
             lane.crowded = True
             if (looked or self.look(kind)) and self.may_share():
@@ -304,6 +306,11 @@ cdef class Errands(Sight):
         if self.backend is not None and (<Backend>self.backend).ledger.count:
             return None
         return max(self.now, self.rested)
+
+    @property
+    def unheard(self):
+        """Whether what it has asked can be asked again: no byte of the answer has reached it."""
+        return self.request is not None
 
     def hold(self):
         """Keep what its client sends, until the cancel request that is on its way to its connection has arrived."""

@@ -8,6 +8,7 @@ cdef object SURVEY
 # The note of a message that shall fail as one of a statement whose rows have changed.
 cdef Statement CHANGED
 cdef bytes READY_IDLE
+cdef bytes BETWEEN
 # In what state the server's statement is, beside None: ready.
 cdef object ASKED
 cdef object CHANGED_ROWS
@@ -75,6 +76,9 @@ cdef class Failures:
     cdef bint repeats(self, Client owner) except -1
     cdef bint asks_again(self) except -1
     cdef bint says_farewell(self) except -1
+    cdef bint in_company(self) noexcept
+    cdef bint quotes_others(self) except -1
+    cdef bint not_here(self) except -1
     cdef int excuse_it(self) except -1
     cdef int doubt(self, Statement statement) except -1
     cdef int repeat(self, Client owner) except -1

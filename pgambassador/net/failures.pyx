@@ -36,6 +36,9 @@ cdef object FAREWELLS = frozenset((b"57P01", b"57P02"))
 # The field of an error that a cancel request has brought about, and nothing else.
 cdef bytes USER_REQUEST = b"\0Mcanceling statement due to user request\0"
 
+# Between two statements: what is before it may end with a comment.
+cdef bytes BETWEEN = b"\n;\n"
+
 cdef bytes PARSE_COMPLETE = b"1\x00\x00\x00\x04"
 cdef bytes CLOSE_COMPLETE = b"3\x00\x00\x00\x04"
 cdef bytes READY_IDLE = b"Z\x00\x00\x00\x05I"
@@ -107,12 +110,16 @@ cdef class Failures:
             elif <object>head.note in self.prepared:
                 self.doubt(<Statement>head.note)
             note = <object>head.note
+            self.erred = self.reader is not None
             if self.reader is not None:
                 self.reader.settled(head.kind, note, head.started, now, 0, self.sqlstate)
             if self.copying and self.copy_syncs:
                 self.doubtful = True
             owner = <Client>head.owner
-            self.undo(self.ledger.fail())
+            if self.ledger.head().kind == c'q':
+                self.ledger.fail()  # it has ended the unnamed statement all the same
+            else:
+                self.undo(self.ledger.fail())
             self.end_together(owner)
             if self.reader is not None and self.instead is None and type(note) is Statement and not self.scanner.left:
                 # A Close that has not happened has given its name back.
@@ -210,12 +217,38 @@ cdef class Failures:
         self.farewell = (<const char *>self.scanner.at)[5:self.scanner.have]
         return True
 
+    cdef bint in_company(self) noexcept:
+        """Whether one of several statements in a simple query may be what is being answered."""
+        if self.riders is None or not self.ledger.count:
+            return False
+        return self.ledger.head().kind == c'q' or self.ledger.head().kind == c'S'
+
+    cdef bint quotes_others(self) except -1:
+        """Whether a notice shows what several clients have asked in one text, as those of the server's log may.
+        Where it tells its clients such things they ask no more in one text."""
+        cdef bytes notice
+        if not self.in_company():
+            return False
+        notice = (<const char *>self.scanner.at)[5:self.scanner.have]
+        if b"\0VLOG\0" not in notice and b"\0VDEBUG" not in notice and BETWEEN not in notice:
+            return False
+        self.home.outspoken = True
+        return True
+
+    cdef bint not_here(self) except -1:
+        """Whether a standby cannot do it that the primary may."""
+        if not self.home.standby:
+            return False
+        return self.sqlstate in ELSEWHERE or self.sqlstate[:2] in NOT_THERE_YET and self.sqlstate != "42601"
+
     cdef bint repeats(self, Client owner) except -1:
         """Whether the error is not one of the statement's, but of where it runs or whom it meets there."""
         if owner is None or owner.request is None or owner.backend is not self:
             return False
+        if self.ledger.head().kind == c'q':
+            return True  # it names a place in a text that its client has not written
         if self.home.standby:
-            return self.sqlstate in ELSEWHERE or self.sqlstate[:2] in NOT_THERE_YET and self.sqlstate != "42601"
+            return self.not_here()
         if owner is self.second:
             return True
         return self.riders is not None and self.sqlstate == "57014"
@@ -225,6 +258,7 @@ cdef class Failures:
         cdef Entry *head = self.ledger.head()
         if self.sqlstate == "25006" and self.home.standby:
             owner.refuted()
+        owner.suspected = head.kind == c'q' and not self.not_here()
         self.reader = self.second = None
         if head.kind != c'Q' and head.kind != c'S':
             if self.sqlstate == "42P05":
@@ -245,13 +279,16 @@ cdef class Failures:
         that has failed, who alone was heard."""
         cdef Client behind
         cdef Entry *head
+        cdef bint suspected
         if not self.ledger.count or self.ledger.head().action != FAKE or self.ledger.head().kind != c'S':
             return 0
         while self.ledger.head().action == FAKE:
             self.ledger.drop_head()
             behind = <Client>self.ledger.head().owner
+            suspected = self.ledger.head().kind == c'q'  # servers read all before they do anything
             self.undo(self.ledger.fail())
             if behind is not None and behind is not owner and behind.request is not None:
+                behind.suspected = suspected
                 self.landing.append(behind)
         head = self.ledger.head()
         Py_INCREF(owner)
@@ -295,7 +332,7 @@ cdef class Failures:
         """What an error has kept from happening did not happen."""
         cdef Client owner
         for kind, action, owner, note, name in reversed(ended):
-            if kind == c'P':
+            if kind == c'P' or kind == c'p':
                 if type(note) is not Statement:
                     self.unnamed_of = None
                     if action == FORWARD and owner.unnamed is note:

@@ -107,6 +107,7 @@ class Keeper(Openings):
         self.greeting = Greeting(self)
         self.routes = Routes(self.lane, routing)
         self.carries, self.joins = self.routes.carries, self.routes.joins
+        self.discreet = self.routes.discreet
         self.aftermath = Aftermath(self)
         self.bereft, self.refused = self.aftermath.bereft, self.aftermath.refused
         self.later, self.uncertain = self.aftermath.later, self.aftermath.uncertain

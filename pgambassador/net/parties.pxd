@@ -2,6 +2,20 @@ from pgambassador.net.channel cimport Channel
 
 cdef double clock() noexcept
 
+# How what a client asks may share a transaction with what others ask: not at all, as one of several statements in a
+# simple query, or before a Sync that is everybody's.
+cdef enum:
+    APART = 0
+    IN_QUERY = 1
+    BEFORE_SYNC = 2
+
+# Whether a server says something of a text as soon as it reads it: perhaps, never, or never if it is in the server's
+# own encoding.
+cdef enum:
+    LOUD = 0
+    QUIET = 1
+    QUIET_AS_IT_IS = 2
+
 cdef class Statement:
     cdef object __weakref__
     cdef readonly bytes name
@@ -33,8 +47,12 @@ cdef class Client:
     cdef double expected
     # It shares a server connection with others.
     cdef readonly bint riding
-    # And a Sync.
+    # How it may share a transaction as well, and whether it does.
+    cdef int manner
+    cdef int tone
     cdef bint joined
+    # What it asked with others has failed, perhaps because of it.
+    cdef bint suspected
     # Before what it asks goes a BEGIN that its client has been told of.
     cdef bint beginning
     # When it was told last that it may ask.
@@ -60,6 +78,8 @@ cdef class Client:
     cdef int undone(self) except -1
 
 cdef class Home:
+    # Servers tell their log's messages to its clients, with the texts that they have got.
+    cdef bint outspoken
     cdef readonly unsigned long long transactions
     cdef readonly unsigned long long bytes_sent
     cdef public bint sticky

@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from pgambassador.wire.parse import NAME_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pgambassador.net.session import Session
-
-_NAME_MOST: Final = 63
-"""NAMEDATALEN, without its zero byte."""
 
 
 class Part(NamedTuple):
@@ -56,17 +55,17 @@ def asked_by(request: bytes, unnamed: bytes | None, session: Session) -> list[ob
         if kind == b"Q":
             notes.append(first)
         elif kind == b"P" or (kind == b"C" and body[:1] == b"S"):
-            name = first[kind == b"C" :][:_NAME_MOST]
+            name = first[kind == b"C" :][:NAME_MOST]
             if name in used and kind == b"P":
                 return [None]
             text = rest.partition(b"\0")[0] if name else frame
             made[name] = text if kind == b"P" else None
         elif kind == b"B":
-            portals.add(first[:_NAME_MOST])
-            name = rest.partition(b"\0")[0][:_NAME_MOST]
+            portals.add(first[:NAME_MOST])
+            name = rest.partition(b"\0")[0][:NAME_MOST]
             if name not in made:
                 used.add(name)
             notes.append(made.get(name, session.statements.get(name) if name else unnamed))
-        elif kind == b"E" and first[:_NAME_MOST] not in portals:
+        elif kind == b"E" and first[:NAME_MOST] not in portals:
             notes.append(None)
     return notes

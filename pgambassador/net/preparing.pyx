@@ -21,8 +21,7 @@ from pgambassador.wire.parse import named_by_sql
 
 cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
 # Of more portals than that it is not known what they execute.
-cdef Py_ssize_t PORTALS_MOST = 1000
-cdef Py_ssize_t LENT_MOST = 64 * 1024, BULKY = 1024 * 1024
+cdef Py_ssize_t PORTALS_MOST = 1000, LENT_MOST = 64 * 1024, BULKY = 1024 * 1024
 cdef bytes FLUSH = b"H\x00\x00\x00\x04"
 # NAMEDATALEN, without its zero byte.
 cdef Py_ssize_t NAME_MOST = 63
@@ -63,6 +62,9 @@ cdef class Preparing(Waiter):
             self.changing[b""] = self.part
             backend.unnamed_of = self
             self.unnamed_at = backend
+            if backend.just_parsed(self.unnamed if self.tone else None):
+                self.cut(backend)
+                return backend.close_nothing(self, self.unnamed, before, self.now)
             backend.ledger.put(c'P', FORWARD, self, self.unnamed, before, self.now)
             self.forward()
             if self.scanner.size > BULKY:
@@ -188,7 +190,7 @@ cdef class Preparing(Waiter):
             return True
         for i in range(backend.ledger.count):
             entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
-            if entry.kind == c'P' and <object>entry.note is self.unnamed:
+            if (entry.kind == c'P' or entry.kind == c'p') and <object>entry.note is self.unnamed:
                 return self.stall()
         del self.changing[b""]
         return True
@@ -303,6 +305,7 @@ cdef class Preparing(Waiter):
         if backend.unnamed_of is self and self.unnamed_at is backend:
             return 0
         self.cut(backend)
+        backend.just_parsed(None)
         if frame is not None:
             backend.ledger.put(c'P', SWALLOW, self, frame, None, self.now)
             backend.unnamed_of = self

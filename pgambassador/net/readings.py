@@ -11,21 +11,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pgambassador.net.statements import SETTINGS_MOST
+from pgambassador.net.statements import essence
+from pgambassador.protocol import survey
 from pgambassador.protocol.settings import read_as
 
 if TYPE_CHECKING:
     from pgambassador.net.backend import Backend
     from pgambassador.net.parties import Statement
     from pgambassador.net.session import Session
-    from pgambassador.protocol.settings import Settings
 
 _PARSED_MOST = 1000
 # What constants are in, and what may stand behind a statement of ours.
-_PLANNED = re.compile(
-    rb"(?is)(?:\s|--[^\r\n]*+[\r\n]|/\*(?:[^*]|\*(?!/))*+\*/)*+"
-    rb"(?:select|insert|update|delete|merge|with|values)\b"
-)
+_PLANNED = re.compile(rb"(?i)%b*+(?:select|insert|update|delete|merge|with|values)\b" % survey.SPACE)
 
 
 class Readings:
@@ -37,14 +34,14 @@ class Readings:
         if facts.doubts or backend.curious:
             return
         if not backend.asking:
-            statement.settings = _kept(session)
+            statement.settings = essence(session.state)
         elif len(facts.parsed) < _PARSED_MOST:
             facts.parsed.append(statement)
 
     def knows(self, session: Session) -> None:
         """It is known what a session had set when it prepared these."""
         for statement in session.facts.parsed:
-            statement.settings = _kept(session)
+            statement.settings = essence(session.state)
         session.facts.parsed.clear()
 
     def read_as(self, session: Session, statement: Statement) -> tuple[bytes, bytes] | None:
@@ -52,8 +49,3 @@ class Readings:
         if session.facts.doubts or not _PLANNED.match(statement.text):
             return None
         return read_as(statement.settings, session.state)
-
-
-def _kept(session: Session) -> Settings | None:
-    """Large ones are not kept alive for the sake of a statement."""
-    return session.state.essence if session.state.size <= SETTINGS_MOST else None

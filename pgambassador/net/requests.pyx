@@ -109,6 +109,8 @@ cdef class Requests(Preparing):
     cdef int query(self, Backend backend) except -1:
         cdef object text = None
         cdef bytes before
+        if backend.quoting:
+            return self.quote(backend)
         if backend.unsynced:
             # PostgreSQL 18 confuses its transactions when a simple query follows an Execute without a Sync.
             backend.retiring = True
@@ -150,6 +152,21 @@ cdef class Requests(Preparing):
             backend.retiring = True  # nothing may be said to it now
             self.lent.clear()
         return self.clear_up(backend) if self.lent else 0
+
+    cdef int quote(self, Backend backend) except -1:
+        """The text alone, as one of several statements: what stands around it is the server connection's."""
+        cdef bytes text = (<const char *>self.scanner.at)[5:self.scanner.have]
+        cdef bytes before
+        if self.lane.wary:
+            self.policy.called(self, backend, text[:len(text) - 1])
+        self.part += 1
+        before, self.unnamed = self.unnamed, None
+        backend.unnamed_of = None
+        backend.unfamiliar = False
+        backend.ledger.put(c'q', FORWARD, self, text, before, self.now)
+        backend.ledger.put(c'S', FAKE if backend.joining else FORWARD, self, None, None, self.now)
+        backend.channel.stage(<const char *>text, len(text) - 1)
+        return 0
 
     cdef int lead_back(self, Backend backend, bytes text, list change) except -1:
         """A simple RESET as extended messages, so that what has to follow it does before anything is reported."""

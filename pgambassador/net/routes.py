@@ -44,6 +44,7 @@ _SOON = 0.25
 TOGETHER: Final = 0.001
 """Seconds that the statements of several clients which share a transaction usually take at most."""
 SETTING: Final = "pgambassador.route"
+_DISCREET: Final = frozenset({"info", "notice", "warning", "error"})
 _CIRCLES_MOST: Final = 100
 _NO_REPLICA: Final = Refused(
     "no replica is fresh and well enough to answer",
@@ -131,6 +132,10 @@ class Routes:
     def joins(self, state: Settings) -> bool:
         """Whether reads of sessions with these settings cannot fail at their end."""
         return state.values.get("default_transaction_isolation", "").lower() != "serializable"
+
+    def discreet(self, state: Settings) -> bool:
+        """Whether servers do not tell sessions with these settings what they log, texts included."""
+        return state.values.get("client_min_messages", "notice").lower() in _DISCREET
 
     def carries(self) -> None:
         """Several clients share a connection: look after them."""

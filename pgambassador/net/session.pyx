@@ -267,8 +267,9 @@ cdef class Session(Wake):
                 self.doing.took(
                     now - max(started, backend.answered_at),
                     self.riding and not self.joined and backend.answered_at > started,
-                    failed and self.riding,
+                    failed and (self.riding or self.suspected),
                 )
+                self.suspected = False
             backend.answered_at = now
         if lane.sink is not None and (
             seconds >= lane.slow or failed or (lane.sample > 0 and rand() < lane.sample * RAND_MAX)

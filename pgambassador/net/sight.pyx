@@ -9,7 +9,7 @@
 from libc.string cimport memchr, memcmp
 
 from pgambassador.net.lane cimport Lane
-from pgambassador.net.parties cimport Statement
+from pgambassador.net.parties cimport APART, BEFORE_SYNC, IN_QUERY, LOUD, QUIET, QUIET_AS_IT_IS, Statement
 from pgambassador.net.preparing cimport NAME_MOST
 from pgambassador.net.verdicts cimport UNKNOWN, Verdict, Verdicts
 from pgambassador.wire.framing cimport Scanner
@@ -38,6 +38,7 @@ cdef class Sight(Requests):
         self.verdict = UNKNOWN
         self.extent = 0
         self.brief = False
+        self.tone = LOUD
         if self.attuned is not self.state:
             self.attune()
         if kind == c'P' or kind == c'B' or kind == c'D' or kind == c'E':
@@ -47,6 +48,8 @@ cdef class Sight(Requests):
         self.verdict = self.verdicts.find(<const char *>text, n)
         self.extent = scanner.size if self.verdict.harmless else 0
         self.brief = self.verdict.batchable and not mentions_state(<const char *>text, n)
+        self.tone = tone(self.verdict, text, n)
+        self.manner = IN_QUERY
         return True
 
     cdef bint look_through(self) except -1:
@@ -61,6 +64,7 @@ cdef class Sight(Requests):
         cdef Verdict whole = None, one, unnamed = None
         cdef Statement statement
         cdef bint brief = True, once = True, names = False, kept = False
+        cdef bint bound = False, own = False
         cdef Py_ssize_t size
         cdef int kind, executions = 0
         while True:
@@ -84,6 +88,7 @@ cdef class Sight(Requests):
                 one = verdicts.find(<const char *>text, size)
                 brief = brief and not mentions_state(<const char *>text, size)
                 if text == at + 6:
+                    self.tone = tone(one, text, size) if unnamed is None else LOUD
                     unnamed = one
                     if kept:
                         brief = once = False  # asked again, the one before would not be there
@@ -95,6 +100,8 @@ cdef class Sight(Requests):
                 text = behind(name, stop) if name != NULL else NULL
                 if text == NULL:
                     return True
+                bound = bound or kind == c'B'
+                own = own or kind == c'B' and at[5] != 0
                 if text - name > 1:
                     statement = self.statements.get((<const char *>name)[:min(text - name - 1, NAME_MOST)])
                     if statement is not None:
@@ -115,11 +122,14 @@ cdef class Sight(Requests):
                     brief = brief and not mentions_state(<const char *>text, size)
             elif kind == c'E':
                 executions += 1
+                own = own or not bound or at[5] != 0
                 # A number of rows: its portal stays open.
                 if size < 10 or memcmp(stop - 4, NO_LIMIT, 4) != 0:
                     brief = once = False
             elif kind != c'D':
                 return True
+            else:
+                own = own or not bound or size > 6 and at[6] != 0
             if one is not None:
                 if whole is not None and whole is not one and (whole.begins or whole.makes_read_only):
                     return True  # what follows it may do more than that
@@ -136,6 +146,8 @@ cdef class Sight(Requests):
         self.verdict = whole
         self.extent = stop - scanner.at if once else 0
         self.brief = brief and once and executions == 1
+        # Portals live as long as their transaction, and have their names there.
+        self.manner = APART if own else BEFORE_SYNC
         return True
 
     cdef Verdict verdict_on(self, Statement statement):
@@ -158,6 +170,19 @@ cdef class Sight(Requests):
         self.verdicts = circle.verdicts
         self.stays = circle.route == "primary"
         return 0
+
+
+cdef int tone(Verdict verdict, const unsigned char *text, Py_ssize_t n) noexcept:
+    """Whether a server warns of a text when it reads it, as it may of strings with backslashes; or finds hints in it,
+    which it would look for before the first of several."""
+    cdef Py_ssize_t i
+    cdef int found = QUIET if verdict.combines else LOUD
+    for i in range(n if found else 0):
+        if text[i] == c'\\' or (text[i] == c'+' and i > 1 and text[i - 1] == c'*' and text[i - 2] == c'/'):
+            return LOUD
+        if text[i] >= 128:
+            found = QUIET_AS_IT_IS
+    return found
 
 
 cdef const unsigned char *behind(const unsigned char *start, const unsigned char *stop) noexcept:

@@ -18,8 +18,13 @@ from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
 
 # Bytes of settings that are kept for the sake of what is prepared under them.
-SETTINGS_MOST = 16 * 1024
+_SETTINGS_MOST = 16 * 1024
 _OUTDATED = b"cached plan must not change result type"
+
+
+def essence(settings: Settings) -> Settings | None:
+    """What of them matters to a statement; None of large ones, which are not kept alive for its sake."""
+    return settings.essence if settings.size <= _SETTINGS_MOST else None
 
 
 class Statements:
@@ -39,15 +44,14 @@ class Statements:
         """What a client is told whose statement's rows have changed: as a server said it last."""
 
     def statement(self, body: bytes, settings: Settings | None) -> Statement:
-        if settings is not None and settings.size > SETTINGS_MOST:
-            settings = None
-        key = (body, object() if settings is None else settings.essence)
+        settings = None if settings is None else essence(settings)
+        key = (body, object() if settings is None else settings)
         known = self._known.get(key)
         if known is None:
             name = self._prefix + b"%d" % next(self._numbers)
             frame = build.frame(ord("P"), name + b"\0" + body)
             known = Statement(name, frame, body.partition(b"\0")[0])
-            known.settings = None if settings is None else settings.essence
+            known.settings = settings
             self._known[key] = known
         return known
 

@@ -28,7 +28,8 @@ from pgambassador.wire.build import SSL_REQUEST
 _HINTS = {
     errno.ECONNREFUSED: "Check host and port, and that the server runs and listens there.",
     errno.ENOENT: "Check the directory and the port, and that the server runs.",
-    errno.EACCES: "Give this process access to the socket.",
+    errno.EACCES: "Give this process access: to the socket, or through the routes and the firewall here.",
+    errno.EINVAL: "Check the routes on this machine: one of them may lead nowhere (blackhole).",
     errno.EMFILE: "Raise the limit on open files (ulimit -n).",
 }
 _NO_SUCH_NAME = frozenset((socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)))

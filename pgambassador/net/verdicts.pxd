@@ -14,6 +14,8 @@ cdef class Verdict(Brevity):
     cdef readonly bint read
     # One of several that share a write, if its text says so too.
     cdef readonly bint batchable
+    # And their text a simple query.
+    cdef readonly bint combines
     # A hint wants a replica, however far behind that is.
     cdef readonly bint replica
     cdef readonly int begins
@@ -38,7 +40,7 @@ cdef class Verdicts:
     cdef readonly unsigned long long misses
 
     cdef Verdict find(self, const char *text, Py_ssize_t n)
-    cdef Verdict learn(self, bytes text)
+    cdef Verdict learn(self, bytes text, Py_ssize_t size)
     cdef int keep(self, bint by_text, bytes key, Verdict verdict) except -1
 
 cdef Verdict UNKNOWN

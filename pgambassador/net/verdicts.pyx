@@ -3,8 +3,10 @@
 
 1. A verdict is the policy's. It is found again by the statement's shape, or by its text where literals matter.
 2. What is remembered is bounded in bytes: beyond that all is forgotten, and learnt anew.
+3. What `combines` is one statement that begins and ends where its text does, whatever stands before and behind it and
+   whatever is set, and of which the server says nothing before it executes it.
 """
-from pgambassador.routing.shape cimport shape
+from pgambassador.routing.shape cimport names_fit, shape
 
 cdef enum:
     # Longer texts are not looked into.
@@ -46,7 +48,7 @@ cdef class Verdict(Brevity):
 
     def refuted(self):
         """A standby has refused it although it seemed to read: it goes to the primary from now on."""
-        self.read = self.batchable = self.harmless = False
+        self.read = self.batchable = self.combines = self.harmless = False
         self.changes = True
         self.cache = 0
 
@@ -84,7 +86,7 @@ cdef class Verdicts:
             found = <Verdict>self.shapes.get(key)
             if found is None:
                 whole = text[:n]
-                found = self.learn(whole)
+                found = self.learn(whole, size)
                 self.keep(False, key, found)
                 if found.literal:
                     self.keep(True, whole, found)
@@ -94,13 +96,17 @@ cdef class Verdicts:
         whole = text[:n]
         found = <Verdict>self.texts.get(whole)
         if found is None:
-            found = self.learn(whole)
+            found = self.learn(whole, size)
             self.keep(True, whole, found)
         return found
 
-    cdef Verdict learn(self, bytes text):
+    cdef Verdict learn(self, bytes text, Py_ssize_t size):
+        """`size`: of its shape, which is in the room; -1 if it has none."""
+        cdef bint fits = size >= 0 and names_fit(room, size)
+        cdef Verdict found = <Verdict?>self.judge(text)
         self.misses += 1
-        return <Verdict?>self.judge(text)
+        found.combines = fits and found.batchable
+        return found
 
     cdef int keep(self, bint by_text, bytes key, Verdict verdict) except -1:
         if self.size + len(key) + OVERHEAD > REMEMBERED:

@@ -2,7 +2,9 @@
 """The replies that one server connection owes, in order, and to whom.
 
 An entry stands for one message that was sent (forward, swallow) or held back (fake), under the type byte of that
-message: P B D C E for the extended protocol, S for Sync, Q for a simple query, F for a function call.
+message: P B D C E for the extended protocol, S for Sync, Q for a simple query, F for a function call; or for what
+stands in for one: q for one of several statements in a simple query, behind the last of which stands an S; p for a
+Close of nothing, whose answer becomes that to a Parse.
 
 1. Replies come in the order of the entries. The head entry says whose a message is, and whether its owner
    sees it (FORWARD) or not (SWALLOW: we asked). A FAKE entry has no reply coming: we owe it ourselves, and it is
@@ -10,7 +12,8 @@ message: P B D C E for the extended protocol, S for Sync, Q for a simple query, 
 2. Each entry is completed by the messages of `completes`; everything else at the head belongs to it.
 3. After an error in the extended protocol the server skips everything up to the next Sync (manual: "Extended
    Query"): the entries up to it are dropped, and while no Sync has been sent, `skipping` says that nothing else
-   will be answered. A failed simple query or function call ends only itself: its ReadyForQuery still comes.
+   will be answered. So it is among several statements, which an S ends. A failed simple query or function call ends
+   only itself: its ReadyForQuery still comes.
 4. CopyInResponse: a server in COPY ignores Sync (manual: "COPY Operations"), so Syncs sent behind it are dropped,
    up to the CopyDone or CopyFail (c) that ends the COPY, if that has been sent before CopyInResponse was seen. A c
    has no reply; one that no COPY has taken is dropped when it reaches the head, as a server ignores it.
@@ -107,10 +110,10 @@ cdef class Ledger:
             if of != c'B':
                 return BROKEN
         elif kind == c'3':
-            if of != c'C':
+            if of != c'C' and of != c'p':
                 return BROKEN
         elif kind == c'C' or kind == c'I':
-            if of != c'E' and of != c'Q':
+            if of != c'E' and of != c'Q' and (of != c'q' or kind == c'I'):
                 return BROKEN
         elif kind == c's':
             if of != c'E':
@@ -124,6 +127,8 @@ cdef class Ledger:
             return kind == c'Z'
         if of == c'E':
             return kind == c'C' or kind == c'I' or kind == c's'
+        if of == c'q':
+            return kind == c'C'
         if of == c'P':
             return kind == c'1'
         if of == c'B':

@@ -40,8 +40,8 @@ IDENTITY: Final = frozenset({"role", "session_authorization"})
 _NOT_KEPT: Final = frozenset(
     {"seed", "transaction_deferrable", "transaction_isolation", "transaction_read_only"}
 )
-_SPACE = rb"(?:\s|--[^\r\n]*[\r\n]|/\*(?:[^*]|\*(?!/))*\*/)"
-_SET = re.compile(rb"(?i)%b*set%b+(.*)" % (_SPACE, _SPACE), re.DOTALL)
+SPACE = rb"(?:\s|--[^\r\n]*[\r\n]|/\*(?:[^*]|\*(?!/))*\*/)"
+_SET = re.compile(rb"(?i)%b*set%b+(.*)" % (SPACE, SPACE), re.DOTALL)
 _PLAIN = re.compile(rb"(?i)(?:session\s+)?([a-z_][\w$]*(?:\.[a-z_][\w$]*)*)\s*(?:=|\bto\b)\s*(.*)", re.DOTALL)
 # Such a SET is a RESET: it leads back to what only we know, the start packet.
 _DEFAULT = re.compile(rb"(?i)default\b")

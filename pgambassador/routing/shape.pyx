@@ -29,6 +29,10 @@ cdef enum:
     _BITS = 3
     _HEX = 4
 
+cdef enum:
+    # Bytes of a name that a server keeps.
+    _NAME_MOST = 63
+
 cdef unsigned char[256] _CLASS
 cdef const char *_WORD = b"pgambassador"
 cdef Py_ssize_t _WORD_LENGTH = 12
@@ -272,6 +276,32 @@ cdef Py_ssize_t shape(
             out[size] = c'\n'
             size += 1
     return size
+
+
+cdef bint names_fit(const unsigned char *text, Py_ssize_t n) noexcept nogil:
+    """Whether a server keeps the names in a shape as they are. Of one that it cuts off it says so as soon as it reads
+    the text. A few that would fit count as too long: those with quotes in them."""
+    cdef Py_ssize_t at = 0, start
+    while at < n:
+        start = at
+        if text[at] == c'"':
+            at = _quoted_name(text, at, n)
+            if at < 0 or at - start - 2 > _NAME_MOST:
+                return False
+        elif at + 1 < n and text[at] == c'/' and text[at + 1] == c'*':
+            at = _block_end(text, at, n)
+            if at < 0:
+                return False
+        elif at + 1 < n and text[at] == c'-' and text[at + 1] == c'-':
+            at = _line_end(text, at, n)
+        elif _goes_on(text[at]):
+            while at < n and _goes_on(text[at]):
+                at += 1
+            if at - start > _NAME_MOST:
+                return False
+        else:
+            at += 1
+    return True
 
 
 def shape_of(bytes text not None):

@@ -115,7 +115,11 @@ def faults(server: Postgres, link: Cable, chance: random.Random, *, primary: boo
     """By name, each for one server."""
 
     def some_backend(number: signal.Signals) -> Callable[[], None]:
-        return lambda: signal_all(number, *chance.sample(backends(server), k=min(1, len(backends(server)))))
+        def strike() -> None:
+            found = backends(server)
+            signal_all(number, *chance.sample(found, k=min(1, len(found))))
+
+        return strike
 
     def restart(how: str) -> Fault:
         return Fault(how, lambda: stop_server(server, how), server.start)

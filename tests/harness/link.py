@@ -100,7 +100,8 @@ class Link:
     def _run(self) -> None:
         while self._running:
             for key, mask in self._selector.select(self._until_due()):
-                if key.fd in self._selector.get_map():  # not dropped by one before it
+                # Not dropped by one before it, nor its number another's now.
+                if self._selector.get_map().get(key.fd) is key:
                     key.data(mask)
             if self._flowing:
                 now = time.monotonic()

@@ -17,13 +17,14 @@ import psycopg
 import pytest
 
 from pgambassador.embedded import Postgres
-from tests.harness import USERS, Ambassador
+from tests.harness import USERS, Ambassador, wait_until
 from tests.harness.activity import sessions
-from tests.marked import RARE, Crowd
+from tests.marked import RARE, SIMPLE, Crowd
 
 SECONDS = float(os.environ.get("PGAMBASSADOR_SECONDS", "0") or "0")
 """For all tests of this file together; 0: a few."""
 KILL_EVERY = 0.25
+JOINED = "\n;\nselect %"
 OFTEN = {"simple", "unnamed", "named", "rows", "two", "zone", "cancel", "canceled", "vanish"}
 
 
@@ -86,3 +87,31 @@ def test_every_answer_carries_the_marker_of_who_has_asked(
     assert not killed or ended, about
     assert metrics.total("pgambassador_pool_waiting_clients") == 0, about
     assert not [line for line in proxy.log_lines() if line.get("level") == "error"], about
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_simple_queries_become_one(primary: Postgres, ambassador: Callable[..., Ambassador]) -> None:
+    """As the server shows them; some of them fail, each by itself, at a place in its own text."""
+    seed = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
+    proxy = ambassador(
+        primary.url("app", USERS["app"].password, "app"), pool={"size": 1, "wait_notice": "off"}
+    )
+    crowd = Crowd(proxy.port, 32, seed, kinds=SIMPLE)
+    thread = threading.Thread(target=crowd.run, args=(30.0,))
+    thread.start()
+    try:
+        with psycopg.connect(primary.url(), autocommit=True) as connection:
+
+            def several() -> bool:
+                found = connection.execute(
+                    "select count(*) from pg_stat_activity where query like %s",
+                    (f"select %as marker{JOINED}",),
+                ).fetchone()
+                return found == (1,) and crowd.done["simple"] > 1000 and crowd.done["refused"] > 100
+
+            wait_until(several, "several statements in one query", deadline=25.0)
+    finally:
+        crowd.stop()
+        thread.join()
+    assert not crowd.wrong, (crowd, *crowd.wrong)

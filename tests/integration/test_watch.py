@@ -207,6 +207,28 @@ def test_a_replica_that_is_killed_and_comes_back(trio: Trio) -> None:
     run(main())
 
 
+def test_a_replica_whose_processes_are_started_anew(trio: Trio) -> None:
+    """One of them was killed: the postmaster is the same, but what is replayed again may be less than before.
+    Of the primary nothing of what was acknowledged is less."""
+
+    async def main() -> None:
+        scene = trio.scene()
+        async with scene.watching():
+            await scene.settled(trio.first)
+            before, leader = scene.server(trio.first), scene.server(trio.primary)
+            for server in (trio.first, trio.primary):
+                (pid,) = (
+                    await sql(server, "select pid from pg_stat_activity where usename = 'app'")
+                ).splitlines()
+                os.kill(int(pid), signal.SIGKILL)
+            await scene.until(lambda: scene.server(trio.first).life not in (0, before.life), "another run")
+            await scene.settled(trio.first)
+            assert (at(trio.first), NEVER) in scene.moves
+            assert scene.server(trio.primary).life == leader.life
+
+    run(main())
+
+
 def test_a_replica_that_hangs(trio: Trio) -> None:
     async def main() -> None:
         scene = trio.scene()

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from pgambassador.net.reactor import Reactor
-from tests.crowd import READ, Queue, answer, extended, extended_answer
+from tests.crowd import READ, Queue, answer, answers, extended, extended_answer, heard, one, part
 from tests.loop import Loop
 from tests.messages import IDLE, SYNC, complete, query
 from tests.playbook import Client, Playbook, Routed, Server
@@ -78,10 +78,7 @@ def speak(play: Playbook, clients: list[Client], *asked: bytes) -> None:
 def test_they_share_one(play: Playbook, servers: list[Server]) -> None:
     clients = [play.client() for _ in range(3)]
     speak(play, clients, ASKED, ASKED, READ)
-    servers[2].answers(
-        (ASKED.removesuffix(SYNC), ASKED, READ),
-        extended_answer(b"0").removesuffix(IDLE), extended_answer(b"1"), answer(b"2"),
-    )  # fmt: skip
+    servers[2].answers((heard(2), SYNC, READ), answers(b"0", b"1"), IDLE, answer(b"2"))
     clients[0].gets(extended_answer(b"0"))
     clients[1].gets(extended_answer(b"1"))
     clients[2].gets(answer(b"2"))
@@ -103,7 +100,7 @@ def test_who_may_not_share_has_one_of_its_own(play: Playbook, servers: list[Serv
     clients = [play.client() for _ in range(3)]
     speak(play, clients, READ, query("write"), READ)
     servers[2].answers(query("write"), complete("WRITE"), IDLE)
-    servers[1].answers((READ, READ), answer(b"0"), answer(b"2"))
+    servers[1].answers(one(READ, READ), part(b"0"), part(b"2"), IDLE)
     clients[0].gets(answer(b"0"))
     clients[1].gets(complete("WRITE"), IDLE)
     clients[2].gets(answer(b"2"))
@@ -125,8 +122,8 @@ def test_those_in_another_state_have_one_of_their_own(play: Playbook, servers: l
 def test_more_than_go_together_have_several(play: Playbook, servers: list[Server]) -> None:
     clients = [play.client() for _ in range(10)]
     speak(play, clients, *([READ] * 10))
-    servers[2].answers([READ] * 8, *(answer(b"%d" % number) for number in range(8)))
-    servers[1].answers([READ] * 2, answer(b"8"), answer(b"9"))
+    servers[2].answers(one(*[READ] * 8), *(part(b"%d" % number) for number in range(8)), IDLE)
+    servers[1].answers(one(READ, READ), part(b"8"), part(b"9"), IDLE)
     for number, client in enumerate(clients):
         client.gets(answer(b"%d" % number))
 
@@ -137,7 +134,7 @@ def test_more_than_there_are_connections_for_wait(play: Playbook, servers: list[
     play.lane.limit = 1
     clients = [play.client() for _ in range(9)]
     speak(play, clients, *([READ] * 9))
-    servers[0].answers([READ] * 8, *(answer(b"%d" % number) for number in range(8)))
+    servers[0].answers(one(*[READ] * 8), *(part(b"%d" % number) for number in range(8)), IDLE)
     servers[0].answers(READ, answer(b"8"))
     for number, client in enumerate(clients):
         client.gets(answer(b"%d" % number))

@@ -13,7 +13,7 @@ from tests import oracle
 
 A, B = "a", "b"
 
-kinds = st.sampled_from(b"PBDCESQFc")
+kinds = st.sampled_from(b"PBDCESQFcqp")
 actions = st.sampled_from([forward, swallow, fake])
 owners = st.sampled_from([A, B, None])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pglast import Error
 from pglast.parser import scan
@@ -117,6 +117,17 @@ def test_tokens_can_be_told_from_the_shape(pieces: list[tuple[str, str]]) -> Non
 @given(st.text(alphabet="'\"\\/*-$.eExXbBnNuU&019_a \n\r\t;:+<=@é", max_size=24))
 def test_of_any_text_tokens_can_be_told_from_the_shape(text: str) -> None:
     check(text)
+
+
+@given(*[st.lists(st.tuples(PIECES, SPACES), max_size=8)] * 2)
+def test_what_has_a_shape_ends_where_it_ends(
+    first: list[tuple[str, str]], second: list[tuple[str, str]]
+) -> None:
+    """Whatever comes behind it, in the text of several statements."""
+    texts = ["".join(piece + space for piece, space in pieces) for pieces in (first, second)]
+    found = [tokens(text) for text in texts]
+    assume(all(shape_of(text.encode()) is not None for text in texts) and None not in found)
+    assert tokens("\n;\n".join(texts)) == [*(found[0] or ()), ";", *(found[1] or ())]
 
 
 LITERALS = st.one_of(

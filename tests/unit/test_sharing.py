@@ -8,10 +8,10 @@ from pgambassador.config.routing import Routing
 from pgambassador.net.lane import Lane
 from pgambassador.net.routes import Routes
 from pgambassador.protocol.settings import Settings
-from tests.crowd import Queue, extended, extended_answer
+from tests.crowd import Queue, early, extended, extended_answer
 from tests.messages import IDLE, PARSE_COMPLETE, SYNC, bind, execute, parse
 from tests.playbook import Playbook, Policy, Routed
-from tests.unit.test_together import ASKED, SQL, early, ready
+from tests.unit.test_together import ASKED, SQL, ready
 
 OTHER = b"select  mark"  # of the same shape
 

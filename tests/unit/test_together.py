@@ -9,9 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgambassador.wire import build
-from tests.crowd import READ, Queue, answer, extended, extended_answer
+from tests.crowd import (
+    READ,
+    Queue,
+    answer,
+    answers,
+    each_gets_its_own,
+    early,
+    extended,
+    extended_answer,
+    heard,
+    later,
+)
 from tests.messages import (
     BIND_COMPLETE,
+    CLOSE_COMPLETE,
     IDLE,
     PARSE_COMPLETE,
     SYNC,
@@ -40,11 +52,6 @@ def unsynced(asked: bytes) -> bytes:
     return asked.removesuffix(SYNC)
 
 
-def early(mark: bytes) -> bytes:
-    """What the server says before the Sync."""
-    return extended_answer(mark).removesuffix(IDLE)
-
-
 @pytest.fixture
 def play(plays: MakePlay) -> Playbook:
     return ready(plays(policy=Routed(), limit=1))
@@ -56,34 +63,24 @@ def ready(play: Playbook) -> Playbook:
     return play
 
 
-def crowd(play: Playbook, asked: bytes = ASKED, many: int = 3) -> tuple[Queue, list[Client]]:
+def crowd(play: Playbook, many: int = 3) -> tuple[Queue, list[Client]]:
     """So many have asked, in one write."""
     queue = Queue(play)
-    clients = [queue.waits(asked) for _ in range(many)]
+    clients = [queue.waits(ASKED) for _ in range(many)]
     queue.moves()
-    queue.server.gets(unsynced(asked) * many, SYNC)
+    queue.server.gets(heard(many), SYNC)
     return queue, clients
 
 
 def test_one_sync_does_for_all(play: Playbook) -> None:
     queue, clients = crowd(play)
-    before = play.lane.transactions
-    queue.server.sends(early(b"0"), early(b"1"), early(b"2"), IDLE)
-    for number, client in enumerate(clients):
-        client.gets(extended_answer(b"%d" % number))
-    assert queue.server.is_idle
-    assert play.lane.transactions == before + 3
-    # All of them are as free as before.
-    for number, client in enumerate(clients):
-        client.sends(ASKED)
-        queue.server.answers(ASKED, extended_answer(b"%d" % number))
-        client.gets(extended_answer(b"%d" % number))
+    each_gets_its_own(queue, clients, answers(b"0", b"1", b"2") + IDLE, ASKED, extended_answer)
 
 
 def test_what_one_of_them_takes_is_not_known(play: Playbook) -> None:
     """Nor is it taken for what it takes behind another, beside which what it takes alone would not count."""
     queue, clients = crowd(play)
-    queue.server.sends(early(b"0"), early(b"1"), early(b"2"), IDLE)
+    queue.server.sends(answers(b"0", b"1", b"2"), IDLE)
     for number, client in enumerate(clients):
         client.gets(extended_answer(b"%d" % number))
     verdict = play.policy.routes.verdicts.of(SQL)
@@ -96,7 +93,7 @@ def test_each_is_ready_when_its_statement_is_done(play: Playbook) -> None:
     for number, client in enumerate(clients):
         for other in clients[number:]:
             other.gets_nothing()
-        queue.server.sends(early(b"%d" % number))
+        queue.server.sends(later(b"%d" % number) if number else early(b"0"))
         if number < 2:
             client.gets(extended_answer(b"%d" % number))
     clients[2].gets(early(b"2"))
@@ -110,7 +107,7 @@ def test_who_is_ready_early_goes_on_at_once(play: Playbook) -> None:
     queue.server.sends(early(b"0"))
     clients[0].gets(extended_answer(b"0"))
     clients[0].sends(query("write"))
-    queue.server.sends(early(b"1"), early(b"2"), IDLE)
+    queue.server.sends(later(b"1"), later(b"2"), IDLE)
     queue.server.answers(query("write"), complete("WRITE"), IDLE)
     clients[0].gets(complete("WRITE"), IDLE)
     for number in (1, 2):
@@ -122,8 +119,8 @@ def test_a_simple_query_has_its_own(play: Playbook) -> None:
     asked = (ASKED, ASKED, READ, ASKED, ASKED)
     clients = [queue.waits(each) for each in asked]
     queue.moves()
-    queue.server.gets(unsynced(ASKED), ASKED, READ, unsynced(ASKED), ASKED)
-    queue.server.sends(early(b"0"), early(b"1"), IDLE, answer(b"2"), early(b"3"), early(b"4"), IDLE)
+    queue.server.gets(heard(2), SYNC, READ, heard(2), SYNC)
+    queue.server.sends(answers(b"0", b"1"), IDLE, answer(b"2"), answers(b"3", b"4"), IDLE)
     for number, client in enumerate(clients):
         client.gets(answer(b"2") if number == 2 else extended_answer(b"%d" % number))
 
@@ -167,10 +164,16 @@ def serve(server: Server, clients: list[Client]) -> None:
 # Errors.
 
 
+def said(who: int) -> bytes:
+    """What the server says if one of them fails."""
+    before = [b"%d" % number for number in range(who)]
+    return answers(*before) + (CLOSE_COMPLETE if who else PARSE_COMPLETE) + BIND_COMPLETE + error("22012")
+
+
 @pytest.mark.parametrize("who", [0, 1, 2])
 def test_an_error_is_that_of_one_alone_and_who_was_not_heard_asks_again(play: Playbook, who: int) -> None:
     queue, clients = crowd(play)
-    queue.server.sends(*(early(b"%d" % number) for number in range(who)), FAILED, IDLE)
+    queue.server.sends(said(who), IDLE)
     for number in range(who):
         clients[number].gets(extended_answer(b"%d" % number))
     clients[who].gets(FAILED, IDLE)
@@ -217,11 +220,11 @@ def test_the_answer_to_who_has_gone_is_nobodys(play: Playbook, who: int, fails: 
     queue, clients = crowd(play)
     clients[who].leaves()
     if not fails:
-        queue.server.sends(*(early(b"%d" % number) for number in range(3)), IDLE)
+        queue.server.sends(answers(b"0", b"1", b"2"), IDLE)
         for number in {0, 1, 2} - {who}:
             clients[number].gets(extended_answer(b"%d" % number))
     else:
-        queue.server.sends(*(early(b"%d" % number) for number in range(who)), FAILED, IDLE)
+        queue.server.sends(said(who), IDLE)
         for number in range(who):
             clients[number].gets(extended_answer(b"%d" % number))
         serve(queue.server, clients[who + 1 :])
@@ -250,7 +253,7 @@ def test_who_gives_up_is_told_at_once(play: Playbook, who: int) -> None:
         serve(queue.server, [clients[number] for number in others])
     else:
         assert leads is None
-        queue.server.sends(*(early(b"%d" % number) for number in range(3)), IDLE)
+        queue.server.sends(answers(b"0", b"1", b"2"), IDLE)
         for number in others:
             clients[number].gets(extended_answer(b"%d" % number))
     assert queue.server.is_idle
@@ -258,7 +261,7 @@ def test_who_gives_up_is_told_at_once(play: Playbook, who: int) -> None:
 
 def test_a_cancel_request_that_hits_somebody_else_is_not_noticed(play: Playbook) -> None:
     queue, clients = crowd(play)
-    queue.server.writes(early(b"0") + PARSE_COMPLETE + BIND_COMPLETE + CANCELED + IDLE)
+    queue.server.writes(early(b"0") + CLOSE_COMPLETE + BIND_COMPLETE + CANCELED + IDLE)
     clients[0].gets(extended_answer(b"0"))
     serve(queue.server, clients[1:])
 
@@ -270,7 +273,7 @@ def test_those_behind_one_that_takes_long_ask_elsewhere(play: Playbook) -> None:
     assert queue.server.backend.relieve(LATE)
     assert queue.server.backend.running is not None
     serve(play.server(), clients[1:])
-    queue.server.sends(early(b"0"), early(b"old"), early(b"older"), IDLE)
+    queue.server.sends(answers(b"0", b"old", b"older"), IDLE)
     clients[0].gets(extended_answer(b"0"))
     assert queue.server.is_idle and not queue.server.backend.relieve(LATE)
 
@@ -279,11 +282,11 @@ def test_the_last_of_them_is_the_one_that_takes_long(play: Playbook) -> None:
     """The others have been answered: more than fits into the server's buffer has been said."""
     play.lane.limit = 2
     queue, clients = crowd(play)
-    queue.server.sends(early(b"0"), early(b"1"))
+    queue.server.sends(answers(b"0", b"1"))
     clients[0].gets(extended_answer(b"0"))
     clients[1].gets(extended_answer(b"1"))
     assert queue.server.backend.relieve(LATE)
-    queue.server.sends(early(b"2"), IDLE)
+    queue.server.sends(later(b"2"), IDLE)
     clients[2].gets(extended_answer(b"2"))
     assert queue.server.is_idle
 
@@ -303,7 +306,7 @@ def test_behind_who_got_a_part_of_its_answer_all_ask_elsewhere(play: Playbook, e
     else:
         queue.server.sends(rest)
         clients[0].gets(rest, IDLE)
-        queue.server.sends(early(b"old"), error("22012"), IDLE)
+        queue.server.sends(later(b"old"), error("22012"), IDLE)
     assert queue.server.is_idle
 
 
@@ -311,9 +314,7 @@ def test_behind_who_got_a_part_of_its_answer_all_ask_elsewhere(play: Playbook, e
 
 
 class Simulated:
-    """As PostgreSQL reads and answers: a Sync ends a transaction, an error skips to it."""
-
-    served = 0
+    """As PostgreSQL reads and answers: a Sync ends a transaction, an error skips to it or a query's end."""
 
     def __init__(self) -> None:
         self.kept = b""
@@ -324,6 +325,16 @@ class Simulated:
         found, self.kept = cut(self.kept + data)
         return b"".join(self.answer(kind, payload) for kind, payload in found)
 
+    def query(self, payload: bytes) -> bytes:
+        """An error names a place in all that was sent, and what is behind it is not heard."""
+        out = b""
+        for text in payload.removesuffix(b"\0").split(b"\n;\n"):
+            mark = text.removeprefix(SQL + b" -- ")
+            if mark.startswith(b"bad"):
+                return out + error("22012", f"{mark.decode()} at {payload.index(text)}") + IDLE
+            out += answer(mark).removesuffix(IDLE)
+        return out + IDLE
+
     def answer(self, kind: str, payload: bytes) -> bytes:
         if kind == "S":
             self.skips = False
@@ -331,10 +342,11 @@ class Simulated:
         if self.skips:
             return b""
         if kind == "Q":
-            Simulated.served += 1
-            return answer(b"q%d" % Simulated.served)
+            return self.query(payload)
         if kind == "P":
             return PARSE_COMPLETE
+        if kind == "C":
+            return CLOSE_COMPLETE
         if kind == "B":
             self.mark = payload[10:-2]
             return BIND_COMPLETE
@@ -357,12 +369,11 @@ def test_everybody_gets_its_own_answer_and_gets_it_once(data: st.DataObject) -> 
 
 def _act(play: Playbook, data: st.DataObject) -> None:
     queue = Queue(play)
-    kinds = data.draw(st.lists(st.sampled_from(["simple", "good", "bad"]), min_size=2, max_size=7))
-    marks = [b"%s%d" % (kind.encode(), number) for number, kind in enumerate(kinds)]
-    clients = [
-        queue.waits(READ if kind == "simple" else parse(b"", SQL) + bind(b"", mark) + execute() + SYNC)
-        for kind, mark in zip(kinds, marks, strict=True)
-    ]
+    kinds = data.draw(
+        st.lists(st.sampled_from(["simple good", "simple bad", "good", "bad"]), min_size=2, max_size=7)
+    )
+    marks = [b"%s%d" % (kind.split()[-1].encode(), number) for number, kind in enumerate(kinds)]
+    clients = [queue.waits(_asked(kind, mark)) for kind, mark in zip(kinds, marks, strict=True)]
     queue.moves()
     left: set[int] = set()
     got = [b""] * len(clients)
@@ -390,23 +401,28 @@ def _act(play: Playbook, data: st.DataObject) -> None:
         server.writes(mind.hears(server.read_all()))
         if server.ended:  # who left had it for itself
             server, mind = play.server(), Simulated()
-    seen: set[bytes] = set()
     for number, client in enumerate(clients):
         got[number] += client.read_all()
         whole = _whole(kinds[number], marks[number])
-        if kinds[number] == "simple" and got[number].endswith(IDLE):
-            assert "".join(kind for kind, _ in cut(got[number])[0]) == "TDCZ"
-            assert got[number] not in seen
-            seen.add(got[number])
-        elif client.ended or number in left:
+        if client.ended or number in left:
             # It had only a part when it left, or when the connection died.
             told = got[number].partition(b"E")[0] if b"SFATAL" in got[number] else got[number]
-            assert kinds[number] == "simple" or whole.startswith(told)
+            assert whole.startswith(told)
         else:
             assert got[number] == whole
 
 
+def _asked(kind: str, mark: bytes) -> bytes:
+    if kind.startswith("simple"):
+        return query(f"{SQL.decode()} -- {mark.decode()}")
+    return parse(b"", SQL) + bind(b"", mark) + execute() + SYNC
+
+
 def _whole(kind: str, mark: bytes) -> bytes:
+    if kind == "simple good":
+        return answer(mark)
+    if kind == "simple bad":
+        return error("22012", f"{mark.decode()} at 0") + IDLE
     if kind == "bad":
         return PARSE_COMPLETE + BIND_COMPLETE + error("22012", mark.decode()) + IDLE
     return PARSE_COMPLETE + BIND_COMPLETE + row(mark) + complete("SELECT 1") + IDLE
@@ -428,3 +444,6 @@ def test_the_simulated_server_skips_to_a_sync() -> None:
     assert mind.hears(asked) == PARSE_COMPLETE + BIND_COMPLETE + error("22012", "bad") + IDLE
     asked = parse(b"", SQL) + bind(b"", b"good") + execute() + SYNC
     assert mind.hears(asked) == PARSE_COMPLETE + BIND_COMPLETE + row(b"good") + complete("SELECT 1") + IDLE
+    assert mind.hears(query("select mark -- a\n;\nselect mark -- bad\n;\nselect mark -- c")) == (
+        answer(b"a").removesuffix(IDLE) + error("22012", "bad at 19") + IDLE
+    )

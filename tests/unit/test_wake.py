@@ -366,6 +366,25 @@ def test_an_error_that_was_told_is_not_told_twice(play: Keeping) -> None:
     lives(play, client)
 
 
+def test_nor_is_one_of_what_we_have_sent_for_it(play: Keeping) -> None:
+    """Its statement has to be made known to the server first, which fails."""
+    client = play.client()
+    client.sends(parse(b"s", b"insert into t values (1)") + SYNC)
+    server = opened(play)
+    taught = server.read_all()
+    server.sends(PARSE_COMPLETE, IDLE)
+    client.gets(PARSE_COMPLETE, IDLE)
+    server.leaves()
+    client.sends(bind(b"s") + execute() + SYNC)
+    server = opened(play)
+    assert server.read_all().startswith(taught.removesuffix(SYNC) + b"B")
+    server.sends(error())
+    client.gets(error())
+    server.leaves()
+    assert heard(client) == "ZI"
+    lives(play, client)
+
+
 def test_a_pipeline_in_a_transaction(play: Keeping) -> None:
     client, server = within(play)
     client.sends(WRITE + WRITE + COMMIT + WRITE)

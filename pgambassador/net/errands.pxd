@@ -46,6 +46,7 @@ cdef class Errands(Sight):
     cdef int asks_first(self) except -1
     cdef int note_down(self, Backend backend) except -1
     cdef Lane choose(self)
+    cdef bint comes_too_soon(self, Backend backend) noexcept
     cdef bint may_follow(self, Backend backend, int kind) except -1
     cdef bint puts_off(self) except -1
     cdef int written(self) except -1

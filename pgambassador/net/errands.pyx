@@ -52,6 +52,11 @@ cdef class Errands(Sight):
         self.wrote = False
         return lane
 
+    cdef bint comes_too_soon(self, Backend backend) noexcept:
+        """Whether what is asked behind the first part waits: until the connection is known to be in this client's state,
+        or, where that is about to end and the first part will be asked again, for the next one."""
+        return backend.fence > 0 or (backend.dying and self.request is not None)
+
     cdef bint may_follow(self, Backend backend, int kind) except -1:
         """Whether a message goes on to the standby that is at work; else it comes again when that is done."""
         if self.part == self.first_part or backend.unsynced or backend.copying:

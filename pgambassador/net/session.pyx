@@ -181,6 +181,9 @@ cdef class Session(Wake):
                             return 0
                         self.refuse_one(kind)
                         continue
+                if self.part != self.first_part and not backend.unsynced and self.comes_too_soon(backend):
+                    self.stall()
+                    return 0
                 if backend.home.standby:
                     if not self.may_follow(backend, kind):
                         self.stall()

@@ -385,8 +385,8 @@ def test_without_any_server_a_login_fails_within_the_connect_timeout(
         assert answer.kinds == "E"
         assert answer.error.sqlstate[:2] in ("08", "57")
         assert time.monotonic() - began < 4
+    link.refuse()  # before it cuts: a try in between would stay connected
     link.cut()
-    link.refuse()
     link.resume()
     with Wire(proxy.port) as client:
         client.start(user="app", database="app")

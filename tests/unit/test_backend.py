@@ -439,13 +439,15 @@ def test_a_cancel_that_hits_the_switch_has_cancelled_what_was_asked(play: Playbo
     client.gets(*ONE, IDLE)
 
 
-def test_and_if_more_was_asked_the_session_ends(play: Playbook, server: Server) -> None:
-    """The second query was not meant, and cannot be asked again."""
+@pytest.mark.parametrize("behind", [QUERY, extended(b"select 2") + SYNC])
+def test_and_what_is_asked_behind_it_is_done(play: Playbook, server: Server, behind: bytes) -> None:
+    """It was not meant, and nothing of it has been sent."""
     client = play.client(state="german")
-    client.sends(QUERY, QUERY)
-    server.answers((switched("german"), QUERY, QUERY), error("57014"))
-    assert told(client, "settings")
+    client.sends(extended(b"select 1") + SYNC, behind)
+    server.answers((switched("german"), extended(b"select 1") + SYNC), error("57014"))
+    client.gets(error("57014"), IDLE)
     server.gets_end()
+    play.server().gets(switched("german"), behind)
 
 
 def test_a_refused_switch_does_not_let_its_client_through(play: Playbook, server: Server) -> None:

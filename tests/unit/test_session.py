@@ -940,15 +940,29 @@ def test_what_a_server_knows_it_knows_behind_a_switch(play: Playbook) -> None:
 def test_a_message_in_pieces_behind_a_switch(play: Playbook) -> None:
     server = play.server()
     client = play.client(state="german")
-    client.sends(query("select 1"), extended(b"select 2"))
-    server.gets(switched("german"), query("select 1"), extended(b"select 2"))
+    client.sends(extended(b"select 1"))
+    server.gets(switched("german"), extended(b"select 1"))
     client.sends(SYNC, query("select 3")[:9])
+    server.gets(SYNC)
     server.sends(AGREED)
     client.sends(query("select 3")[9:])
-    server.gets(SYNC, query("select 3"))
-    server.sends(*ONE, IDLE, PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE, *ONE, IDLE)
-    client.gets(*ONE, IDLE, PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE, *ONE, IDLE)
+    server.gets(query("select 3"))
+    server.sends(PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE, *ONE, IDLE)
+    client.gets(PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE, *ONE, IDLE)
     assert server.is_idle
+
+
+@pytest.mark.parametrize("behind", [query("select 2"), extended(b"select 2") + SYNC, SYNC, copy_data(b"1")])
+def test_what_is_asked_behind_a_switch_waits_for_it(play: Playbook, behind: bytes) -> None:
+    """A server that refuses the switch skips to the next Sync, no farther."""
+    server = play.server()
+    client = play.client(state="german")
+    client.sends(extended(b"select 1") + SYNC, behind)
+    server.gets(switched("german"), extended(b"select 1") + SYNC)
+    client.sends(query("select 3"))
+    server.gets_nothing()
+    server.sends(AGREED)
+    server.gets(behind, query("select 3"))
 
 
 def test_a_client_that_was_waiting_is_switched_to(play: Playbook) -> None:

@@ -935,3 +935,23 @@ def test_what_cannot_be_a_read_waits_for_nothing(keepings: MakeKeeping, asked: b
     client, server = served(keepings(size=1), asked)
     server.leaves()
     assert heard(client) == f"{UNKNOWN} ZI"
+
+
+@pytest.mark.parametrize(
+    ("behind", "parsed"),
+    [
+        (WRITE, b""),
+        (READ, b""),
+        (parse(b"", b"table t") + bind(b"") + execute() + SYNC, PARSE_COMPLETE + BIND_COMPLETE),
+    ],
+)
+def test_what_is_asked_behind_its_last_words(play: Keeping, behind: bytes, parsed: bytes) -> None:
+    """The connection has not ended yet, and nothing that is sent to it will be answered."""
+    client, server = served(play, READ)
+    server.sends(fatal())
+    client.sends(behind)
+    server.leaves()
+    again = opened(play)
+    again.gets(READ, behind)
+    again.sends(*ROWS, parsed, complete("DONE"), IDLE)
+    client.gets(*ROWS, parsed, complete("DONE"), IDLE)

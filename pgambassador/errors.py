@@ -19,6 +19,8 @@ class AmbassadorError(Exception):
     """Whether it has been taken note of as a failed login."""
     passing = False
     """Whether it says that a server is away, which may be over soon."""
+    strange = False
+    """Whether what came is nothing that a PostgreSQL server says: a wrong port, or the network."""
 
     def __init__(
         self,
@@ -29,6 +31,7 @@ class AmbassadorError(Exception):
         sqlstate: str | None = None,
         severity: str | None = None,
         passing: bool | None = None,
+        strange: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -40,6 +43,8 @@ class AmbassadorError(Exception):
             self.severity = severity
         if passing is not None:
             self.passing = passing
+        if strange is not None:
+            self.strange = strange
 
     def sentence(self) -> str:
         """The message with its detail and hint, for a terminal or a log."""
@@ -51,6 +56,7 @@ class ProtocolViolation(AmbassadorError):
     """A peer broke the protocol."""
 
     sqlstate = "08P01"
+    strange = True
 
 
 class Refused(AmbassadorError):

@@ -279,7 +279,10 @@ class Aftermath:
         if found is Outcome.UNKNOWN:
             return _unknown(_cause(loss))
         if found is Outcome.SAID and loss.farewell is not None:
-            return build.error_response_from({**parse.fields(loss.farewell), "S": "ERROR", "V": "ERROR"})
+            words = {**parse.fields(loss.farewell), "S": "ERROR", "V": "ERROR"}
+            if not within and loss.tries:
+                words["D"] = " ".join(filter(None, (words.get("D"), _asked_before(loss))))
+            return build.error_response_from(words)
         if within:
             return build.error_response(
                 "ERROR",
@@ -292,11 +295,7 @@ class Aftermath:
         if phase is Phase.ANSWERED:
             why = " A part of its answer had been passed on."
         elif loss.tries:
-            why = (
-                " It had been asked again before."
-                if loss.tries == 1
-                else " It had been asked again several times."
-            )
+            why = f" {_asked_before(loss)}"
         return build.error_response(
             "ERROR",
             "08006",
@@ -322,6 +321,10 @@ def _tries(loss: Loss) -> int:
     if _event(loss) != LOST or loss.phase is not Phase.SENT or loss.tries >= DEATHS_MOST:
         return loss.tries
     return loss.sudden
+
+
+def _asked_before(loss: Loss) -> str:
+    return f"It had been asked again {'before' if loss.tries == 1 else 'several times'}."
 
 
 def _cause(loss: Loss) -> str:

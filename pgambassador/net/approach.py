@@ -3,7 +3,8 @@
 1. An attempt has its turn: of those under way there are `max_opening` at most, and `opening_rate` begin a
    second.
 2. Each attempt is told of: that the server is away or unwell counts against it (`cluster/breaker.py`);
-   whatever else it answers shows that it lives.
+   whatever else it answers shows that it lives. What no server says counts as well, if this one has been
+   heard before: then it is not the port that is wrong.
 3. While its breaker is open and somebody wants connections it is asked in the background (`net/vigil.py`).
    When it answers, attempts that began before the one that was answered, and hang, are made anew: what they
    sent may have gone nowhere.
@@ -102,6 +103,8 @@ class Approach:
     def _went(self, error: AmbassadorError | None, seconds: float) -> None:
         if error is None:
             self.successes += 1
+        elif error.strange and self.successes:
+            error.passing = True
         if lives(error):
             before = self.breaker.state
             if self.breaker.succeeded(time.monotonic(), seconds, chance=random.random()):

@@ -359,9 +359,13 @@ async def _secure(upstream: Upstream, transport: Transport) -> None:
     except ssl.SSLError as error:
         names = await _names(upstream, transport.address) if tls.is_about_name(error) else []
         failure = tls.explain(error, upstream, endpoint, names)
-        raise _NoTls(failure.message, hint=failure.hint, passing=failure.passing) from None
+        raise _no_tls(failure) from None
     except Unreachable as failure:
-        raise _NoTls(failure.message, hint=failure.hint, passing=failure.passing) from None
+        raise _no_tls(failure) from None
+
+
+def _no_tls(failure: Unreachable) -> _NoTls:
+    return _NoTls(failure.message, hint=failure.hint, passing=failure.passing, strange=failure.strange)
 
 
 async def _names(upstream: Upstream, address: Address) -> list[str]:

@@ -226,7 +226,9 @@ def explain(
         )
     if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
         return Unreachable(
-            "it answered the TLS handshake with something that is not TLS", hint="Check host and port."
+            "it answered the TLS handshake with something that is not TLS",
+            hint="Check host and port.",
+            strange=True,
         )
     if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
         what = "the client certificate" if upstream.sslcert else "a connection without a client certificate"
@@ -237,6 +239,7 @@ def explain(
     return Unreachable(
         f"the TLS handshake failed ({words(reason) or 'no reason given'})",
         hint="Look into the server's log.",
+        strange=True,
     )
 
 

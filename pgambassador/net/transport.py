@@ -160,6 +160,7 @@ class Transport(Stream):
             raise Unreachable(
                 "it answered the request for TLS with more than one byte, as only an attacker would",
                 hint="Do not trust the network between here and there.",
+                strange=True,
             )
         if answer in (b"S", b"N"):
             return answer == b"S"
@@ -172,10 +173,14 @@ class Transport(Stream):
         if answer == b"E":
             # Not shown: without TLS nobody knows whose words they are (CVE-2024-10977).
             raise Unreachable(
-                "it answered the request for TLS with an error", hint="Look into the server's log."
+                "it answered the request for TLS with an error",
+                hint="Look into the server's log.",
+                strange=True,
             )
         raise Unreachable(
-            "it does not speak the PostgreSQL protocol", hint="Check that a PostgreSQL server listens there."
+            "it does not speak the PostgreSQL protocol",
+            hint="Check that a PostgreSQL server listens there.",
+            strange=True,
         )
 
     def _hear_last_words(self) -> None:

@@ -17,6 +17,7 @@ _UNKNOWN = dict.fromkeys(("57P01", "57P02", "08007"), False)
 FULL: Promises = {
     Phase.LOGIN: {},
     Phase.READING: {},
+    Phase.ONCE_MORE: {**_ENDED, "08006": False},
     Phase.HALFWAY: {**_ENDED, "08006": True, "": True},
     Phase.BEGINNING: {},
     Phase.WRITING: {**_UNKNOWN, "08006": False},  # 08006: of a read that came in one go with writes
@@ -27,7 +28,11 @@ FULL: Promises = {
     },  # 08006: lost before its COMMIT was sent
 }
 """Nobody outside a transaction notices anything but time, except for a write that was under way; everybody
-keeps the session, unless half a message cannot be taken back."""
+keeps the session, unless half a message cannot be taken back. And who loses one server connection after
+another with the same question, which may be what makes servers crash, is told of it (`AGAIN_MOST`)."""
+
+AGAIN_MOST = 1 / 2000
+"""Of all answers, with a fault or two at any time."""
 
 IN_FORCE = FULL
 """What holds now, but for the second after tables or functions were changed past the ambassador: until it

@@ -18,10 +18,11 @@ import pytest
 
 from pgambassador.embedded import Postgres, Workspace
 from pgambassador.net.reception import IDLE
-from tests.adversity.promises import IN_FORCE, broken
+from tests.adversity.promises import AGAIN_MOST, IN_FORCE, broken
 from tests.adversity.scenes import MIB, seed
 from tests.harness import Ambassador, wait_until
 from tests.harness.faults import LONGEST, Fault, faults, well
+from tests.harness.ledger import Phase
 from tests.harness.load import Load
 from tests.harness.pair import Pair
 
@@ -158,6 +159,10 @@ def test_no_commit_is_lost_and_nothing_runs_twice(
         assert not ledger.wrong, "\n".join((about, *ledger.wrong[:20]))
         beyond = ledger.beyond(IN_FORCE)
         assert not beyond, f"{broken(beyond)}\n{about}"
+        bereft = sum(each.phase is Phase.ONCE_MORE for each in ledger.troubles)
+        assert bereft <= 1 + AGAIN_MOST * sum(ledger.successes.values()), (
+            f"{bereft} were asked again in vain\n{about}"
+        )
         assert storm.struck.total() > SECONDS / 4 and len(ledger.done) == 17, about
         left_over(proxy, before, *pair.links)
         assert proxy.rss() < warm * 1.3 + 8 * MIB, (warm, proxy.rss(), about)

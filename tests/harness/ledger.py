@@ -39,6 +39,7 @@ class Phase(Enum):
 
     LOGIN = "at login"
     READING = "reading"
+    ONCE_MORE = "reading or at BEGIN, asked again before"
     BEGINNING = "at BEGIN"
     WRITING = "writing by itself"
     # ---

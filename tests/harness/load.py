@@ -30,6 +30,7 @@ OWN = "22012"
 INSERT = "insert into deeds (key) values (%s)"
 UNDONE = "Nothing of the transaction has been done."
 HALF = "A part of its answer had been passed on."
+ASKED_BEFORE = "It had been asked again"
 
 
 class Interrupted(Exception):
@@ -143,7 +144,7 @@ class Driver(Client):
             if time.monotonic() - began > PATIENCE - 1:
                 self.complain(f"no answer {phase.value} for {PATIENCE:g} s: {error}")
             detail = error.diag.message_detail or ""
-            where = Phase.HALFWAY if phase is Phase.READING and HALF in detail else phase
+            where = told_of(phase, detail, half=HALF in detail)
             self.ledger.trouble(Trouble(where, sqlstate, ended, str(error), time.monotonic()))
             if sqlstate in DOUBTFUL and phase in (Phase.WRITING, Phase.COMMITTING) and UNDONE not in detail:
                 self.ledger.tell(Told.DOUBT, *keys)
@@ -324,7 +325,7 @@ class Raw(Client):
     ) -> None:
         """What has been said of an answer cannot be taken back, so that no error can be kept from it."""
         fields = error.fields if error else {"C": "", "M": ""}
-        where = Phase.HALFWAY if phase is Phase.READING and answer.kinds.strip("EZ") else phase
+        where = told_of(phase, fields.get("D", ""), half=bool(answer.kinds.strip("EZ")))
         self.ledger.trouble(Trouble(where, fields["C"], self.ended, fields["M"], time.monotonic()))
         if fields["C"] in DOUBTFUL and phase is not Phase.INSIDE and UNDONE not in fields.get("D", ""):
             for keys in parts:
@@ -418,6 +419,13 @@ class Raw(Client):
             raise Interrupted
         self.check((b"COMMIT\0", b"I"), (answer[0].payload, answer[-1].payload))
         self.committed(*keys)
+
+
+def told_of(phase: Phase, detail: str, *, half: bool) -> Phase:
+    """What an error is about that has come in this phase; `half` a part of the answer had come before."""
+    if phase is Phase.READING and half:
+        return Phase.HALFWAY
+    return Phase.ONCE_MORE if phase in (Phase.READING, Phase.BEGINNING) and ASKED_BEFORE in detail else phase
 
 
 def insertion(key: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from pgambassador.embedded import Postgres, Workspace
 from pgambassador.wire import build
 from tests.harness import HBA, USERS, Ambassador, Answer, Link, Wire, populate, wait_until
 from tests.harness.activity import sessions, terminate, wait_running
+from tests.harness.mumbler import Mumbler, Speech, says
 from tests.messages import SYNC, bind, execute, parse
 
 CLIENTS = 8
@@ -368,6 +370,38 @@ def test_where_nobody_is_held_statements_fail_at_once_and_sessions_go_on(
             return client.ask("select 'back'").kinds == "TDCZ"
 
         wait_until(back, "the server's return", deadline=10)
+
+
+def _agrees_to_tls(end: socket.socket) -> None:
+    """And then says something else."""
+    end.sendall(b"S")
+    end.recv(65536)
+    end.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "speech",
+    [says(b"X"), says(b"SS"), says(b"E\0\0\0\x08FATAL"), says(b"HTTP/1.1 400\r\n"), _agrees_to_tls],
+    ids=["a letter", "two", "an error", "another protocol", "not TLS"],
+)
+def test_what_comes_in_place_of_a_server_that_was_well_before(
+    speech: Speech, link: Link, primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """Perhaps the network: it is waited for as for one that is away. Before any login the port is wrong."""
+    url = primary.url("app", USERS["app"].password, "app")
+    proxy = ambassador(url.replace(f":{primary.port}/", f":{link.port}/"))
+    with Mumbler(speech) as mumbler, Wire.session(proxy.port) as client:
+        assert client.ask("select 'before'").value == "before"
+        well, link.target = link.target, (link.target[0], mumbler.port)
+        link.cut()
+        client.send(build.query("select 'behind'"))
+        wait_until(lambda: len(mumbler.heard) > 1, "two tries")
+        link.target = well
+        assert client.until("Z").value == "behind"
+        stranger = ambassador(url.replace(f":{primary.port}/", f":{mumbler.port}/"))
+        with Wire(stranger.port) as newcomer:
+            newcomer.start(user="app", database="app")
+            assert newcomer.rest().error.fields["M"].startswith("could not connect to ")
 
 
 def test_without_any_server_a_login_fails_within_the_connect_timeout(

@@ -6,6 +6,7 @@
    nobody had read yet and that no SET has plainly said. Otherwise it ends, and its client is told why.
 3. What is repeated is bounded by a budget for each pool; without it an error is passed on instead.
 4. What may be a read, as far as is known before the catalog is, waits for that (`net/riddles.py`).
+5. A ROLLBACK that was under way is done: its transaction went with the connection.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class Loss(NamedTuple):
 
 class Fate(NamedTuple):
     """What to do: ask again, or give these answers. `ventured`: what is asked again may have written.
-    `pause`: seconds until it is looked whether it can be asked again."""
+    `pause`: seconds until it is looked whether it can be asked again. `adrift`: its client is in a
+    transaction that is not there any more, where what is asked again is answered without a server."""
 
     replay: bool = False
     ventured: bool = False
@@ -137,7 +139,11 @@ class Aftermath:
         fate = None
         asked = _all_asked(session, loss)
         if asked is not None and not self._keeper.timekeeper.has_given_up(backend):
-            fate = self._replayed(session, loss, asked) or self._postponed(session, loss, asked)
+            fate = (
+                self._rolled_back(session, loss, asked)
+                or self._replayed(session, loss, asked)
+                or self._postponed(session, loss, asked)
+            )
         fate = fate or self._told(session, loss)
         self.kept += 1
         facts = session.facts
@@ -217,6 +223,14 @@ class Aftermath:
             kinds.append(kind_of(None if text is None else circle.verdicts.of(text).decision, text))
         return kind_together(kinds)
 
+    def _rolled_back(self, session: Session, loss: Loss, asked: list[object]) -> Fate | None:
+        """Also whatever is asked in a transaction that its client knows to have failed."""
+        if not loss.within or loss.phase is Phase.ANSWERED:
+            return None
+        if loss.status != "E" and self._kind(session, asked) is not Kind.ROLLBACK:
+            return None
+        return Fate(replay=True, adrift=True)
+
     def _replayed(self, session: Session, loss: Loss, asked: list[object]) -> Fate | None:
         kind = self._kind(session, asked)
         found = outcome(_event(loss), loss.phase, kind, within=loss.within, tries=_tries(loss))
@@ -252,6 +266,8 @@ class Aftermath:
             phase = loss.phase if index == 0 else Phase.SENT
             if (index == 0 and loss.erred) or (index > 0 and part.said == "S"):
                 told = told or loss.erred
+            elif part.said == "S" and known and kind is Kind.READ and not within:
+                pass  # all of it has been answered, and there is nothing that would have to last
             elif within and told and not commits:
                 answers += IN_FAILED
             elif within and commits:

@@ -29,7 +29,7 @@ def parts_of(owed: Sequence[tuple[str, object]], *, open_ended: bool) -> list[Pa
     said, notes = "", []
     for kind, note in owed:
         said += kind
-        if kind in "QEF":
+        if kind in "QqEF":
             notes.append(None if kind == "F" else note)
         if kind in "QFS":
             found.append(Part(said, notes, True))

@@ -190,7 +190,7 @@ cdef class Session(Wake):
                         return 0
                 elif self.part != self.first_part:
                     self.wrote = True
-                    if backend.status == c'I' and not backend.unsynced and not backend.copying and backend.untouched():
+                    if not backend.unsynced and not backend.copying and backend.untouched():
                         self.anew(backend)
                 self.linked(kind)
                 if self.riding and not backend.unsynced:

@@ -7,6 +7,7 @@ cdef class Wake(Lobby):
 
     cdef list left_by(self, Backend backend)
     cdef bytes all_of_it(self, Backend backend)
+    cdef int roll_back(self) except -1
     cdef int await_rollback(self, int kind) except -1
     cdef int await_prepared(self, int kind) except -1
     cdef int end_lost(self, int kind, str how) except -1

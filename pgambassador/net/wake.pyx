@@ -92,10 +92,12 @@ cdef class Wake(Lobby):
             return 0
         self.passing = False
         if fate.replay:
-            self.tries += not older
-            self.ventured = self.ventured or fate.ventured
             self.request = request
             self.undone()
+            if fate.adrift:
+                return self.roll_back()
+            self.tries += not older
+            self.ventured = self.ventured or fate.ventured
             self.pause = fate.pause
             return self.again(False)
         self.noting = False
@@ -201,6 +203,15 @@ cdef class Wake(Lobby):
             self.resume()
 
     # In a transaction that is not there any more.
+
+    cdef int roll_back(self) except -1:
+        """What it has asked is said to what is lost, and so comes again to be answered here."""
+        self.adrift = self.bereaved = True
+        self.beginning = False
+        self.lane.promised.add(self)
+        self.rewind(False)
+        self.repeating = False
+        return self.resume()
 
     cdef int await_rollback(self, int kind) except -1:
         """A message of a client whose transaction was lost. False: it waits for a server connection."""

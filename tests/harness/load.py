@@ -136,7 +136,8 @@ class Driver(Client):
         began = time.monotonic()
         try:
             yield
-        except psycopg.Error as error:
+        except psycopg.Error as caught:
+            error = caught if phase is Phase.LOGIN else self.told(caught)
             sqlstate = error.sqlstate or ""
             ended = phase is Phase.LOGIN or self.connection.closed
             if not sqlstate and phase is Phase.LOGIN:
@@ -151,6 +152,15 @@ class Driver(Client):
             raise Interrupted from None
         if phase is not Phase.LOGIN:
             self.ledger.success(phase, began)
+
+    def told(self, error: psycopg.Error) -> psycopg.Error:
+        """An error at a pipeline's Sync, as PostgreSQL sends it where a deferred constraint fails: psycopg
+        3.3 hides it behind one of its own, and its connection stays in pipeline mode for ever."""
+        before = error.__context__
+        return before if not error.sqlstate and self.adrift() and isinstance(before, psycopg.Error) else error
+
+    def adrift(self) -> bool:
+        return self.connection.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF
 
     def execute(self, sql: str, *values: object) -> list[tuple]:
         cursor = self.connection.execute(sql.encode(), values)
@@ -169,9 +179,14 @@ class Driver(Client):
         """Rows of which each has a statement of its own; together they are there or not."""
         keys = self.keys(6)
         self.ledger.intend(*keys)
-        with self.asking(Phase.WRITING, *keys), self.connection.pipeline():
-            for key in keys:
-                self.connection.execute(INSERT, (key,))
+        try:
+            with self.asking(Phase.WRITING, *keys), self.connection.pipeline():
+                for key in keys:
+                    self.connection.execute(INSERT, (key,))
+        finally:
+            if self.adrift():
+                self.ledger.count("driver: adrift")
+                self.connection.close()
         self.committed(*keys)
 
     def echo(self) -> None:

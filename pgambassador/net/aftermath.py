@@ -296,8 +296,8 @@ class Aftermath:
             return _unknown(_cause(loss))
         if found is Outcome.SAID and loss.farewell is not None:
             words = {**parse.fields(loss.farewell), "S": "ERROR", "V": "ERROR"}
-            if not within and loss.tries:
-                words["D"] = " ".join(filter(None, (words.get("D"), _asked_before(loss))))
+            if not within and (why := _why(loss, phase)):
+                words["D"] = f"{words['D']} {why}" if "D" in words else why
             return build.error_response_from(words)
         if within:
             return build.error_response(
@@ -307,16 +307,11 @@ class Aftermath:
                 f"{_cause(loss)} Nothing of the transaction has been done.",
                 "ROLLBACK ends it; it can be begun again.",
             )
-        why = ""
-        if phase is Phase.ANSWERED:
-            why = " A part of its answer had been passed on."
-        elif loss.tries:
-            why = f" {_asked_before(loss)}"
         return build.error_response(
             "ERROR",
             "08006",
             "the connection to the server was lost",
-            f"{_cause(loss)} The statement has changed nothing.{why}",
+            f"{_cause(loss)} The statement has changed nothing. {_why(loss, phase)}".rstrip(),
             "It can be asked again; the session goes on.",
         )
 
@@ -339,8 +334,13 @@ def _tries(loss: Loss) -> int:
     return loss.sudden
 
 
-def _asked_before(loss: Loss) -> str:
-    return f"It had been asked again {'before' if loss.tries == 1 else 'several times'}."
+def _why(loss: Loss, phase: Phase) -> str:
+    """Why it is not asked again, although it might be; nothing if it may not."""
+    if phase is Phase.ANSWERED:
+        return "A part of its answer had been passed on."
+    if loss.tries:
+        return f"It had been asked again {'before' if loss.tries == 1 else 'several times'}."
+    return ""
 
 
 def _cause(loss: Loss) -> str:

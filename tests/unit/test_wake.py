@@ -214,6 +214,24 @@ def test_more_often_where_servers_are_shut_down(play: Keeping, times: int) -> No
         assert heard(client) == "T 57P01 ZI"
 
 
+def test_the_servers_words_have_a_detail_why_it_is_not_asked_again(play: Keeping) -> None:
+    client, server = served(play, READ)
+    server.sends(columns(b"a"), row(b"1"))
+    client.gets(columns(b"a"), row(b"1"))
+    server.sends(fatal())
+    server.leaves()
+    play.loop.run()
+    assert b"\0DA part of its answer had been passed on.\0" in client.read_all()
+    client.sends(READ)
+    for _ in range(4):
+        server = opened(play)
+        server.gets(READ)
+        server.sends(fatal())
+        server.leaves()
+    play.loop.run()
+    assert b"\0DIt had been asked again several times.\0" in client.read_all()
+
+
 def test_a_crash_that_is_said_in_a_notice(play: Keeping) -> None:
     warning = notice("terminating connection because of crash of another server process").replace(
         b"C00000", b"C57P02"

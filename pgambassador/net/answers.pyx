@@ -315,8 +315,8 @@ cdef class Answers(Failures):
         name = parts[0].decode("utf-8", "replace")
         value = parts[1].decode("utf-8", "surrogateescape")
         self.parameters[name] = value
-        if self.session is None:
-            return False
+        if self.session is None or self.session in self.landing:
+            return False  # who asks again elsewhere is told there
         if not self.home.policy.reported(self.session, self, name, value):
             return False
         self.reader = self.session

@@ -17,9 +17,8 @@ cdef class Errands(Sight):
     cdef bytes refusal
     # A BEGIN that its client has been told of, which goes out with what comes next.
     cdef bytes begun
-    # What it does on the primary may have written something, and where that began.
+    # What it does on the primary may have written something.
     cdef bint wrote
-    cdef Py_ssize_t first_part
     # What is sent of that part is noted with its connection, this read's from so many bytes on.
     cdef bint noting
     cdef Py_ssize_t noted

@@ -189,6 +189,8 @@ cdef class Errands(Sight):
         if self.begun is not None:
             self.begin(backend)
         self.first_part = self.part
+        if self.former:
+            self.former.clear()
         self.noting = True
         self.noted = 0
         return backend.remember(self)
@@ -196,6 +198,8 @@ cdef class Errands(Sight):
     cdef int anew(self, Backend backend) except -1:
         """All that it has asked here was answered: what comes now is as if it had just got the connection."""
         self.first_part = self.part
+        if self.former:
+            self.former.clear()
         self.beginning = False
         self.noting = True
         self.noted = self.scanner.pos - self.scanner.have
@@ -235,6 +239,8 @@ cdef class Errands(Sight):
         self.riding = True
         self.beginning = self.noting = False
         self.first_part = self.part
+        if self.former:
+            self.former.clear()
         return 0
 
     cdef int speak(self) except -1:
@@ -258,6 +264,13 @@ cdef class Errands(Sight):
         return 0
 
     cdef int undone(self) except -1:
+        for name, statement in self.former.items():
+            if statement is None:
+                self.statements.pop(name, None)
+            else:
+                self.statements[name] = statement
+        if self.former:
+            self.former.clear()
         self.changing.clear()
         return 0
 
@@ -272,9 +285,7 @@ cdef class Errands(Sight):
         self.request = None
         if self.closed:
             return 0
-        for name in self.changing:
-            self.statements.pop(name, None)
-        self.changing.clear()
+        self.undone()
         self.lane.repeated += 1
         if self.part == self.first_part:
             self.skip_part()

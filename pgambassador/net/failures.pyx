@@ -305,7 +305,7 @@ cdef class Failures:
         cdef int kind
         cdef bint ended = False
         # Without a BEGIN what follows would count by itself.
-        if self.sqlstate == "57014" and not session.beginning:
+        if self.sqlstate == "57014" and session is not None and not session.beginning:
             for i in range(self.fence, self.ledger.count):
                 if ended:
                     break

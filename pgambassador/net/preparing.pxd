@@ -20,7 +20,10 @@ cdef class Preparing(Waiter):
     cdef readonly dict portals
     # Names of statements that messages under way have given or taken away, and in which part of the pipeline.
     cdef dict changing
+    # What those of the first part meant before (None: nothing), for the case that it is asked again.
+    cdef dict former
     cdef Py_ssize_t part
+    cdef Py_ssize_t first_part
     # In which part of the pipeline something was found that may take statements away.
     cdef Py_ssize_t forgetting
     # What has been collected of this read and goes on as it came.
@@ -28,6 +31,7 @@ cdef class Preparing(Waiter):
     cdef Py_ssize_t length
 
     cdef int parse(self, Backend backend) except -1
+    cdef int change(self, bytes name) except -1
     cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1
     cdef bint certain_of_unnamed(self, Backend backend) except -1
     cdef bint stall(self) except -1

@@ -19,10 +19,9 @@ from pgambassador.net.statements import may_forget
 from pgambassador.wire import build
 from pgambassador.wire.parse import named_by_sql
 
-cdef bytes CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
 # Of more portals than that it is not known what they execute.
 cdef Py_ssize_t PORTALS_MOST = 1000, LENT_MOST = 64 * 1024, BULKY = 1024 * 1024
-cdef bytes FLUSH = b"H\x00\x00\x00\x04"
+cdef bytes FLUSH = b"H\x00\x00\x00\x04", CLOSE_UNNAMED = b"C\x00\x00\x00\x06S\x00"
 # NAMEDATALEN, without its zero byte.
 cdef Py_ssize_t NAME_MOST = 63
 
@@ -34,12 +33,9 @@ cdef class Preparing(Waiter):
         self.lane = lane
         self.policy = lane.policy
         self.wait_most = lane.wait_most
-        self.statements = {}
-        self.changing = {}
-        self.portals = {}
+        self.statements, self.changing, self.former, self.portals = {}, {}, {}, {}
         self.forgetting = -1
-        self.litter = {}
-        self.lent = {}
+        self.litter, self.lent = {}, {}
 
     cdef int parse(self, Backend backend) except -1:
         cdef Statement statement
@@ -112,8 +108,8 @@ cdef class Preparing(Waiter):
         statement = self.policy.statement(at[end:self.scanner.have], self.state if shared else None)
         if not shared:
             self.policy.prepared(self, backend, statement)
+        self.change(name)
         self.statements[name] = statement
-        self.changing[name] = self.part
         if statement in backend.prepared:
             if backend.knows(statement) and backend.untouched() and backend.status != c'E':
                 backend.ledger.put(c'P', FAKE, self, statement, key, self.now)
@@ -127,6 +123,13 @@ cdef class Preparing(Waiter):
         backend.channel.stage(statement.frame, len(statement.frame))
         backend.ledger.put(c'P', FORWARD, self, statement, key, self.now)
         backend.adopt(statement, self)
+        return 0
+
+    cdef int change(self, bytes name) except -1:
+        """It is about to mean something else."""
+        if self.part == self.first_part:
+            self.former.setdefault(name, self.statements.get(name))
+        self.changing[name] = self.part
         return 0
 
     cdef bint owes_bulk(self, Backend backend) except -1:
@@ -148,11 +151,9 @@ cdef class Preparing(Waiter):
         cdef Py_ssize_t i = backend.ledger.count
         cdef unsigned long long number = backend.ledger.total
         cdef Entry *entry
-        cdef bint answered = False
-        cdef bint named
+        cdef bint answered = False, named = name in self.changing
         if not may_end and (not self.changing or self.changing.get(name, self.part) == self.part):
             return True
-        named = name in self.changing
         if may_end and not named and self.forgetting == self.part and backend.forgetting >= number - i:
             return False
         while i > 0:
@@ -205,8 +206,7 @@ cdef class Preparing(Waiter):
     cdef int bind(self, Backend backend) except -1:
         cdef Statement statement = None
         cdef const unsigned char *at = self.scanner.at
-        cdef Py_ssize_t portal = self.name_end(5)
-        cdef Py_ssize_t end, rest
+        cdef Py_ssize_t end, rest, portal = self.name_end(5)
         cdef bytes name, head
         cdef object before = None, note = None
         end = self.name_end(portal) if portal >= 0 else -1

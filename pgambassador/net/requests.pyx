@@ -219,6 +219,8 @@ cdef class Requests(Preparing):
             backend.unsynced = True
             backend.ledger.put(c'C', FORWARD, self, None, None, self.now)
             return self.forward()
+        if backend is not None and name:
+            self.change(name)
         statement = self.statements.pop(name, None)
         before = self.unnamed
         if not name:
@@ -230,7 +232,6 @@ cdef class Requests(Preparing):
         if not name:
             backend.ledger.put(c'C', FORWARD, self, None, before, self.now)
             return self.forward()
-        self.changing[name] = self.part
         backend.ledger.put(c'C', FAKE, self, statement, name, self.now)
         return 0
 

@@ -51,6 +51,7 @@ cdef class Wake(Lobby):
         cdef list left
         cdef bytes request
         cdef bint sent, older
+        cdef bint rode = self.riding
         self.riding = False
         if self.closed:
             return 0
@@ -116,7 +117,8 @@ cdef class Wake(Lobby):
         self.channel.flush()
         if self.may_read():
             self.channel.start_reading()
-        return self.served()
+        # What it has sent behind its request waits only where it shared a connection.
+        return self.landed() if rode else self.served()
 
     cdef list left_by(self, Backend backend):
         """What the connection owed this client, or did for it."""

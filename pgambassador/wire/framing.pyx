@@ -94,7 +94,7 @@ cdef class Scanner:
         if avail < head:
             self.wanted = head
             return 0
-        self.asked = 0
+        self.asked = self.wanted = 0
         self.at = p
         self.have = avail if avail < self.size else self.size
         self.pos += self.have

@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+from pgambassador.net.aftermath import Fate
 from pgambassador.net.verdicts import Verdict
 from pgambassador.wire import build
 from tests.crowd import READ, Queue, answer, extended, extended_answer
@@ -408,3 +409,19 @@ def test_all_are_read_again_though_they_had_much_to_say(plays: MakePlay) -> None
         client.sends(READ)
         queue.server.answers(READ, answer(b"y"))
         client.gets(answer(b"y"))
+
+
+def test_what_stands_behind_an_answer_that_broke_off_is_asked_elsewhere(play: Playbook) -> None:
+    queue = Queue(play)
+    first, second = queue.waits(READ, query("write")), queue.waits(READ)
+    queue.moves()
+    queue.server.answers((READ, READ), columns(b"mark"))
+    first.gets(columns(b"mark"))
+    play.policy.fate = Fate(answers=error("08006") + IDLE)
+    queue.server.leaves()
+    first.gets(error("08006"), IDLE)
+    server = play.server()
+    server.answers(READ, answer(b"2"))
+    second.gets(answer(b"2"))
+    server.answers(query("write"), complete("WRITE"), IDLE)
+    first.gets(complete("WRITE"), IDLE)

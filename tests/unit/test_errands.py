@@ -28,6 +28,7 @@ from tests.messages import (
     execute,
     fatal,
     parameter_description,
+    parameter_status,
     parse,
     query,
     row,
@@ -105,6 +106,16 @@ def test_what_was_written_is_read_where_it_is(split: Split) -> None:
     client.sends(READ)
     standby.answers(READ, answer())
     client.gets(answer())
+
+
+def test_a_parameter_behind_what_a_standby_refuses_is_no_answer(split: Split) -> None:
+    """Servers tell of parameters before they are ready."""
+    primary, standby, client = split.primary(), split.standby(), split.play.client()
+    client.sends(READ)
+    standby.answers(READ, error("40001"), parameter_status("TimeZone", "UTC"), IDLE)
+    primary.answers(READ, answer())
+    client.gets(answer())
+    assert standby.backend in split.lane.idle
 
 
 def test_a_write_behind_a_read_of_the_same_connection_is_noticed(split: Split) -> None:

@@ -15,6 +15,7 @@ from pgambassador.config.failover import Failover
 from pgambassador.errors import AmbassadorError, ServerRefused, Unreachable
 from pgambassador.net.greeting import BASE
 from pgambassador.net.numbers import Numbers
+from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.survey import TIES, question
 from tests.keeping import PARAMETERS, Keeping
 from tests.loop import Loop
@@ -705,6 +706,19 @@ def test_a_query_that_ends_while_its_cancel_is_under_way(play: Keeping) -> None:
     server.read_all()
     play.opens().answers(QUERY, *DONE)
     other.gets(*DONE)
+
+
+def test_a_cancel_request_that_hits_its_change_of_hands(play: Keeping) -> None:
+    """The client for whose sake the connection was being changed is not there any more."""
+    client = play.client(Settings.of({"work_mem": "1"}))
+    client.sends(QUERY)
+    server = play.opens()
+    assert server.read_all().endswith(QUERY)
+    client.leaves()
+    server.sends(error("57014"))
+    assert server.backend.closed
+    play.upstream.cancels[0][1].set_result(None)
+    server.gets_end()
 
 
 def test_a_cancel_that_fails(play: Keeping) -> None:

@@ -107,6 +107,23 @@ def test_what_the_server_says_otherwise_is_left_as_it_is(message: str, play: Kee
     client.gets(error("57014", message), IDLE)
 
 
+def test_what_is_shorter_than_what_came_in_pieces_waits_no_longer(play: Keeping) -> None:
+    """How much was awaited of a message before says nothing about one that comes meanwhile."""
+    client, server = in_transaction(play, statement=2.0)
+    long = query("x" * 100)
+    client.writes(long[:50])
+    client.writes(long[50:])
+    server.gets(long)
+    play.ticks(2.1)
+    server.sends(complete("X"), TRANSACTION)
+    client.gets(complete("X"), TRANSACTION)
+    client.sends(NEXT)
+    server.gets_nothing()
+    play.upstream.cancels[0][1].set_result(None)
+    server.answers(NEXT, complete("X"), TRANSACTION)
+    client.gets(complete("X"), TRANSACTION)
+
+
 def test_what_follows_waits_until_the_request_has_arrived(play: Keeping) -> None:
     """In a transaction, where the same connection has to do it."""
     client, server = in_transaction(play, statement=2.0)

@@ -609,6 +609,26 @@ def test_a_write_that_met_a_standby_is_asked_again_once(play: Keeping) -> None:
     assert heard(client).endswith("25006 ZI")
 
 
+def test_a_name_that_it_has_given_meanwhile_is_given_again(play: Keeping) -> None:
+    """The standby had prepared the statement before it refused to execute it."""
+    insert = parse(b"s", b"insert into t values (1)")
+    client = play.client()
+    client.sends(insert, bind(b"s"), execute(), SYNC)
+    server = play.opens({"in_hot_standby": "on", "server_version": "18.0"})
+    client.read_all()
+    asked = server.read_all()
+    assert asked.startswith(b"P") and asked.endswith(SYNC)
+    server.sends(PARSE_COMPLETE, BIND_COMPLETE, error("25006"), IDLE)
+    client.gets_nothing()
+    server.gets_end(build.TERMINATE)
+    again = play.opens({"in_hot_standby": "off"})
+    again.answers(asked, PARSE_COMPLETE, BIND_COMPLETE, *WROTE)
+    client.gets(PARSE_COMPLETE, BIND_COMPLETE, *WROTE)
+    client.sends(bind(b"s"), execute(), SYNC)
+    again.answers(asked[asked.index(b"B\0\0\0") :], BIND_COMPLETE, *WROTE)
+    client.gets(BIND_COMPLETE, *WROTE)
+
+
 def test_a_standby_in_the_place_of_the_primary_is_not_asked(play: Keeping) -> None:
     """Here nobody is held; else it would wait for a primary."""
     client, server = standby(play, WRITE)

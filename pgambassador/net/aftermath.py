@@ -79,6 +79,9 @@ class Loss(NamedTuple):
     """The first of it was sent behind a BEGIN that its client takes for done."""
     erred: bool
     """Of what comes first the client has been told an error of the server."""
+    executed: int
+    """Of what comes first the client knows, in the extended protocol, that something was executed: 0 nothing,
+    2 what may have ended its transaction."""
     open: bool
     """A part of the pipeline has begun whose Sync is still to come."""
     overdue: bool
@@ -168,8 +171,8 @@ class Aftermath:
         """A server has refused a statement outside a transaction: when it is asked again, if it is."""
         if sqlstate == STANDBY and backend.parameters.get("in_hot_standby") != "on":
             return None
-        if self._keeper.timekeeper.has_given_up(backend):
-            return None
+        if self._keeper.timekeeper.has_given_up(backend) or session.facts.failures:
+            return None  # or its server has not told yet what it has set
         self.riddles.forget(session)
         asked = asked_by(request, unnamed, session)
         kind = self._kind(session, asked)
@@ -259,22 +262,24 @@ class Aftermath:
         known = loss.request is not None and len(parts) == 1
         if loss.request is not None and known:
             kinds = [self._kind(session, asked_by(loss.request, loss.unnamed, session))]
+        if parts and not known and loss.executed > within:
+            kinds[0] = Kind.COMMIT  # what has been answered of it may have written, and may not last
         answers = b""
         told = loss.status == "E"
         commits = within and not told and _ends_by(kinds) is Kind.COMMIT
         for index, (part, kind) in enumerate(zip(parts, kinds, strict=True)):
             phase = loss.phase if index == 0 else Phase.SENT
-            if (index == 0 and loss.erred) or (index > 0 and part.said == "S"):
+            if (index == 0 and loss.erred) or (index > 0 and part.said.lstrip("c") == "S"):
                 told = told or loss.erred
-            elif part.said == "S" and known and kind is Kind.READ and not within:
+            elif part.said == "S" and known and kind is (Kind.ROLLBACK if within else Kind.READ):
                 pass  # all of it has been answered, and there is nothing that would have to last
             elif within and told and not commits:
                 answers += IN_FAILED
             elif within and commits:
                 answers += self._error(Outcome.UNKNOWN, loss, within)
             else:
-                if part.said == "S" and not known:
-                    kind = Kind.COMMIT  # what it ends has been answered, and may not last
+                if part.said == "S" and not (known or within):
+                    kind = Kind.COMMIT  # the same
                 found = outcome(_event(loss), phase, kind, within=within, tries=_NEVER)
                 answers += self._error(found, loss, within, phase)
             told = told or within

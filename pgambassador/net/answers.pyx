@@ -258,6 +258,7 @@ cdef class Answers(Failures):
         elif kind == c'Z':
             self.status = self.scanner.at[5]
             self.copying = self.erred = False
+            self.executed = 0
             self.farewell = None
         elif kind == c'C':
             self.copying = False
@@ -328,6 +329,8 @@ cdef class Answers(Failures):
         cdef Py_ssize_t n = self.scanner.have - 6
         cdef Command found = command(tag, n)
         self.rows += found.rows
+        if self.ledger.head().kind == c'E':
+            self.executed = max(self.executed, 1 + found.ends)
         if found.concerns_session:
             self.home.policy.tagged(self.reader, self, (<const char *>tag)[:n].decode("ascii", "replace"))
         return 0

@@ -19,6 +19,8 @@ cdef class Backend(Carrier):
     cdef Store memo
     cdef unsigned long long told_before
     cdef unsigned long long delivered_before
+    # It was sent data of a COPY behind that, which may not have begun yet.
+    cdef bint fed
     # What its client has set for good is still to be asked.
     cdef bint overdue
     # How many entries the ledger had seen when none of them might take statements away.

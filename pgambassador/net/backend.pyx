@@ -80,6 +80,8 @@ cdef class Backend(Carrier):
                 done, self.done = self.done, None
                 if done is not None:
                     done(self.refused)
+                if self.dying:
+                    return self.lose("the server ended the connection")
                 if self.spoiled and not self.cancelling:
                     return self.lose("a cancel request may still reach it")
                 return self.release()
@@ -137,6 +139,7 @@ cdef class Backend(Carrier):
     cdef int remember(self, Client client) except -1:
         """From here on what a client asks is noted, for the case that this connection is lost meanwhile."""
         store_clear(&self.memo)
+        self.fed = False
         self.told_before = client.channel.sent + client.channel.held.used
         self.delivered_before = self.channel.delivered
         return 0
@@ -325,6 +328,7 @@ cdef class Backend(Carrier):
         if session is not None and session.backend is self:
             session.backend = None
             if session.request is not None and not half:
+                self.undo(self.ledger.fail())
                 session.again(self.home.standby)
             else:
                 session.orphaned(self, reason, self.told or half)

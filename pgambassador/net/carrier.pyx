@@ -38,6 +38,10 @@ cdef bytes NOTHING = build.close_statement(b"pga_nothing")
 cdef class Carrier(Answers):
     """The part of a server connection that can be shared."""
 
+    cdef bint goes_home(self) noexcept:
+        # What its client has set is still to be asked if it is curious.
+        return self.ready() and not self.home.sticky and not self.pinned and not self.curious
+
     cdef int carry(self, list clients, double now) except -1:
         """Several clients at once, in the state in which the connection is: what they ask leaves in one write."""
         cdef Client client

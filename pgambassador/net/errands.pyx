@@ -53,7 +53,7 @@ cdef class Errands(Sight):
         return lane
 
     cdef bint comes_too_soon(self, Backend backend) noexcept:
-        """Whether what is asked behind the first part waits: until the connection is known to be in this client's state,
+        """Whether what is asked behind the first part waits: until the connection is known to be in its client's state,
         or, where that is about to end and the first part will be asked again, for the next one."""
         return backend.fence > 0 or (backend.dying and self.request is not None)
 
@@ -79,6 +79,7 @@ cdef class Errands(Sight):
     cdef int committed(self) except -1:
         # What it asks next may be under way already, and so it may keep its connection for long.
         cdef Backend backend = self.backend
+        self.beginning = False  # that transaction has ended
         if backend is not None:
             backend.overdue = backend.curious
             if backend.curious:

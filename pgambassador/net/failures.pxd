@@ -40,6 +40,9 @@ cdef class Failures:
     cdef bytes farewell
     # An error has been passed on since the last ReadyForQuery.
     cdef bint erred
+    # What its client knows to be executed since then in the extended protocol, whose Sync is still to be answered:
+    # nothing, something, or the end of a transaction.
+    cdef int executed
     # Who asks again although the primary has refused it.
     cdef Client second
     cdef object sqlstate
@@ -68,6 +71,7 @@ cdef class Failures:
     cdef Py_ssize_t rows_held
 
     cdef bint ready(self) noexcept
+    cdef bint goes_home(self) noexcept
     cdef int lose(self, str reason) except -1
     cdef int error(self, int verdict, double now) except -1
     cdef int fenced_off(self) except -1

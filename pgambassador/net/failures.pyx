@@ -51,6 +51,10 @@ cdef class Failures:
         """Whether it could serve another client."""
         return False
 
+    cdef bint goes_home(self) noexcept:
+        """Whether its client is only about to let go of it."""
+        return False
+
     cdef int lose(self, str reason) except -1:
         """The connection is not to be used any more."""
         return 0
@@ -67,7 +71,7 @@ cdef class Failures:
             self.dying = True
             if self.session is None:
                 self.lose(f"the server ended an idle connection ({self.sqlstate})")
-            elif self.session.request is not None or self.ready() and not self.home.sticky and not self.pinned:
+            elif self.session.request is not None or self.goes_home():
                 # Its client will ask again elsewhere, or is only about to let go of it, and need not know.
                 self.reader = None
             elif self.home.sticky or self.pinned or self.sqlstate not in SHUTDOWNS:
@@ -302,14 +306,18 @@ cdef class Failures:
         cdef Client session = self.session
         cdef bytes message = (<const char *>self.scanner.at)[:self.scanner.have]
         cdef Py_ssize_t i
+        cdef Entry *entry
         cdef int kind
         cdef bint ended = False
         # Without a BEGIN what follows would count by itself.
         if self.sqlstate == "57014" and session is not None and not session.beginning:
             for i in range(self.fence, self.ledger.count):
+                entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
+                if entry.action == SWALLOW:
+                    continue  # ours
                 if ended:
                     break
-                kind = self.ledger.ring[(self.ledger.first + i) & self.ledger.mask].kind
+                kind = entry.kind
                 ended = kind == c'Q' or kind == c'F' or kind == c'S'
             else:
                 # A cancel request came too early. It was meant for all that its client has asked.

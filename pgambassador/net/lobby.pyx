@@ -34,6 +34,7 @@ cdef class Lobby(Tollgate):
             self.refuse_one(kind)
             return True
         if self.lane.choice is not None or self.lane.cache is not None:
+            self.sought = None
             if self.verdict.begins == UNSAID and kind == c'Q' and self.lane.choice is not None and self.puts_off():
                 return True
             if self.verdict.cache > 0 and self.lane.cache is not None and self.recall():

@@ -166,7 +166,7 @@ cdef class Preparing(Waiter):
                 answered = True
             elif entry.kind == c'Q' or entry.kind == c'F':
                 answered = True
-                if may_end and may_forget(<object>entry.note):
+                if may_end and entry.action == FORWARD and may_forget(<object>entry.note):
                     return self.stall()
             elif entry.kind == c'E':
                 if may_end and entry.action == FORWARD and may_forget(<object>entry.note):

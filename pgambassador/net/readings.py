@@ -3,7 +3,8 @@
 1. What a constant means is decided when a statement is parsed. So each statement has the settings under which
    that was, where they are known.
 2. A server connection in another state is brought there for the Parse and back, by what ends with the
-   transaction at the latest. Not where that could undo what a client has set in its transaction.
+   transaction at the latest. Not where that could undo what a client has set in its transaction,
+   or in what is under way.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pgambassador.net.statements import essence
 from pgambassador.protocol import survey
+from pgambassador.protocol.ledger import forward
 from pgambassador.protocol.settings import read_as
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ class Readings:
 
     def read_as(self, session: Session, statement: Statement) -> tuple[bytes, bytes] | None:
         """What goes before and behind its Parse."""
-        if session.facts.doubts or not _PLANNED.match(statement.text):
+        backend = session.backend
+        if session.facts.doubts or backend is None or not _PLANNED.match(statement.text):
+            return None
+        if any(chr(kind) in "QEF" and action == forward for kind, action, _ in backend.ledger.entries()):
             return None
         return read_as(statement.settings, session.state)

@@ -38,8 +38,10 @@ cdef class Requests(Preparing):
             elif kind == c'c' or kind == c'f':
                 backend.copying = False
             return self.forward()
-        if kind == c'c' or kind == c'f':
+        if kind == c'd' or kind == c'c' or kind == c'f':
             # Perhaps of a COPY whose CopyInResponse is still on its way.
+            backend.fed = True
+        if kind == c'c' or kind == c'f':
             backend.ledger.put(c'c', FORWARD, self, None, None, self.now)
             return self.forward()
         if backend.ledger.skipping and kind != c'S':

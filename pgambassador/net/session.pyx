@@ -10,7 +10,6 @@ from libc.stdlib cimport RAND_MAX, rand
 from pgambassador.net.answers cimport SHARED
 from pgambassador.net.backend cimport Backend
 from pgambassador.net.channel cimport Channel
-from pgambassador.net.failures cimport READY_IDLE
 from pgambassador.net.lane cimport Lane
 from pgambassador.net.lobby cimport Lobby
 from pgambassador.net.parties cimport Statement, clock
@@ -302,16 +301,6 @@ cdef class Session(Wake):
         if self.portals and (self.backend is None or (<Backend>self.backend).status == c'I'):
             self.portals.clear()
         return 0 if not self.stalled or not rests or self.closed or self.held_up() else self.resume()
-
-    cdef int cancelled(self, bytes error, bint ended) except -1:
-        self.passing = False
-        self.skipping = not ended
-        self.channel.stage(error, len(error))
-        if ended:
-            self.channel.stage(READY_IDLE, 6)
-        self.channel.flush()
-        self.served()
-        return self.resume() if self.stalled and not self.closed else 0
 
     # What the policy may do with it.
 

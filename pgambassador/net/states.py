@@ -195,6 +195,7 @@ class States(Readings):
         """A session's connection is lost before it had said what its client has set: find that out in another
         way, or say why it cannot be known. `asking`: it was just being asked; `overdue`: it was to be."""
         facts = session.facts
+        asking = asking or facts.failures > 0  # in vain so far
         names = (facts.asked if asking else survey.NOTHING) | (facts.due if overdue else survey.NOTHING)
         vague = (facts.asked_vaguely if asking else survey.NOTHING) | facts.vague
         names -= survey.CHANGED | survey.REDEFINED | survey.RESTORED  # it is known what that leads back to

@@ -79,8 +79,9 @@ cdef class Wake(Lobby):
             unnamed=self.unnamed,
             phase=phase,
             status=chr(backend.status),
-            beginning=self.beginning and self.part - self.first_part <= 1,
+            beginning=self.beginning,
             erred=backend.erred,
+            executed=backend.executed,
             open=backend.unsynced or backend.ledger.skipping,
             overdue=backend.overdue,
             asking=backend.rows_asked is not None,
@@ -139,7 +140,7 @@ cdef class Wake(Lobby):
         cdef int kind = 0
         if backend.last is not self or self.part != self.first_part + 1:
             return None
-        if backend.unsynced or backend.ledger.skipping or self.lane.sticky:
+        if backend.unsynced or backend.fed or backend.ledger.skipping or self.lane.sticky:
             return None
         while i + 5 <= n and kind != c'S' and kind != c'Q':
             kind = at[i]
@@ -159,6 +160,8 @@ cdef class Wake(Lobby):
         cdef bint older = backend.opened < self.lost_at
         if self.closed or self.leaving or backend.status != c'I' or self.beginning or backend.pinned:
             return False
+        if backend.overdue or backend.rows_asked is not None:
+            return False  # what its client has set before would be lost with the connection
         if self.channel.sent + self.channel.held.used != backend.told_before:
             return False
         request = self.all_of_it(backend)
@@ -176,6 +179,20 @@ cdef class Wake(Lobby):
         self.tries += not older
         self.request = request
         return True
+
+    cdef int cancelled(self, bytes error, bint ended) except -1:
+        self.passing = False
+        self.skipping = not ended
+        self.litter.clear()
+        self.lent.clear()
+        self.channel.stage(error, len(error))
+        if ended:
+            self.channel.stage(READY_IDLE, 6)
+        self.channel.flush()
+        if self.may_read():
+            self.channel.start_reading()  # it was stopped if what was cancelled is long
+        self.served()
+        return self.resume() if self.stalled and not self.closed else 0
 
     cdef int again(self, bint at_primary) except -1:
         cdef double pause = self.pause

@@ -110,7 +110,7 @@ def kind_of(decision: Decision | None, text: bytes | None) -> Kind:
         return Kind.ROLLBACK
     if decision.begins and decision.single:
         return Kind.BEGIN
-    if not decision.single or decision.kind == "transaction":
+    if not decision.single or (decision.kind == "transaction" and _INSIDE.match(text) is None):
         return Kind.COMMIT
     return Kind.MARKED if decision.idempotent else Kind.WRITE
 
@@ -130,6 +130,11 @@ _END: Final = re.compile(
     rb"(?:" + _BLANK + rb"+and" + _BLANK + rb"+no" + _BLANK + rb"+chain\b)?"
     rb"" + _BLANK + rb"*(;(?:" + _BLANK + rb"|;)*)?(.*)\Z"
 )
+_INSIDE: Final = re.compile(
+    rb"(?is)(?:" + _BLANK + rb"|;)*(?:savepoint|release|set|"
+    rb"rollback" + _BLANK + rb"+(?:(?:work|transaction)" + _BLANK + rb"+)?to)\b"
+)
+"""What is about its transaction and does not end it."""
 _READ_MOST: Final = 4096
 
 

@@ -1,6 +1,8 @@
 cdef struct Command:
     unsigned long long rows
     bint concerns_session
+    # It may have ended its transaction.
+    bint ends
 
 cdef Command command(const unsigned char *tag, Py_ssize_t n) noexcept
 

@@ -21,7 +21,7 @@ cdef Command command(const unsigned char *tag, Py_ssize_t n) noexcept:
     cdef Py_ssize_t i = n
     cdef unsigned long long scale = 1
     found.rows = 0
-    found.concerns_session = False
+    found.concerns_session = found.ends = False
     while i > 0 and c'0' <= tag[i - 1] <= c'9' and n - i < 19:
         found.rows += scale * (tag[i - 1] - c'0')
         scale *= 10
@@ -38,6 +38,11 @@ cdef Command command(const unsigned char *tag, Py_ssize_t n) noexcept:
             or (tag[0] == c'P' and tag[1] == c'R')
             or (tag[0] == c'C' and (tag[1] == c'A' or tag[1] == c'R' or (tag[1] == c'L' and tag[2] == c'O')))
             or (tag[0] == c'A' and tag[1] == c'L')
+        )
+        found.ends = (
+            (tag[0] == c'C' and tag[1] == c'O' and tag[2] == c'M')
+            or (tag[0] == c'R' and tag[1] == c'O')
+            or (tag[0] == c'P' and n > 8)
         )
     return found
 

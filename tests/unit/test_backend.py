@@ -450,6 +450,20 @@ def test_and_what_is_asked_behind_it_is_done(play: Playbook, server: Server, beh
     play.server().gets(switched("german"), behind)
 
 
+def test_a_long_one_that_was_cancelled_so_is_read_to_its_end(plays: MakePlay) -> None:
+    """Its client was not read any more, because the server did not take what it had sent."""
+    play = plays()
+    server = play.server(buffer=4096)
+    client = play.client(state="german")
+    client.writes(parse(b"", b"select $1") + bind(b"", b"x" * 150_000) + execute() + SYNC)
+    assert not client.is_read()
+    server.writes(error("57014"))
+    client.gets(error("57014"), IDLE)
+    server.ended = True  # whatever has come is cut off
+    client.writes(QUERY)
+    play.server().gets(switched("german"), QUERY)
+
+
 def test_a_refused_switch_does_not_let_its_client_through(play: Playbook, server: Server) -> None:
     client = play.client(state="another role")
     client.sends(QUERY)

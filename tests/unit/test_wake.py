@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 
+from pgambassador.config import cache as config
 from pgambassador.errors import Unreachable
+from pgambassador.net.choice import Choice
+from pgambassador.net.lane import Lane
+from pgambassador.protocol.settings import Settings
+from pgambassador.routing.cache import Cache, Shelf
 from pgambassador.routing.catalog import Catalog, Effect
 from pgambassador.routing.question import QUERY
 from pgambassador.wire import build
@@ -17,6 +24,8 @@ from tests.messages import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
     COPY_IN,
+    FUNCTION_CALL,
+    FUNCTION_RESULT,
     IDLE,
     PARSE_COMPLETE,
     SYNC,
@@ -565,6 +574,20 @@ def test_a_copy_is_lost(play: Keeping) -> None:
     lives(play, client)
 
 
+@pytest.mark.parametrize("asked", ["savepoint a", "release a", "rollback to savepoint a"])
+def test_a_savepoint_is_lost_with_its_transaction(play: Keeping, asked: str) -> None:
+    """What is sent behind it counts as little as what came before."""
+    client, server = within(play)
+    client.sends(query(asked))
+    server.gets(query(asked))
+    server.leaves()
+    assert heard(client) == f"{BROKEN} ZE"
+    client.sends(WRITE)
+    assert heard(client) == "25P02 ZE"
+    client.sends(ROLLBACK)
+    client.gets(ROLLED_BACK)
+
+
 # What ends.
 
 
@@ -1062,3 +1085,286 @@ def test_what_is_asked_behind_its_last_words(play: Keeping, behind: bytes, parse
     again.gets(READ, behind)
     again.sends(*ROWS, parsed, complete("DONE"), IDLE)
     client.gets(*ROWS, parsed, complete("DONE"), IDLE)
+
+
+# A pipeline, and the moments at which its connection changes.
+
+
+COPY = query("copy t from stdin")
+SET = query("set timezone = 'Asia/Tokyo'")
+
+
+def has_gone(server: Server) -> None:
+    """The server has closed an idle connection, which nobody has noticed yet."""
+    server.gone = True
+    server.sock.close()
+
+
+@pytest.mark.parametrize("copy", [COPY, extended(b"copy t from stdin")])
+@pytest.mark.parametrize("cut", [7, 100])
+def test_a_copy_without_its_data_is_not_asked_again(play: Keeping, copy: bytes, cut: int) -> None:
+    """Nothing of it was sent, but what came behind it would be missing."""
+    client, server = served(play)
+    server.sends(*WROTE)
+    client.gets(*WROTE)
+    has_gone(server)
+    data = copy_data(b"1\n") + copy_data(b"2\n")
+    client.sends(copy + data[:cut])
+    client.sends(data[cut:] + build.frame(ord("c")))
+    assert heard(client) == f"{BROKEN} ZI"
+    lives(play, client)
+
+
+def set_before(play: Keeping) -> Server:
+    """A connection on which another client has set something, and goes on to the next."""
+    other = play.client()
+    other.sends(SET)
+    server = opened(play)
+    server.answers(SET, complete("SET"), IDLE)
+    other.gets(complete("SET"), IDLE)
+    server.read_all()
+    server.sends(row(b"timezone", b"Asia/Tokyo".hex().encode()), complete("SELECT"), IDLE)
+    assert server.is_idle
+    return server
+
+
+@pytest.mark.parametrize("farewell", [True, False])
+def test_names_of_an_earlier_part_are_known_when_the_next_is_asked_again(
+    play: Keeping, farewell: bool
+) -> None:
+    server, client = set_before(play), play.client()
+    behind = READ if farewell else MARKED
+    client.sends(parse(b"s", b"select a from t") + SYNC + behind)
+    change = server.read_all()
+    agreed = (PARSE_COMPLETE + BIND_COMPLETE + complete("SET")) * change.count(execute())
+    server.writes(agreed + PARSE_COMPLETE + IDLE)
+    client.gets(PARSE_COMPLETE, IDLE)
+    server.gets(behind)
+    if farewell:
+        server.sends(fatal())
+        server.leaves()
+        again = opened(play)
+    else:
+        server.sends(error("40001"), IDLE)
+        play.loop.pass_time(1)
+        again = server
+    again.answers(behind, *ROWS)
+    client.gets(*ROWS)
+    assert list(client.session.statements) == [b"s"]
+
+
+def test_what_was_being_asked_is_not_forgotten_because_of_last_words(play: Keeping) -> None:
+    client, server = while_it_is_asked(play, SET)
+    client.sends(READ)
+    server.gets(READ)
+    server.sends(fatal())
+    server.leaves()
+    again = opened(play)
+    got = again.read_all()
+    assert got.endswith(READ) and b"Asia/Tokyo" in got
+    again.sends((PARSE_COMPLETE + BIND_COMPLETE + complete("SELECT 1")) * got.count(execute()), *ROWS)
+    client.gets(*ROWS)
+
+
+def test_nor_is_what_was_still_to_be_asked(play: Keeping) -> None:
+    client, server = served(play, SET)
+    server.writes(complete("SET") + IDLE + fatal())
+    server.leaves()
+    client.gets(complete("SET"), IDLE)
+    assert has_set(play, client) == {"timezone": "Asia/Tokyo"}
+
+
+def test_a_name_that_is_given_again_while_its_client_is_surveyed(play: Keeping) -> None:
+    client = play.client()
+    asked = parse(b"s", b"select a from t") + SYNC
+    client.sends(asked)
+    server = opened(play)
+    server.read_all()
+    server.sends(PARSE_COMPLETE, IDLE)
+    client.gets(PARSE_COMPLETE, IDLE)
+    client.sends(SET)
+    server.answers(SET, complete("SET"), IDLE)
+    client.gets(complete("SET"), IDLE)
+    server.read_all()
+    client.sends(asked)
+    assert server.read_all().startswith(parse(b"s", b""))
+    client.gets_nothing()
+
+
+def with_standby(play: Keeping) -> None:
+    """There is a standby, so that a BEGIN is put off."""
+    lane = Lane(play.keeper, (0.5, 60.0), 1, False, 100)
+    lane.standby, lane.fresh_until = True, math.inf
+    play.lane.choice = Choice(cast(Any, None), max_lag=math.inf)
+    play.lane.choice.lanes = (lane,)
+
+
+def test_several_parts_behind_a_begin_that_was_put_off(play: Keeping) -> None:
+    with_standby(play)
+    client = play.client()
+    client.sends(BEGIN)
+    client.gets(*BEGUN)
+    client.sends(WRITE + WRITE)
+    server = opened(play)
+    server.read_all()
+    server.sends(PARSE_COMPLETE, BIND_COMPLETE, complete("BEGIN"))
+    server.gets(WRITE)
+    server.leaves()
+    assert heard(client) == f"{BROKEN} ZE 25P02 ZE"
+    client.sends(WRITE)
+    assert heard(client) == "25P02 ZE"
+    client.sends(ROLLBACK)
+    client.gets(ROLLED_BACK)
+
+
+def test_a_transaction_behind_one_whose_begin_was_put_off(play: Keeping) -> None:
+    with_standby(play)
+    client = play.client()
+    client.sends(BEGIN)
+    client.gets(*BEGUN)
+    client.sends(WRITE + COMMIT + WRITE + WRITE)
+    server = opened(play)
+    server.read_all()
+    server.sends(PARSE_COMPLETE, BIND_COMPLETE, complete("BEGIN"))
+    server.gets(COMMIT + WRITE + WRITE)
+    server.sends(complete("INSERT 0 1"), TRANSACTION, complete("COMMIT"), IDLE)
+    server.leaves()
+    assert heard(client) == f"C ZT C ZI {UNKNOWN} ZI {UNKNOWN} ZI"
+
+
+PART = parse(b"", b"select a from t") + bind(b"") + execute()
+
+
+def test_what_was_done_before_in_the_same_part_may_last(play: Keeping) -> None:
+    """The Sync behind it has been sent."""
+    client, server = served(
+        play, WRITE + extended(b"insert into t values (1)").removesuffix(SYNC) + PART + SYNC
+    )
+    server.sends(*WROTE, PARSE_COMPLETE, BIND_COMPLETE, complete("INSERT 0 1"))
+    server.leaves()
+    assert heard(client) == f"C ZI 1 2 C {UNKNOWN} ZI"
+
+
+@pytest.mark.parametrize("more", [b"", PART])
+@pytest.mark.parametrize(
+    ("said", "tag", "told"),
+    [
+        (b"insert into t values (1)", "INSERT 0 1", f"{BROKEN} ZE"),
+        (b"commit", "COMMIT", f"{UNKNOWN} ZI"),
+        (b"prepare transaction 'x'", "PREPARE TRANSACTION", f"{UNKNOWN} ZI"),
+    ],
+)
+def test_a_transaction_ends_with_what_may_have_ended_it(
+    play: Keeping, said: bytes, tag: str, told: str, more: bytes
+) -> None:
+    client, server = within(play)
+    asked = extended(said).removesuffix(SYNC) + more + SYNC
+    client.sends(asked)
+    server.gets(asked)
+    server.sends(PARSE_COMPLETE, BIND_COMPLETE, complete(tag))
+    server.leaves()
+    assert heard(client) == f"1 2 C {told}"
+
+
+@pytest.mark.parametrize(("more", "told"), [(b"", "ZI"), (PART, f"{UNKNOWN} ZI")])
+def test_and_with_a_rollback_nothing_has_to_last(play: Keeping, more: bytes, told: str) -> None:
+    client, server = within(play)
+    asked = extended(b"rollback").removesuffix(SYNC) + more + SYNC
+    client.sends(asked)
+    server.gets(asked)
+    server.sends(PARSE_COMPLETE, BIND_COMPLETE, complete("ROLLBACK"))
+    server.leaves()
+    assert heard(client) == f"1 2 C {told}"
+    lives(play, client)
+
+
+def test_what_was_sought_in_vain_is_not_taken_for_what_comes_next(play: Keeping) -> None:
+    """Its answer would have been kept, but it was refused while it waited."""
+    shelf = Shelf(Cache(1 << 20), "shop")
+    shelf.seen = shelf.definitions
+    play.lane.cache = shelf
+    routes = play.keeper.routes
+    routes.config = msgspec.structs.replace(routes.config, cache=config.Cache())
+    other, server = served(play)
+    client = play.client()
+    client.sends(query("/* pgambassador: cache=9s */ select a from t"))
+    play.does(lambda: client.session.refuse(error("53300")))
+    assert heard(client) == "53300 ZI"
+    client.sends(FUNCTION_CALL)
+    server.sends(*WROTE)
+    other.gets(*WROTE)
+    server.answers(FUNCTION_CALL, FUNCTION_RESULT, IDLE)
+    client.gets(FUNCTION_RESULT, IDLE)
+    server.read_all()
+
+
+def test_settings_under_way_are_not_undone_for_a_statement(play: Keeping) -> None:
+    """It is read as it was at first, and the connection led back: but not to what is just being changed."""
+    server, client = set_before(play), play.client()
+    asked = parse(b"s", b"select a from t") + SYNC
+    client.sends(asked)
+    change = server.read_all()
+    agreed = (PARSE_COMPLETE + BIND_COMPLETE + complete("SET")) * change.count(execute())
+    server.writes(agreed + PARSE_COMPLETE + IDLE)
+    client.gets(PARSE_COMPLETE, IDLE)
+    statement = client.session.statements[b"s"]
+    statement.settings = Settings.of({"timezone": "Europe/Rome"})
+    play.keeper.retire_idle("another one does not know it")
+    server.read_all()
+    client.sends(WRITE + SET + bind(b"s") + execute() + SYNC)
+    got = opened(play).read_all()
+    assert got.startswith(WRITE + SET) and b"set_config" not in got
+
+
+def test_a_farewell_right_behind_a_refusal(play: Keeping) -> None:
+    """The connection goes to nobody, though it owes nothing."""
+    client, server = served(play, MARKED)
+    server.writes(error("40001") + IDLE + fatal())
+    play.loop.pass_time(1)
+    server.gets_end()
+    opened(play).answers(MARKED, *WROTE)
+    client.gets(*WROTE)
+
+
+def test_a_name_that_was_given_in_what_is_asked_again(play: Keeping) -> None:
+    asked = parse(b"s", b"select a from t") + SYNC
+    client = play.client()
+    client.sends(asked)
+    server = opened(play)
+    server.read_all()
+    server.sends(fatal())
+    server.leaves()
+    again = opened(play)
+    got = again.read_all()
+    assert got.count(b"select a from t") == 1 and parse(b"s", b"") not in got
+    again.sends(PARSE_COMPLETE, IDLE)
+    client.gets(PARSE_COMPLETE, IDLE)
+
+
+def test_the_sync_of_a_copy_is_no_part_of_its_own(play: Keeping) -> None:
+    """As on one connection whose COPY has failed before it began."""
+    asked = extended(b"copy t from stdin") + copy_data(b"1\n") + build.frame(ord("c")) + SYNC
+    client, server = served(play, asked)
+    server.leaves()
+    assert heard(client) == f"{UNKNOWN} ZI ZI"
+    lives(play, client)
+
+
+@pytest.mark.parametrize("last_words", [False, True])
+@pytest.mark.parametrize("behind", [BEGIN, READ])
+def test_what_was_asked_in_vain_is_not_forgotten(play: Keeping, behind: bytes, last_words: bool) -> None:
+    """A cancel request has hit the question."""
+    client, server = while_it_is_asked(play, SET)
+    client.sends(behind)
+    server.gets(behind)
+    server.writes(error("57014") + IDLE + (b"".join(BEGUN) if behind is BEGIN else b""))
+    client.read_all()
+    server.sends(*((fatal(),) if last_words else ()))
+    server.leaves()
+    if behind is BEGIN:
+        client.sends(ROLLBACK)
+        assert heard(client).endswith("C ZI")
+        assert has_set(play, client) == {"timezone": "Asia/Tokyo"}
+    else:
+        got = opened(play).read_all()
+        assert got.endswith(READ) and b"Asia/Tokyo" in got

@@ -82,6 +82,8 @@ class Loss(NamedTuple):
     executed: int
     """Of what comes first the client knows, in the extended protocol, that something was executed: 0 nothing,
     2 what may have ended its transaction."""
+    rode: bool
+    """It shared the connection with others, and so has only read."""
     open: bool
     """A part of the pipeline has begun whose Sync is still to come."""
     overdue: bool
@@ -259,8 +261,10 @@ class Aftermath:
         parts = parts_of(loss.owed, open_ended=loss.open)
         within = loss.within
         kinds = [self._kind(session, part.notes) for part in parts]
-        known = loss.request is not None and len(parts) == 1
-        if loss.request is not None and known:
+        known = loss.rode or (loss.request is not None and len(parts) == 1)
+        if loss.rode:
+            kinds = [Kind.READ for _ in parts]
+        elif loss.request is not None and known:
             kinds = [self._kind(session, asked_by(loss.request, loss.unnamed, session))]
         if parts and not known and loss.executed > within:
             kinds[0] = Kind.COMMIT  # what has been answered of it may have written, and may not last

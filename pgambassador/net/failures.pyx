@@ -391,6 +391,7 @@ cdef class Failures:
         if owner is None:
             return 0
         owner.request = None
+        self.executed = 0  # of the next one's nothing
         self.home.bytes_sent += 6
         self.home.transactions += 1
         owner.channel.send(READY_IDLE, 6)

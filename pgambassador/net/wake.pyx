@@ -82,6 +82,7 @@ cdef class Wake(Lobby):
             beginning=self.beginning,
             erred=backend.erred,
             executed=backend.executed,
+            rode=rode,
             open=backend.unsynced or backend.ledger.skipping,
             overdue=backend.overdue,
             asking=backend.rows_asked is not None,

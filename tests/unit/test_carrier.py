@@ -420,6 +420,8 @@ def test_what_stands_behind_an_answer_that_broke_off_is_asked_elsewhere(play: Pl
     play.policy.fate = Fate(answers=error("08006") + IDLE)
     queue.server.leaves()
     first.gets(error("08006"), IDLE)
+    (loss,) = (each[1] for each in play.policy.heard if each[0] == "bereft")
+    assert loss.rode and not loss.executed
     server = play.server()
     server.answers(READ, answer(b"2"))
     second.gets(answer(b"2"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pgambassador.net.aftermath import Fate
 from pgambassador.wire import build
-from tests.crowd import NOTHING, READ, Queue, answer, extended, one, part
+from tests import crowd
+from tests.crowd import NOTHING, READ, Queue, answer, early, extended, extended_answer, later, one, part
 from tests.messages import (
     IDLE,
     PARSE_COMPLETE,
@@ -229,3 +231,20 @@ def test_what_fails_on_a_standby_fails_there_alone_too(plays: MakePlay, sqlstate
             asked_there += [asked] if server is standby else []
     assert not clients
     assert len(asked_there) == many
+
+
+# Where the connection breaks.
+
+
+def test_what_one_has_executed_counts_for_nobody_else(play: Playbook) -> None:
+    queue = Queue(play)
+    first, second = queue.waits(extended(SQL)), queue.waits(extended(SQL))
+    queue.moves()
+    queue.server.gets(crowd.heard(2), SYNC)
+    queue.server.sends(early(b"0"), later(b"1")[:-3])
+    first.gets(extended_answer(b"0"))
+    play.policy.fate = Fate(answers=error("08006") + IDLE)
+    queue.server.leaves()
+    (loss,) = (each[1] for each in play.policy.heard if each[0] == "bereft")
+    assert loss.rode and not loss.executed
+    assert second.read_all().endswith(error("08006") + IDLE)

@@ -12,12 +12,14 @@ import pytest
 
 from pgambassador.config import cache as config
 from pgambassador.errors import Unreachable
+from pgambassador.net.aftermath import Loss
 from pgambassador.net.choice import Choice
 from pgambassador.net.lane import Lane
 from pgambassador.protocol.settings import Settings
 from pgambassador.routing.cache import Cache, Shelf
 from pgambassador.routing.catalog import Catalog, Effect
 from pgambassador.routing.question import QUERY
+from pgambassador.routing.replay import Phase
 from pgambassador.wire import build
 from tests.keeping import Keeping
 from tests.messages import (
@@ -1368,3 +1370,30 @@ def test_what_was_asked_in_vain_is_not_forgotten(play: Keeping, behind: bytes, l
     else:
         got = opened(play).read_all()
         assert got.endswith(READ) and b"Asia/Tokyo" in got
+
+
+@pytest.mark.parametrize(("owed", "told"), [("S", b""), ("ES", b"08006"), ("q", b"08006")])
+def test_who_shared_the_connection_has_only_read(play: Keeping, owed: str, told: bytes) -> None:
+    """What it shared was looked at before, and is not kept when a part of the answer has been passed on."""
+    client, server = served(play)
+    loss = Loss(
+        reason="the server closed the connection unexpectedly",
+        farewell=None,
+        owed=[(each, None) for each in owed] + ([("S", None)] if owed == "q" else []),
+        request=None,
+        unnamed=None,
+        phase=Phase.ANSWERED,
+        status="I",
+        beginning=False,
+        erred=False,
+        executed=0,
+        rode=True,
+        open=False,
+        overdue=False,
+        asking=False,
+        tries=0,
+        sudden=0,
+    )
+    fate = play.keeper.aftermath.bereft(client.session, server.backend, loss)
+    assert fate is not None and fate.answers.endswith(IDLE)
+    assert told in fate.answers and (b"SERROR" in fate.answers) == bool(told)

@@ -68,6 +68,9 @@ cdef class Session(Wake):
         cdef Py_ssize_t n = -1
         cdef int _round
         for _round in range(4):
+            if held > tight and self.scanner.held > WAIT_BOUND:
+                self.channel.stop_reading()  # until there is room
+                return
             n = self.channel.fill(inbox, SHARED)
             if n <= 0:
                 break

@@ -14,7 +14,7 @@ from pgambassador.net.backend cimport Backend
 from pgambassador.net.choice cimport Choice
 from pgambassador.net.failures cimport READY_IDLE
 from pgambassador.net.lane cimport ALONE, ANYWHERE, FIRST, LAST, Lane
-from pgambassador.net.parties cimport clock
+from pgambassador.net.parties cimport APART, clock
 from pgambassador.net.reactor cimport readable
 from pgambassador.net.verdicts cimport READ_ONLY, Verdict
 
@@ -137,7 +137,7 @@ cdef class Errands(Sight):
             self.doing = self.verdict if looked else None
         if readable > 1 and lane.batching and lane.idle and not again and self.begun is None and not self.fate:
             lane.crowded = True
-            if (looked or self.look(kind)) and self.may_share():
+            if (looked or self.look(kind)) and self.may_share() and self.verdict.steady():
                 self.asked = lane
                 self.patience = self.verdict.wait_timeout if self.verdict.wait_timeout >= 0 else self.wait_most
                 lane.gather(self, self.now)
@@ -173,6 +173,8 @@ cdef class Errands(Sight):
             self.sharing = ALONE
         elif verdict.brief():
             self.sharing = ANYWHERE
+            if not verdict.steady():
+                self.manner = APART
         elif verdict.volunteers():
             self.sharing = LAST
             self.expected = FOREVER  # nobody's Sync is for it as well

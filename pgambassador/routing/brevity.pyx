@@ -5,7 +5,9 @@
    another, between the two answers (`apart`). Else the way there and back is in it, and whatever time passes until
    a busy machine comes to it, which others would not have to wait once more. Such measures count only where there
    are none of the first kind.
-2. What is long now and then counts as long, however brief it is on average.
+2. What is long now and then counts as long, however brief it is on average. What has been long of late shares
+   no transaction, since the server keeps the answers before it to itself until it is done, and no connection while
+   others are idle.
 3. What does not seem brief is tried out: now and then one goes as the last of those who share a connection, so that
    nobody waits behind it. Many in a row that were quick there prove it; the more were not, the more seldom it is tried.
 """
@@ -14,6 +16,7 @@
 cdef double BRIEF = 0.005
 cdef double LONG = 0.020
 cdef double SELDOM = 0.05
+cdef double OF_LATE = 0.003
 # What the last one counts for in the average, and in the share of long ones.
 cdef double MEAN = 1 / 32.0
 cdef double SHARE = 1 / 256.0
@@ -47,6 +50,7 @@ cdef class Brevity:
             self.seconds = seconds
         self.seconds += (seconds - self.seconds) * MEAN
         self.long_ones += ((seconds > LONG or alarms) - self.long_ones) * SHARE
+        self.stalls += ((seconds > LONG) - self.stalls) * SHARE
         if not self.brief():
             self.trust = 0
         return 0
@@ -61,13 +65,17 @@ cdef class Brevity:
         if self.quick >= TRIALS:
             self.quick = 0
             self.seconds = seconds
-            self.long_ones = 0
+            self.long_ones = self.stalls = 0
             self.trust = TRUST
         return 0
 
     cpdef bint brief(self) noexcept:
         """Others may wait behind it."""
         return 0 <= self.seconds < BRIEF and self.long_ones < SELDOM
+
+    cpdef bint steady(self) noexcept:
+        """Others may share its transaction."""
+        return self.stalls < OF_LATE
 
     cpdef bint volunteers(self) noexcept:
         """Of one that does not seem brief: whether this time it is tried out."""

@@ -43,6 +43,21 @@ def test_what_is_long_now_and_then_is_not() -> None:
     assert brevity.seconds < 5 * MS and not brevity.brief()
 
 
+def test_what_has_been_long_of_late_is_not_steady() -> None:
+    brevity = known(0)
+    assert brevity.steady()
+    brevity.took(25 * MS, True, False)
+    assert brevity.brief() and not brevity.steady()
+    quick = 0
+    while not brevity.steady():
+        brevity.took(0, True, False)
+        quick += 1
+    assert 50 < quick < 100  # it may have been the machine
+    for _ in range(10):
+        brevity.took(0, True, True)
+    assert brevity.steady()  # what fails is another matter
+
+
 def test_what_often_fails_where_others_share_its_transaction_is_not() -> None:
     brevity = known(0)
     for number in range(2000):

@@ -135,6 +135,17 @@ def test_what_takes_longer_has_its_own(play: Playbook) -> None:
         client.gets(extended_answer(b"%d" % number))
 
 
+def test_what_has_been_long_of_late_has_its_own(play: Playbook) -> None:
+    """What is answered before one that is long comes with it, at the transaction's end."""
+    queue = Queue(play)
+    play.policy.routes.verdicts.of(SQL).took(0.025, True, False)
+    clients = [queue.waits(ASKED) for _ in range(2)]
+    queue.moves()
+    queue.server.answers((ASKED, ASKED), extended_answer(b"0"), extended_answer(b"1"))
+    for number, client in enumerate(clients):
+        client.gets(extended_answer(b"%d" % number))
+
+
 @pytest.mark.parametrize("never", ["pool", "session"])
 def test_what_is_serializable_may_fail_at_its_end_and_has_its_own(plays: MakePlay, never: str) -> None:
     play = ready(plays(policy=Routed(), limit=1))

@@ -185,7 +185,6 @@ class Driver(Client):
                     self.connection.execute(INSERT, (key,))
         finally:
             if self.adrift():
-                self.ledger.count("driver: adrift")
                 self.connection.close()
         self.committed(*keys)
 

@@ -107,6 +107,18 @@ def test_what_the_server_says_otherwise_is_left_as_it_is(message: str, play: Kee
     client.gets(error("57014", message), IDLE)
 
 
+def what_follows_waits(play: Keeping, client: Client, server: Server) -> None:
+    """What takes too long is answered all the same, before the cancel request has arrived."""
+    play.ticks(2.1)
+    server.sends(complete("X"), TRANSACTION)
+    client.gets(complete("X"), TRANSACTION)
+    client.sends(NEXT)
+    server.gets_nothing()
+    play.upstream.cancels[0][1].set_result(None)
+    server.answers(NEXT, complete("X"), TRANSACTION)
+    client.gets(complete("X"), TRANSACTION)
+
+
 def test_what_is_shorter_than_what_came_in_pieces_waits_no_longer(play: Keeping) -> None:
     """How much was awaited of a message before says nothing about one that comes meanwhile."""
     client, server = in_transaction(play, statement=2.0)
@@ -114,14 +126,7 @@ def test_what_is_shorter_than_what_came_in_pieces_waits_no_longer(play: Keeping)
     client.writes(long[:50])
     client.writes(long[50:])
     server.gets(long)
-    play.ticks(2.1)
-    server.sends(complete("X"), TRANSACTION)
-    client.gets(complete("X"), TRANSACTION)
-    client.sends(NEXT)
-    server.gets_nothing()
-    play.upstream.cancels[0][1].set_result(None)
-    server.answers(NEXT, complete("X"), TRANSACTION)
-    client.gets(complete("X"), TRANSACTION)
+    what_follows_waits(play, client, server)
 
 
 def test_what_follows_waits_until_the_request_has_arrived(play: Keeping) -> None:
@@ -129,14 +134,7 @@ def test_what_follows_waits_until_the_request_has_arrived(play: Keeping) -> None
     client, server = in_transaction(play, statement=2.0)
     client.sends(QUERY)
     server.gets(QUERY)
-    play.ticks(2.1)
-    server.sends(complete("X"), TRANSACTION)
-    client.gets(complete("X"), TRANSACTION)
-    client.sends(NEXT)
-    server.gets_nothing()
-    play.upstream.cancels[0][1].set_result(None)
-    server.answers(NEXT, complete("X"), TRANSACTION)
-    client.gets(complete("X"), TRANSACTION)
+    what_follows_waits(play, client, server)
 
 
 def test_and_elsewhere_goes_to_another_connection(keepings: MakeKeeping) -> None:

@@ -128,6 +128,14 @@ def heard(client: Client) -> str:
     return " ".join(words)
 
 
+def waits_for_rollback(client: Client) -> None:
+    """Its transaction is lost, and it knows."""
+    client.sends(WRITE)
+    assert heard(client) == "25P02 ZE"
+    client.sends(ROLLBACK)
+    client.gets(ROLLED_BACK)
+
+
 def lives(play: Keeping, client: Client) -> None:
     """The session goes on, with another connection."""
     client.sends(WRITE)
@@ -584,10 +592,7 @@ def test_a_savepoint_is_lost_with_its_transaction(play: Keeping, asked: str) -> 
     server.gets(query(asked))
     server.leaves()
     assert heard(client) == f"{BROKEN} ZE"
-    client.sends(WRITE)
-    assert heard(client) == "25P02 ZE"
-    client.sends(ROLLBACK)
-    client.gets(ROLLED_BACK)
+    waits_for_rollback(client)
 
 
 # What ends.
@@ -1213,10 +1218,7 @@ def test_several_parts_behind_a_begin_that_was_put_off(play: Keeping) -> None:
     server.gets(WRITE)
     server.leaves()
     assert heard(client) == f"{BROKEN} ZE 25P02 ZE"
-    client.sends(WRITE)
-    assert heard(client) == "25P02 ZE"
-    client.sends(ROLLBACK)
-    client.gets(ROLLED_BACK)
+    waits_for_rollback(client)
 
 
 def test_a_transaction_behind_one_whose_begin_was_put_off(play: Keeping) -> None:

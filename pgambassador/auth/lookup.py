@@ -14,7 +14,7 @@ from pgambassador.auth.credential import Credential, read_credential
 from pgambassador.errors import ConfigError, ProtocolViolation, ServerRefused
 from pgambassador.wire import build, parse
 from pgambassador.wire.frames import Backend, Dialogue, Frontend
-from pgambassador.wire.parse import MAX_NAME
+from pgambassador.wire.parse import NAME_MOST
 
 _MOST_FRAMES: Final = 100
 _MOST_ROWS: Final = 2
@@ -63,7 +63,7 @@ def ends(refusal: ServerRefused) -> bool:
 def askable(user: str) -> bool:
     """Whether a server can know such a name: it is UTF-8, and no longer than a name can be."""
     try:
-        return len(user.encode()) <= MAX_NAME
+        return len(user.encode()) <= NAME_MOST
     except UnicodeEncodeError:  # bytes that were none
         return False
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pgambassador.config.secret import Secret
 from pgambassador.errors import ConfigError
-from pgambassador.wire.parse import MAX_NAME
+from pgambassador.wire.parse import NAME_MOST
 
 if TYPE_CHECKING:
     from pgambassador.config.auth import Auth
@@ -49,9 +49,9 @@ def _read(path: str) -> dict[str, Secret]:
 def check_name(where: str, name: str) -> None:
     """ConfigError for a name of a user or database that is longer than names can be."""
     data = name.encode("utf-8", "surrogateescape")
-    if len(data) > MAX_NAME:
+    if len(data) > NAME_MOST:
         raise ConfigError(
             f"{where} has a name of {len(data)} bytes, which would never match: PostgreSQL cuts names off"
-            f" after {MAX_NAME}.",
-            hint=f"Write what is left of it: {data[:MAX_NAME].decode('utf-8', 'ignore')!r}",
+            f" after {NAME_MOST}.",
+            hint=f"Write what is left of it: {data[:NAME_MOST].decode('utf-8', 'ignore')!r}",
         )

@@ -42,6 +42,7 @@ cdef class Errands(Sight):
     cdef bint may_share(self) except -1
     cdef int arrive(self, Backend backend) except -1
     cdef int anew(self, Backend backend) except -1
+    cdef int begins_here(self) except -1
     cdef int asks_first(self) except -1
     cdef int note_down(self, Backend backend) except -1
     cdef Lane choose(self)

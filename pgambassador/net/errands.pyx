@@ -191,23 +191,26 @@ cdef class Errands(Sight):
             backend.unsettled = True
         if self.begun is not None:
             self.begin(backend)
-        self.first_part = self.part
-        if self.former:
-            self.former.clear()
+        self.begins_here()
         self.noting = True
         self.noted = 0
         return backend.remember(self)
 
     cdef int anew(self, Backend backend) except -1:
         """All that it has asked here was answered: what comes now is as if it had just got the connection."""
-        self.first_part = self.part
-        if self.former:
-            self.former.clear()
+        self.begins_here()
         self.beginning = False
         self.noting = True
         self.noted = self.scanner.pos - self.scanner.have
         self.asks_first()
         return backend.remember(self)
+
+    cdef int begins_here(self) except -1:
+        """What may have to be undone or asked again begins with this part."""
+        self.first_part = self.part
+        if self.former:
+            self.former.clear()
+        return 0
 
     cdef int asks_first(self) except -1:
         """What it asks now was never asked before."""
@@ -241,9 +244,7 @@ cdef class Errands(Sight):
         self.backend = backend
         self.riding = True
         self.beginning = self.noting = False
-        self.first_part = self.part
-        if self.former:
-            self.former.clear()
+        self.begins_here()
         return 0
 
     cdef int speak(self) except -1:

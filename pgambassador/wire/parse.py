@@ -24,8 +24,8 @@ MAX_ERROR_FIELDS: Final = 64
 MIN_CANCEL_KEY: Final = 4
 MAX_CANCEL_KEY: Final = 256
 
-# Of NAMEDATALEN (64) the last is a NUL.
-MAX_NAME: Final = 63
+# Of NAMEDATALEN (64) the last is a NUL: so much of an identifier counts.
+NAME_MOST: Final = 63
 
 # What is longer, which a client may make at will, is not remembered.
 _USUAL: Final = 1024
@@ -70,12 +70,12 @@ class CancelRequest:
 
 
 def _name(text: str) -> str:
-    """No longer than MAX_NAME bytes, and no character cut apart."""
+    """No longer than NAME_MOST bytes, and no character cut apart."""
     data = text.encode("utf-8", "surrogateescape")
-    if len(data) <= MAX_NAME:
+    if len(data) <= NAME_MOST:
         return text
-    end = MAX_NAME
-    while end > MAX_NAME - 3 and data[end] & 0xC0 == 0x80:
+    end = NAME_MOST
+    while end > NAME_MOST - 3 and data[end] & 0xC0 == 0x80:
         end -= 1
     return decode(data[:end])
 
@@ -227,8 +227,6 @@ def columns(row: bytes) -> list[bytes | None]:
     return values
 
 
-# NAMEDATALEN, without its zero byte: so much of an identifier counts.
-NAME_MOST: Final = 63
 _DEALLOCATE = re.compile(
     rb'(?i)\bdeallocate\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|([a-z_\x80-\xff][\w$\x80-\xff]*))'
 )

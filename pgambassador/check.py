@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pgambassador.auth.credential import Plain, read_credential
@@ -17,6 +18,7 @@ from pgambassador.config import EVERY_OTHER, read_users, redact, warnings
 from pgambassador.credentials.registry import URL, keyring_of
 from pgambassador.errors import AmbassadorError
 from pgambassador.net import tls
+from pgambassador.net.enquiry import enquiry
 from pgambassador.net.gate import Gate
 from pgambassador.net.origin import Origin
 from pgambassador.net.redis import RedisStore
@@ -45,6 +47,7 @@ async def check(config: Config) -> int:
     for each in warnings(config):
         _ill("auth", f"warning: {each}")
     good &= await _store(config)
+    good &= await _query(config)
     results = [await _cluster(config, name, cluster) for name, cluster in config.clusters.items()]
     return 0 if good and all(results) else 1
 
@@ -62,6 +65,24 @@ async def _store(config: Config) -> bool:
     finally:
         await store.close()
     _well("breaker.store", f"{store.where} answers")
+    return True
+
+
+async def _query(config: Config) -> bool:
+    """Whether users can be asked for."""
+    clusters = config.clusters.items()
+    keyrings = {name: keyring_for(config, name, cluster, cluster.upstream()) for name, cluster in clusters}
+    asking = enquiry(config, keyrings, partial(_listed, config))
+    if asking is None:
+        return True
+    try:
+        await asking.try_out(_NO_USER)
+    except AmbassadorError as error:
+        _ill("auth.query", asking.explain(error))
+        return False
+    finally:
+        asking.close()
+    _well("auth.query", "the server answers")
     return True
 
 
@@ -107,11 +128,16 @@ def keyring_for(config: Config, name: str, cluster: Cluster, upstream: Upstream)
         """That of the URL for its user; of a database's own user the one that the lists have."""
         if user == upstream.user or (upstream.user is None and password is not None):
             return password
-        secret = read_users(config.auth).get(user)
-        credential = None if secret is None else read_credential(secret.reveal())
-        return credential.password if isinstance(credential, Plain) else None
+        return _listed(config, user)
 
     return keyring_of(name, cluster.credentials, password_of, spawn)
+
+
+def _listed(config: Config, user: str) -> bytes | None:
+    """The password that the lists have for a user."""
+    secret = read_users(config.auth).get(user)
+    credential = None if secret is None else read_credential(secret.reveal())
+    return credential.password if isinstance(credential, Plain) else None
 
 
 class _Told:

@@ -66,7 +66,8 @@ def answer(
     elif not secret:
         raise ConfigError(
             f'the server asks for the password of user "{user[:64]}", and none is configured',
-            hint="Put it into the URL or configure credentials for the cluster.",
+            hint="Put it into the URL, that of another user than the URL's into auth.users, or configure"
+            " credentials for the cluster.",
             sqlstate="28P01",
         )
     elif b"\0" in secret:

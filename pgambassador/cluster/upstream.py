@@ -91,6 +91,8 @@ class Upstream:
     database: str | None = None
     sslmode: str = "verify-full"
     sslrootcert: str = SYSTEM
+    rds_bundle: str | None = None
+    """The file that `rds` stands for, where the configuration names one; no part of a URL."""
     sslcert: str | None = None
     sslkey: str | None = None
     sslnegotiation: str = "postgres"
@@ -238,7 +240,7 @@ def _port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text.strip()) or not 1 <= int(text) <= 65_535:
         raise ConfigError(
             "A port in the URL is not a number from 1 to 65535.",
-            hint="If it is a piece of the password: write / as %2F and : as %3A there.",
+            hint="If it is a piece of the password, write / as %2F and : as %3A there.",
         )
     return int(text)
 

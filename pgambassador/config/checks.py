@@ -6,6 +6,8 @@ import difflib
 from typing import TYPE_CHECKING
 
 from pgambassador.auth.rules import shadowed
+from pgambassador.auth.verifier import read_verifier
+from pgambassador.cluster.upstream import RDS
 from pgambassador.config.providers import name_of
 from pgambassador.config.store import parse_store
 from pgambassador.config.structs import EVERY_OTHER
@@ -234,7 +236,31 @@ def _query(config: Config) -> None:
 
 def warnings(config: Config) -> list[str]:
     """What may be meant, and most often is not."""
-    return [*_rules_warnings(config), *_clear_warnings(config), *_user_warnings(config)]
+    return [
+        *_rules_warnings(config),
+        *_clear_warnings(config),
+        *_user_warnings(config),
+        *_secret_warnings(config),
+        *_bundle_warnings(config),
+    ]
+
+
+def _bundle_warnings(config: Config) -> list[str]:
+    return [
+        f"clusters.{name}.rds_bundle is not used: write sslrootcert=rds into the URL of the cluster"
+        for name, cluster in config.clusters.items()
+        if cluster.rds_bundle is not None and cluster.upstream().sslrootcert != RDS
+    ]
+
+
+def _secret_warnings(config: Config) -> list[str]:
+    """A verifier that was cut off is a password, as for PostgreSQL; nobody would find out why it is wrong."""
+    return [
+        f"the secret of user {name!r} begins as a SCRAM verifier and is none, so that it is taken for the"
+        " password itself; copy all of rolpassword from pg_authid"
+        for name, secret in read_users(config.auth).items()
+        if secret.reveal().startswith("SCRAM-SHA-256$") and read_verifier(secret.reveal()) is None
+    ]
 
 
 def _clear_warnings(config: Config) -> list[str]:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -119,6 +120,10 @@ class Cluster(Struct, frozen=True):
     credentials: Annotated[
         Credentials | None, Meta(description="Where the password comes from, if not from the URL.")
     ] = None
+    rds_bundle: Annotated[
+        str | None,
+        Meta(description="The file with Amazon's CAs, which sslrootcert=rds in the URL stands for."),
+    ] = None
     routing: Annotated[Routing, Meta(description="Which statements go to replicas.")] = Routing()
 
     @property
@@ -135,7 +140,8 @@ class Cluster(Struct, frozen=True):
         from pgambassador.cluster.upstream import parse_url
 
         instance = getattr(self.credentials, "instance", None)
-        return parse_url(self.url.reveal(), instance=instance, found=self.finds)
+        found = parse_url(self.url.reveal(), instance=instance, found=self.finds)
+        return found if self.rds_bundle is None else dataclasses.replace(found, rds_bundle=self.rds_bundle)
 
 
 class Database(Struct, frozen=True):

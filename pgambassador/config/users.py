@@ -28,7 +28,10 @@ def _read(path: str) -> dict[str, Secret]:
         with Path(path).open(encoding="utf-8") as stream:
             text = stream.read(FILE_LIMIT + 1)
     except OSError as error:
-        raise ConfigError(f"auth.users_file {path} cannot be read: {error.strerror}.") from None
+        raise ConfigError(
+            f"auth.users_file {path} cannot be read: {error.strerror}.",
+            hint="Correct the path or its permissions.",
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"auth.users_file {path} is not UTF-8 text.") from None
     if len(text) > FILE_LIMIT:
@@ -39,7 +42,10 @@ def _read(path: str) -> dict[str, Secret]:
             continue
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ConfigError(f'auth.users_file {path} line {number} is not of the form "user" "secret".')
+            raise ConfigError(
+                f'auth.users_file {path} line {number} is not of the form "user" "secret".',
+                hint='Put both in double quotes, and write " inside them twice.',
+            )
         name = match[1].replace('""', '"')
         check_name(f"auth.users_file {path} line {number}", name)
         users[name] = Secret(match[2].replace('""', '"'))

@@ -61,8 +61,20 @@ class Entra:
         from azure.core.exceptions import AzureError
 
         try:
-            with self._credential() as credential:
+            made = self._credential()
+        except ValueError:
+            raise ConfigError(
+                "The variables that name Azure's identity hold something that cannot be used.",
+                hint="Correct AZURE_TENANT_ID, AZURE_AUTHORITY_HOST (https only) and the certificate of"
+                " AZURE_CLIENT_CERTIFICATE_PATH.",
+            ) from None
+        except OSError as error:
+            raise _no_file(error) from None
+        try:
+            with made as credential:
                 token = credential.get_token(self._options.scope)
+        except OSError as error:
+            raise _no_file(error) from None
         except (AzureError, ValueError) as error:
             raise self._explain(error) from None
         return Secret(self._options.user, token.token.encode(), float(token.expires_on))
@@ -109,3 +121,11 @@ class Entra:
             f"Azure gives no token now ({status})" if status else "Azure gives no token now",
             hint="It will be asked again.",
         )
+
+
+def _no_file(error: OSError) -> ConfigError:
+    return ConfigError(
+        "A file that Azure's variables name cannot be read"
+        f" ({(error.strerror or type(error).__name__).lower()}).",
+        hint="Correct AZURE_CLIENT_CERTIFICATE_PATH or AZURE_FEDERATED_TOKEN_FILE, or its permissions.",
+    )

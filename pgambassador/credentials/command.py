@@ -97,6 +97,11 @@ def read_answer(output: bytes, program: str) -> Secret:
     text = output.strip()
     if not text:
         raise Unreachable(f"the credentials command {program} printed nothing", hint="Run it by hand.")
+    if b"\n" in text and not text.startswith(b"{"):
+        raise Unreachable(
+            f"the credentials command {program} printed several lines, which cannot be the password",
+            hint="Let it print the password only, and all else to its standard error.",
+        )
     if not text.startswith(b"{"):
         return Secret(None, text)
     try:

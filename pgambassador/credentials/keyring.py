@@ -18,8 +18,9 @@ import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from pgambassador.auth.verifier import Borrowed
 from pgambassador.credentials.life import Life, pause
 from pgambassador.credentials.provider import Login, Provider, Scope, Secret, scope
 from pgambassador.errors import AmbassadorError, Unreachable
@@ -101,9 +102,22 @@ class Keyring:
 
     def refused(self, login: Login, secret: Secret) -> None:
         """Tell the provider, if it wants to know, that a server took this one for wrong."""
-        tell = getattr(self._source, "refused", None)
-        if tell is not None:
-            tell(login, secret)
+        self._tell("refused", login, secret)
+
+    def _tell(self, method: str, *what: object) -> None:
+        """What it does with that is its own affair, also where it fails."""
+        try:
+            tell = getattr(self._source, method, None)
+            if tell is not None:
+                tell(*what)
+        except Exception as error:
+            # What it says may be, or quote, the secret.
+            log.warning(
+                "the credentials provider %s failed (%s) when it was told %s",
+                self.provider,
+                type(error).__name__,
+                "that its secret was refused" if method == "refused" else "to ask for everything anew",
+            )
 
     def scope(self, login: Login) -> Scope:
         return scope(self._source, login)
@@ -200,7 +214,13 @@ class Keyring:
         return error
 
     def _check(self, secret: Secret) -> None:
-        """Unreachable if nobody could log in as that user."""
+        """Unreachable if it is no secret, or nobody could log in as that user."""
+        if not _is_secret(secret):
+            raise Unreachable(
+                f"the credentials provider {self.provider} gave something that is not a secret",
+                hint="Report this to those who wrote it: it is a Secret of a user (text), a password (bytes),"
+                " and seconds since 1970.",
+            )
         if secret.user is not None and (not secret.user or "\0" in secret.user):
             raise Unreachable(
                 f"the credentials provider {self.provider} gave a name that no user can have",
@@ -248,9 +268,7 @@ class Keyring:
     def renew(self) -> None:
         """Ask for all that is kept, of many the rest one after the other. What there is stays in use until
         the answers come, and if there are none."""
-        tell = getattr(self._source, "forget", None)
-        if tell is not None:
-            tell()
+        self._tell("forget")
         now = self._clock()
         stale = [kept for kept in self._kept.values() if kept.flight is None and kept.life.length > 0]
         for index, kept in enumerate(reversed(stale)):  # those that were asked for last come first
@@ -286,6 +304,18 @@ class Keyring:
 
     def __repr__(self) -> str:
         return f"<Keyring {self.cluster} {self.provider} {len(self._kept)} kept>"
+
+
+def _is_secret(found: object) -> bool:
+    """Others write providers, perhaps without a type checker."""
+    if not isinstance(found, Secret):
+        return False
+    user, password, end = cast(tuple[object, object, object], found[:3])
+    return (
+        isinstance(user, str | None)
+        and isinstance(password, bytes | Borrowed | None)
+        and isinstance(end, float | int | None)
+    )
 
 
 class Attempt:

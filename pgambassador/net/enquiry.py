@@ -49,10 +49,24 @@ class Enquiry:
         """What the server makes verifiers with; those before PostgreSQL 16 do not say, and have no choice."""
 
     async def ask(self, user: str) -> Entry:
+        """For a client, who is not told what is wrong if it cannot be asked."""
+        try:
+            entry = await self.try_out(user)
+        except AmbassadorError as error:
+            self._complain(self.explain(error))
+        else:
+            self._complaint = ""
+            return entry
+        raise Unreachable(
+            "it cannot be checked just now who may log in", hint="Why is in the log of pgambassador."
+        )
+
+    async def try_out(self, user: str) -> Entry:
+        """Raises what is wrong, for whoever runs us."""
         try:
             async with asyncio.timeout(PATIENCE), self._lock:
                 try:
-                    entry = await self._ask(user)
+                    return await self._ask(user)
                 except BaseException as error:
                     if not (isinstance(error, ServerRefused) and not ends(error)):
                         self.close()
@@ -60,14 +74,18 @@ class Enquiry:
                 finally:
                     if self._retired:
                         self.close()
-        except (AmbassadorError, TimeoutError) as error:
-            late = f"no answer within {PATIENCE:g} s"
-            self._complain(error.sentence() if isinstance(error, AmbassadorError) else late)
-        else:
-            self._complaint = ""
-            return entry
-        raise Unreachable(
-            "it cannot be checked just now who may log in", hint="Why is in the log of pgambassador."
+        except TimeoutError:
+            raise Unreachable(
+                f"no answer within {PATIENCE:g} s", hint="Look what the statement waits for."
+            ) from None
+
+    def explain(self, error: AmbassadorError) -> str:
+        """With a remedy where the server has none for its refusal of the statement."""
+        if not isinstance(error, ServerRefused) or ends(error) or error.hint:
+            return error.sentence()
+        return (
+            f"{error.sentence()} Correct auth.query.statement, or let user {self._origin.user!r} run it; a"
+            " function that belongs to a superuser may read pg_authid for others."
         )
 
     def _complain(self, why: str) -> None:

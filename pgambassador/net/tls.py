@@ -67,7 +67,7 @@ def _reader(upstream: Upstream, *, check_name: bool) -> Reread[Made]:
     if rootcert == SYSTEM:
         rootcert = None
     elif rootcert == RDS:
-        rootcert = _rds_bundle()
+        rootcert = upstream.rds_bundle or _rds_bundle()
     return _files(
         upstream.checks_certificate,
         upstream.checks_name and check_name,
@@ -123,7 +123,8 @@ def _rds_bundle() -> str:
         return str(RDS_BUNDLE)
     raise ConfigError(
         "sslrootcert=rds needs Amazon's bundle of CAs, which is not here.",
-        hint=f"Fetch it with curl -fo FILE {_RDS_BUNDLE_URL}, and set {RDS_BUNDLE_VARIABLE}=FILE.",
+        hint=f"Fetch it with curl -fo FILE {_RDS_BUNDLE_URL}, and set rds_bundle of the cluster, or the"
+        f" variable {RDS_BUNDLE_VARIABLE}, to FILE.",
     )
 
 

@@ -44,6 +44,7 @@ from pgambassador.observe.sink import Sink
 from pgambassador.process.fallback import Fallback
 from pgambassador.process.keepsake import Keepsake
 from pgambassador.process.reload import Reload, what_to_log
+from pgambassador.process.rounds import Rounds
 from pgambassador.process.store import Store
 
 log = logging.getLogger("pgambassador")
@@ -218,24 +219,24 @@ class Service:
 
     async def _tick(self) -> None:
         looked = -LOOK
+        house, rounds = self.house, Rounds()
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
             if now - looked >= LOOK:
                 looked = now
-                self._remind()
-            for keeper in self.house.every():
-                keeper.tick(now)
-            for keyring in self.house.ways.keyrings.values():
-                keyring.tick()
+                rounds.do(self._remind)
+            for keeper in list(house.every()):
+                rounds.do(keeper.tick, now)
+            for keyring in list(house.ways.keyrings.values()):
+                rounds.do(keyring.tick)
             if self.keepsake is not None:
-                self.keepsake.tick(now)
-            self.house.limits.tick(now)
-            self.house.tolls.tick(now)
-            self.house.memory.tick(now)
-            self.house.prune()
-            await self.house.porter.tick(asyncio.get_running_loop().time())
-            sweep()
+                rounds.do(self.keepsake.tick, now)
+            for each in (house.limits, house.tolls, house.memory):
+                rounds.do(each.tick, now)
+            rounds.do(house.prune)
+            await rounds.wait_for(house.porter.tick, asyncio.get_running_loop().time())
+            rounds.do(sweep)
 
     def _on_signal(self, number: int) -> None:
         self._signals += 1

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import parse_qs
 
+import boto3
 import pytest
 import trustme
 
@@ -346,6 +348,52 @@ def test_a_pod(moto: str, pod: dict[str, str]) -> None:
     assert time.time() + 3000 < keys.not_after < time.time() + 3700
 
 
+@pytest.mark.parametrize("region", ["eu-west-2", "us-gov-west-1", "cn-north-1"])
+def test_a_pods_token_for_what_rds_has(region: str, moto: str, pod: dict[str, str]) -> None:
+    """RDS says where its instances and clusters are: the names tell the region, and boto3 signs the same."""
+
+    def client(keys: Keys, **more: Any) -> Any:
+        return boto3.client(
+            "rds",
+            region_name=region,
+            aws_access_key_id=keys.access_key,
+            aws_secret_access_key=keys.secret_key,
+            aws_session_token=keys.token,
+            **more,
+        )
+
+    environ = NO_FILES | pod | {"AWS_ENDPOINT_URL_STS": moto}
+    provider = RdsIam(AwsRdsIamCredentials(), environ)
+    keys = asyncio.run(provider._wallet.keys(region))  # which boto3 logs, as it is used here
+    admin = client(keys, endpoint_url=moto)
+    master = {"MasterUsername": "root", "MasterUserPassword": "a password of moto's"}
+    admin.create_db_instance(
+        DBInstanceIdentifier="shop",
+        DBInstanceClass="db.t3.micro",
+        Engine="postgres",
+        AllocatedStorage=20,
+        Port=5433,
+        **master,
+    )
+    made = admin.create_db_cluster(DBClusterIdentifier="shops", Engine="aurora-postgresql", **master)
+    (instance,) = admin.describe_db_instances()["DBInstances"]
+    assert instance["Endpoint"]["Port"] == 5433
+    cluster = made["DBCluster"]
+    places = [(instance["Endpoint"]["Address"], 5433)]
+    places += [(cluster[name], cluster["Port"]) for name in ("Endpoint", "ReaderEndpoint")]
+    for host, port in places:
+        host += ".cn" if region.startswith("cn-") and not host.endswith(".cn") else ""
+        secret = asyncio.run(provider.fetch(Login(host, port, "app", "shop")))
+        assert isinstance(secret.password, bytes)
+        token = secret.password.decode()
+        signed = datetime.strptime(
+            parse_qs(token.partition("?")[2])["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ"
+        ).replace(tzinfo=UTC)
+        with mock.patch("botocore.auth.get_current_datetime", lambda at=signed: at):
+            assert client(keys).generate_db_auth_token(host, port, "app") == token
+        assert f"%2F{region}%2Frds-db%2F" in token
+
+
 def xml(code: str) -> bytes:
     return (
         '<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type>'
@@ -500,5 +548,15 @@ def test_profiles_of_no_use(aws: Callable[..., dict[str, str]]) -> None:
     environ = aws(sso + "sso_role_name = x\n", HOME="/nonexistent")
     assert "aws sso login" in failure(environ, ConfigError, profile="shop")
     assert "cannot be read" in failure(aws("hunter2"), ConfigError, profile="shop")
+    role = f"[profile shop]\nrole_arn = {ROLE}\n"
+    factor = role + "source_profile = b\nmfa_serial = x\n[profile b]\naws_access_key_id = a\n"
+    said = failure(aws(factor + "aws_secret_access_key = hunter2\n"), ConfigError, profile="shop")
+    assert "second factor" in said
+    for odd, words in (
+        ("credential_process = /no/such/program", "cannot be used (no such file or directory)"),
+        ("credential_process = echo hunter2", "not understood (JSONDecodeError)"),
+        (f"role_arn = {ROLE}\nweb_identity_token_file = /no/such/file", "cannot be used (no such file"),
+    ):
+        assert words in failure(aws(f"[profile shop]\n{odd}\n"), ConfigError, profile="shop")
     environ = aws(**VARIABLES, AWS_ENDPOINT_URL_STS=f"http://127.0.0.1:{free_port()}")
     assert "(EndpointConnectionError)" in failure(environ, Unreachable, role_arn=ROLE)

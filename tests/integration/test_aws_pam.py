@@ -37,7 +37,7 @@ from pgambassador.errors import Refused, ServerRefused
 from pgambassador.net import tls
 from pgambassador.net.connector import connect
 from pgambassador.net.tasks import spawn
-from tests.harness import Ambassador
+from tests.harness import Ambassador, wait_until
 
 ENDPOINT = "shop.cx1.eu-west-1.rds.amazonaws.com"
 PYTHON = Path("/usr/bin/python3")
@@ -297,3 +297,72 @@ def test_an_ambassador_with_tokens(
         text = each.output() + each.http("/metrics")[1]
         assert "X-Amz" not in text
         assert "hunter2" not in text
+
+
+def test_clients_bring_tokens_of_their_own(
+    guarded: tuple[Postgres, Judge], workspace: Workspace, ambassador: Callable[..., Ambassador]
+) -> None:
+    """A pooler that many share: boto3 signs at the client, the server judges, and what it has judged holds
+    until the token ends and not longer."""
+    server, judge = guarded
+    url = f"postgresql://{ENDPOINT}:{server.port}/postgres?hostaddr={HOST}&sslrootcert=rds"
+    rules = [{"address": "loopback", "method": "upstream"}]
+    proxy = ambassador(
+        {"clusters": {"main": {"url": url}}}, start=False, auth={"rules": rules}, pool={"size": 1}
+    )
+    proxy.environment = {tls.RDS_BUNDLE_VARIABLE: str(workspace.authority.root)}
+    proxy.start()
+    client: Any = boto3.client(
+        "rds",
+        region_name="eu-west-1",
+        aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+        aws_session_token=KEYS["AWS_SESSION_TOKEN"],
+    )
+    tokens = []
+
+    def sign(user: str, age: float = 0.0) -> str:
+        at = datetime.fromtimestamp(time.time() - age, UTC)
+        with mock.patch("botocore.auth.get_current_datetime", lambda: at):
+            tokens.append(str(client.generate_db_auth_token(ENDPOINT, server.port, user, "eu-west-1")))
+        return tokens[-1]
+
+    def enter(user: str, token: str) -> str:
+        with psycopg.connect(proxy.dsn(user, "postgres", token)) as connection:
+            (found,) = connection.execute("select session_user").fetchone() or ("",)
+            return str(found)
+
+    def keep_out(user: str, token: str) -> None:
+        with pytest.raises(psycopg.OperationalError, match="authentication failed for user"):
+            enter(user, token)
+
+    good = sign("app")
+    before = len(judge.verdicts)
+    assert enter("app", good) == "app"
+    assert judge.verdicts[before:] == ["good"] * 2, "the client's, and that of the pool's connection"
+    for _ in range(3):
+        assert enter("app", good) == "app"
+    assert len(judge.verdicts) == before + 2
+    keep_out("app", good[:-1] + ("0" if good[-1] != "0" else "1"))
+    assert judge.verdicts[-1] == "a wrong signature"
+    keep_out("other", good)
+    assert judge.verdicts[-1] == "another user"
+    keep_out("app", sign("app", age=1000))
+    assert judge.verdicts[-1] == "expired"
+    ending = sign("other", age=896)
+    assert enter("other", ending) == "other"
+    asked = len(judge.verdicts)
+
+    def refused() -> bool:
+        try:
+            return enter("other", ending) == ""
+        except psycopg.OperationalError as error:
+            assert "authentication failed for user" in str(error)
+            return True
+
+    wait_until(refused, "the end of the token", deadline=15)
+    assert judge.verdicts[asked:][0] == "expired"
+    assert enter("app", good) == "app", "who has a good one is not concerned"
+    text = proxy.output() + proxy.http("/metrics")[1]
+    for token in tokens:
+        assert token.rpartition("=")[2] not in text

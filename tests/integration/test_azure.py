@@ -127,6 +127,35 @@ def test_a_machine_without_that_identity(azure: Azure, internet: Internet) -> No
     assert "Assign a managed identity" in (error.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"AZURE_CLIENT_SECRET": "hunter2", "AZURE_TENANT_ID": "no such/tenant"}, "cannot be used"),
+        ({"AZURE_CLIENT_SECRET": "hunter2", "AZURE_AUTHORITY_HOST": "http://plain"}, "cannot be used"),
+        ({"AZURE_CLIENT_CERTIFICATE_PATH": "/no/such"}, "cannot be read (no such file or directory)"),
+        ({"AZURE_CLIENT_CERTIFICATE_PATH": __file__}, "cannot be used"),
+    ],
+)
+def test_variables_that_are_of_no_use(
+    variables: dict[str, str], said: str, internet: Internet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay wrong: nobody is told to wait."""
+    for name, value in {"AZURE_CLIENT_ID": CLIENT, "AZURE_TENANT_ID": TENANT, **variables}.items():
+        monkeypatch.setenv(name, value)
+    error = failure(Entra(AzureEntra(timeout=20)))
+    assert isinstance(error, ConfigError)
+    assert said in error.message
+    assert any(name in (error.hint or "") for name in variables)
+    assert "hunter2" not in error.sentence()
+
+
+@pytest.mark.usefixtures("workload")
+def test_a_token_file_that_is_missing(internet: Internet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", "/no/such")
+    error = failure(Entra(AzureEntra(client_id=CLIENT, timeout=20)))
+    assert "AZURE_FEDERATED_TOKEN_FILE" in (error.hint or "")
+
+
 def test_a_machine_outside_azure(internet: Internet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:1")
     error = failure(Entra(AzureEntra(timeout=20)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -475,6 +476,55 @@ def test_the_secret_is_nowhere_to_be_seen(server: Postgres, ambassador: Start, t
     text = "\n".join(seen)
     for shape in (HIDDEN, repr(HIDDEN), HIDDEN.encode().hex(), "hunter2"):
         assert shape not in text
+
+
+def test_nothing_that_can_be_asked_for_shows_a_secret(
+    server: Postgres, ambassador: Start, tmp_path: Path
+) -> None:
+    """Every table of the console, every setting, and what a reload says of what has changed: of passwords in
+    URLs, in `credentials`, of users in both lists, and of those that a provider gives."""
+    set_password(server, HIDDEN)
+    write(tmp_path / "token", token(HIDDEN, time.time() + 3600))
+    users = tmp_path / "users"
+    users.write_text(f'"filed" "{HIDDEN}-of-file"\n')
+    url = server.url("app", database="db_0")
+    with_password = server.url("app", HIDDEN, "db_0")
+    config: dict[str, Any] = {
+        "clusters": {
+            "main": {"url": url, "credentials": counted(tmp_path, "cat token")},
+            "written": {"url": with_password},
+            "static": {"url": url, "credentials": {"provider": "static", "password": HIDDEN}},
+        },
+        "databases": {name: {"cluster": cluster} for name, cluster in (("db_0", "main"), ("w", "written"))},
+        "auth": {"users": {"app": HIDDEN}, "users_file": str(users), "admins": ["app"]},
+        "log": {"level": "debug"},
+    }
+    config["databases"]["w"]["database"] = "db_0"
+    proxy = ambassador(config)
+    seen = []
+    for database in ("db_0", "w"):
+        with psycopg.connect(proxy.dsn("app", database, HIDDEN)) as client:
+            assert client.execute("select 'yes'").fetchone() == ("yes",)
+    dsn = proxy.dsn("app", "pgambassador", HIDDEN)
+    with psycopg.connect(dsn, autocommit=True) as console:
+        helped = [str(row[0]) for row in console.execute("show help")]
+        tables = {line for line in helped if line.startswith("SHOW ") and "'" not in line}
+        assert {"SHOW CONFIG", "SHOW POOLS"} <= tables, helped
+        for table in sorted(tables):
+            seen += [str(row) for row in console.execute(table)]
+        changed = dict(config, clusters=dict(config["clusters"]))
+        changed["clusters"]["written"] = {"url": with_password.replace("db_0", "db_1")}
+        changed["clusters"]["static"] = {"url": url, "credentials": {"provider": "env", "variable": "NONE"}}
+        changed["auth"] = config["auth"] | {"users": {"app": HIDDEN, "new": f"{HIDDEN}-new"}}
+        proxy.reload(**changed)
+        line = proxy.wait_for_log(lambda line: "clusters.written.url" in line["message"])
+        assert line["level"] == "warning"
+        users.write_text(f'"filed" {HIDDEN}\n')
+        proxy.send(signal.SIGHUP)
+        proxy.wait_for_log(lambda line: "line 1 is not of the form" in line["message"])
+        seen += [str(row) for row in console.execute("show reload")]
+    seen += [proxy.http("/metrics")[1], proxy.output()]
+    assert "hunter2" not in "\n".join(seen)
 
 
 def test_check_tells_the_secret_from_the_login(server: Postgres, tmp_path: Path) -> None:

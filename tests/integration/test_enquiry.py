@@ -13,6 +13,7 @@ from pgambassador.embedded import Postgres, Workspace
 from pgambassador.wire import build
 from tests.harness import HBA, USERS, Ambassador, Wire, psql, wait_until
 from tests.harness.activity import terminate
+from tests.harness.command import command
 
 LOOKUP = """
 create or replace function public.find_user(name) returns table (name name, secret text, valid boolean)
@@ -212,6 +213,35 @@ def test_the_list_is_read_again(
     file.write_text('"late" "secret-two"\n')
     wait_until(lambda: login(proxy, "late", "secret-two") == "app", "the new user")
     assert "failed" in login(proxy, "early", "secret-one")
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({}, "permission denied for table pg_authid"),
+        ({"statement": "selec $1"}, 'syntax error at or near "selec"'),
+        ({"statement": "select $1::text"}, "auth.query.statement gives 1 columns for one user"),
+        ({"database": "nowhere"}, 'user "app", database "nowhere", SSL encryption'),
+    ],
+)
+def test_what_is_wrong_with_the_question_is_said_to_who_runs_it(
+    query: dict[str, str], said: str, primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """In the log and by `check`, with a remedy; who has not logged in is told nothing."""
+    proxy = ambassador(primary.url("app", USERS["app"].password, "app"), auth={"query": query})
+    told = login(proxy, "stranger", "x")
+    assert told.startswith("it cannot be checked just now who may log in")
+    line = proxy.wait_for_log(lambda line: "auth.query failed" in line["message"])
+    for sentence in (line["message"], command("check", "--config", str(proxy.config_file)).sentence):
+        where, _, rest = sentence.partition(f"{said}.")
+        assert where.startswith(("auth.query failed: ", "auth.query: "))
+        assert rest.startswith((" Correct ", " It gives one row or none"))
+    proxy.stop()
+
+
+def test_check_asks_for_users(server: Postgres, proxy: Ambassador) -> None:
+    done = command("check", "--config", str(proxy.config_file))
+    assert "auth.query: the server answers" in done.out
 
 
 def test_a_server_that_cannot_be_asked(

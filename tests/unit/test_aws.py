@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -179,6 +180,26 @@ def test_a_missing_region() -> None:
     with pytest.raises(ConfigError, match="does not tell in which AWS region the secret is") as raised:
         SecretsManager(AwsSecretsManagerCredentials(secret="shop"), ENVIRON)
     assert "AWS_REGION" in sentence(raised.value)
+
+
+@pytest.mark.parametrize("text", ["eu-west-1a", "Ireland", "eu_west_1", "eu-west-1 "])
+@pytest.mark.parametrize("where", ["credentials.region", "AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_what_is_no_region(where: str, text: str) -> None:
+    """A token for it would be refused, and nobody would be told why."""
+    written, environ = (text, {}) if "." in where else (None, {where: text})
+
+    def complaint(act: Callable[..., object], *more: Any) -> str:
+        with pytest.raises(ConfigError) as raised:
+            act(*more, environ)
+        return sentence(raised.value)
+
+    for said in (
+        complaint(rds.place, AwsRdsIamCredentials(host="db.example", region=written), login()),
+        complaint(dsql.place, AwsDsqlCredentials(host="db.example", region=written), login()),
+        complaint(SecretsManager, AwsSecretsManagerCredentials(secret="shop", region=written)),
+    ):
+        assert f"{where} is {text!r}, which is not the name of an AWS region" in said
+        assert "eu-west-1a would be a zone" in said
 
 
 def fetch(provider: Provider, who: Login) -> Secret:

@@ -43,7 +43,7 @@ def boto(client: Any, known: Keys, now: float, method: str, **arguments: object)
         return str(getattr(client, method)(**arguments))
 
 
-@settings(max_examples=400)
+@settings(max_examples=1500)
 @given(keys, regions, hosts, ports, users, times)
 def test_rds(known: Keys, region: str, host: str, port: int, user: str, now: float) -> None:
     theirs = boto(
@@ -68,7 +68,7 @@ def test_rds(known: Keys, region: str, host: str, port: int, user: str, now: flo
     assert ours == theirs
 
 
-@settings(max_examples=300)
+@settings(max_examples=700)
 @given(keys, regions, hosts, st.booleans(), st.sampled_from((LIFE, 1, 604_800)), times)
 def test_dsql(known: Keys, region: str, host: str, admin: bool, expires: int, now: float) -> None:
     theirs = boto(

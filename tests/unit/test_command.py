@@ -63,6 +63,13 @@ def test_nothing_was_printed(printed):
         read_answer(printed, "token")
 
 
+@pytest.mark.parametrize("printed", [b"warning: old\nhunter2\n", b"hunter2\r\nmore", b"hunter2\n\n{}"])
+def test_several_lines_are_no_password(printed):
+    with pytest.raises(Unreachable, match="printed several lines") as caught:
+        read_answer(printed, "token")
+    assert "hunter2" not in caught.value.sentence()
+
+
 def run(*command: str, timeout: float = 10.0) -> Secret:
     provider = Command(ExecCredentials(command=command, timeout=timeout))
     return asyncio.run(provider.fetch(Login("db.example", 5432, "app", "shop")))
@@ -82,9 +89,9 @@ def test_what_a_command_inherits(monkeypatch):
         "VAULT_TOKEN": "its own",
     }.items():
         monkeypatch.setenv(name, value)
-    printed = run("/usr/bin/env").password
+    printed = run("/bin/sh", "-c", "env | tr '\\n' '\\f'").password
     assert isinstance(printed, bytes)
-    inherited = printed.decode().splitlines()
+    inherited = printed.decode().split("\f")
     assert not any("hunter2" in line for line in inherited)
     assert {"PGAMBASSADOR_POOL__SIZE=7", "VAULT_TOKEN=its own"} <= set(inherited)
 

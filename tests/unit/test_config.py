@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import re
+from base64 import b64encode
 from pathlib import Path
 
 import msgspec.inspect as mi
@@ -519,6 +520,27 @@ def test_rules_are_read(read):
     assert (one.databases, one.physical) == ({"shop"}, True)
 
 
+def test_the_file_of_amazons_cas(read):
+    url = "postgresql://app@shop.cx1.eu-west-1.rds.amazonaws.com/shop"
+    text = f"clusters: {{main: {{url: '{url}?sslrootcert=rds', rds_bundle: /rds.pem}}}}"
+    assert read(text).clusters["main"].upstream().rds_bundle == "/rds.pem"
+    assert warnings(read(text)) == []
+    (said,) = warnings(read(text.replace("?sslrootcert=rds", "")))
+    assert said.startswith("clusters.main.rds_bundle is not used: write sslrootcert=rds")
+
+
+def test_a_verifier_that_was_cut_off_is_warned_about(read):
+    salt, key = b64encode(bytes(16)).decode(), b64encode(b"k" * 32).decode()
+    whole = f"SCRAM-SHA-256$4096:{salt}${key}:{key}"
+    said = [
+        warnings(read(MAIN + f"auth: {{users: {{alice: '{secret}'}}}}"))
+        for secret in (whole, whole[:-1], "x")
+    ]
+    assert [len(each) for each in said] == [0, 1, 0]
+    assert "the secret of user 'alice' begins as a SCRAM verifier and is none" in said[1][0]
+    assert whole[20:40] not in said[1][0]
+
+
 def test_a_query_names_who_asks(read):
     text = "clusters: {main: {url: 'postgresql://db.example/'}}\nauth: {query: {}}"
     assert "auth.query.user is missing; the URL of cluster main names no user" in complaint(read, text)
@@ -615,6 +637,13 @@ def test_no_mistake_shows_the_value_of_a_secret(noise):
 )
 def test_redact(text, shown):
     assert redact(text) == shown
+
+
+def test_a_remedy_is_not_taken_for_a_secret(read):
+    text = "clusters: {main: {url: 'postgresql://app@db.example:hunter2/shop'}}"
+    said = complaint(read, text)
+    assert "write / as %2F and : as %3A there" in said
+    assert redact(said) == said
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -320,6 +321,31 @@ def test_an_unknown_exception_is_not_quoted(caplog: pytest.LogCaptureFixture) ->
     assert HIDDEN not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        (None, HIDDEN.encode(), None),
+        Secret(None, HIDDEN),  # type: ignore[arg-type]
+        Secret(b"app", HIDDEN.encode()),  # type: ignore[arg-type]
+        Secret(None, HIDDEN.encode(), f"{HIDDEN} o'clock"),  # type: ignore[arg-type]
+        Secret(None, HIDDEN.encode(), datetime(2030, 1, 1, tzinfo=UTC)),  # type: ignore[arg-type]
+    ],
+)
+def test_an_answer_that_is_no_secret(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    place = Place()
+    task = place.begin()
+    (question,) = place.source.open
+    with caplog.at_level(logging.DEBUG):
+        question.set_result(answer)
+        place.loop.run()
+    error = task.exception()
+    assert isinstance(error, Unreachable)
+    assert error.message == "the credentials provider fake gave something that is not a secret"
+    assert place.ring.refresh_failures == 1
+    assert HIDDEN not in caplog.text + error.sentence()
+
+
 def test_a_mistake_in_the_configuration_is_passed_on() -> None:
     place = Place()
     task = place.begin()
@@ -630,3 +656,26 @@ def test_the_provider_is_told_what_was_refused(another: bool) -> None:
     place.answer(LIFE - 60, "another" if another else f"{HIDDEN}-1")
     assert task.result() is another
     assert told == [(Login("a", 5432, "app", "shop"), secret)]
+
+
+def test_what_a_provider_does_when_it_is_told_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    place = Place()
+
+    def fail(*what: object) -> None:
+        raise ValueError(HIDDEN)
+
+    place.source.refused = fail  # type: ignore[attr-defined]
+    place.source.forget = fail  # type: ignore[attr-defined]
+    place.get()
+    place.wall += 60
+    attempt = used(place)
+    task = refuse(place, attempt)
+    place.answer(LIFE, "another")
+    assert task.result() is True
+    place.loop.within(place.ring.renew)
+    place.loop.run()
+    assert place.answer(LIFE, "a third") == held(place, used(place))
+    assert [line.partition(" when ")[0] for line in caplog.messages if "failed" in line] == [
+        "the credentials provider fake failed (ValueError)"
+    ] * 2
+    assert HIDDEN not in caplog.text

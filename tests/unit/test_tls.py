@@ -179,13 +179,13 @@ def test_the_rds_bundle_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert raised.value.sentence() == (
         "sslrootcert=rds needs Amazon's bundle of CAs, which is not here. Fetch it with curl -fo FILE"
         " https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem,"
-        " and set PGAMBASSADOR_RDS_BUNDLE=FILE."
+        " and set rds_bundle of the cluster, or the variable PGAMBASSADOR_RDS_BUNDLE, to FILE."
     )
     monkeypatch.setenv(tls.RDS_BUNDLE_VARIABLE, str(tmp_path / "none"))
     assert complaint(sslrootcert="rds").endswith("none cannot be read: no such file or directory.")
 
 
-@pytest.mark.parametrize("by", ["variable", "package"])
+@pytest.mark.parametrize("by", ["variable", "package", "option"])
 def test_the_rds_bundle_and_the_system_together(
     by: str, ca: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,8 +197,15 @@ def test_the_rds_bundle_and_the_system_together(
     monkeypatch.delenv(tls.RDS_BUNDLE_VARIABLE, raising=False)
     if by == "variable":
         monkeypatch.setenv(tls.RDS_BUNDLE_VARIABLE, str(bundle))
-    else:
+    elif by == "package":
         monkeypatch.setattr(tls, "RDS_BUNDLE", bundle)
+    else:
+        monkeypatch.setenv(tls.RDS_BUNDLE_VARIABLE, str(tmp_path / "none"))
+
+    def upstream(**more: str) -> Upstream:
+        named = str(bundle) if by == "option" else None
+        return Upstream(endpoints=(HOST,), rds_bundle=named, **more)  # type: ignore[arg-type]
+
     made = tls.context(upstream(sslrootcert="rds"))
     assert made.verify_mode is ssl.CERT_REQUIRED
     assert made.check_hostname

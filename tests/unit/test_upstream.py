@@ -225,4 +225,4 @@ def test_every_known_parameter_is_read() -> None:
     same = {
         field for field in Upstream.__dataclass_fields__ if getattr(said, field) == getattr(default, field)
     }
-    assert same == {"sslmode", "sslrootcert", "learns_roles"}
+    assert same == {"sslmode", "sslrootcert", "learns_roles", "rds_bundle"}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from pgambassador.config.aws import AwsDsqlCredentials
 from pgambassador.credentials.aws.iam import Place, Signer, no_region
-from pgambassador.credentials.aws.partitions import default_region, dsql_region, plain
+from pgambassador.credentials.aws.partitions import dsql_region, plain, region_of
 from pgambassador.credentials.provider import Login
 from pgambassador.errors import ConfigError
 
@@ -43,7 +43,7 @@ def place(options: AwsDsqlCredentials, login: Login, environ: Mapping[str, str])
             hint="Write the cluster's own name as the host of the URL (hostaddr=… says where to connect"
             " instead), or set credentials.host.",
         )
-    region = options.region or found or default_region(environ)
+    region = region_of(options.region, found, environ)
     if region is None:
         raise no_region(host)
     return Place(host, None, region)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pgambassador.errors import ConfigError
+
 _USUAL = "amazonaws.com"
 # Every other partition by how the names of its regions begin.
 _SUFFIXES = {
@@ -51,8 +53,23 @@ def arn_region(text: str) -> str | None:
     return parts[3] if len(parts) >= 6 and parts[0] == "arn" and is_region(parts[3]) else None
 
 
-def default_region(environ: Mapping[str, str]) -> str | None:
-    return environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or None
+def region_of(written: str | None, found: str | None, environ: Mapping[str, str]) -> str | None:
+    """The one that is configured, else the one that a name has told, else that of the variables. ConfigError
+    for what is no region's name: a server refuses tokens for another region without saying why."""
+    said = {
+        "credentials.region": written,
+        "the name": found,
+        **{name: environ.get(name) for name in ("AWS_REGION", "AWS_DEFAULT_REGION")},
+    }
+    for where, text in said.items():
+        if text and not is_region(text):
+            raise ConfigError(
+                f"{where} is {text[:40]!r}, which is not the name of an AWS region.",
+                hint="Write it as eu-west-1; eu-west-1a would be a zone of it.",
+            )
+        if text:
+            return text
+    return None
 
 
 def service_url(service: str, region: str | None, environ: Mapping[str, str]) -> str:

@@ -80,6 +80,7 @@ def fetch(options: Aws, region: str | None) -> Keys:
     logging.getLogger("botocore").setLevel(logging.CRITICAL)
     try:
         session = botocore.session.Session(profile=options.profile)
+        _ask_nobody(session)
         limits = botocore.config.Config(connect_timeout=3, read_timeout=4, retries={"total_max_attempts": 2})
         session.set_default_client_config(limits)
         if region is not None:
@@ -103,6 +104,22 @@ def fetch(options: Aws, region: str | None) -> Keys:
         )
     except (BotoCoreError, ClientError) as error:
         raise _explain(error, options) from None
+    except (OSError, ValueError) as error:
+        raise _of_profile(error) from None
+
+
+def _ask_nobody(session: Any) -> None:
+    """For a role with a second factor botocore would ask at the terminal, if there is one."""
+
+    def refuse(prompt: str) -> str:
+        raise ConfigError(
+            "The AWS profile wants the code of a second factor (mfa_serial), and nobody is here to type it.",
+            hint="Use a role that needs none, or a profile that is logged in already (aws sso login).",
+        )
+
+    for provider in session.get_component("credential_provider").providers:
+        if hasattr(provider, "_prompter"):
+            provider._prompter = refuse
 
 
 def _assume(session: Any, options: Aws) -> Keys:
@@ -155,3 +172,17 @@ def _explain(error: Exception, options: Aws) -> AmbassadorError:
             sentence, hint = _FOREVER[base.__name__]
             return ConfigError(f"{sentence}.", hint=hint)
     return Unreachable(f"no AWS credentials from botocore ({kind})", hint=_ASK)
+
+
+def _of_profile(error: OSError | ValueError) -> AmbassadorError:
+    """Whatever botocore does not expect of what a profile names; its own errors have classes of its own."""
+    if isinstance(error, OSError):
+        reason = (error.strerror or type(error).__name__).lower()
+        return ConfigError(
+            f"The AWS profile names a program or a file that cannot be used ({reason}).",
+            hint="Correct credential_process or web_identity_token_file in ~/.aws/config.",
+        )
+    return ConfigError(
+        f"What the AWS profile leads to is not understood ({type(error).__name__}).",
+        hint="Look at what its credential_process prints: JSON with AccessKeyId and SecretAccessKey.",
+    )

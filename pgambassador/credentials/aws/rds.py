@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from pgambassador.config.aws import AwsRdsIamCredentials
 from pgambassador.credentials.aws.iam import Place, Signer, no_region
-from pgambassador.credentials.aws.partitions import default_region, plain, rds_region
+from pgambassador.credentials.aws.partitions import plain, rds_region, region_of
 from pgambassador.credentials.provider import Login
 from pgambassador.errors import ConfigError
 
@@ -43,7 +43,7 @@ def place(options: AwsRdsIamCredentials, login: Login, environ: Mapping[str, str
             hint="Write the endpoint's own name as the host of the URL (hostaddr=… says where to connect"
             " instead), or set credentials.host, and credentials.port if a tunnel has another.",
         )
-    region = options.region or found or default_region(environ)
+    region = region_of(options.region, found, environ)
     if region is None:
         raise no_region(host)
     return Place(host, options.port or login.port, region)

@@ -24,7 +24,7 @@ from pgambassador.config.aws import AwsSecretsManagerCredentials
 from pgambassador.credentials import blocking
 from pgambassador.credentials.aws import sigv4
 from pgambassador.credentials.aws.exchange import Answer, NoAnswer, ask
-from pgambassador.credentials.aws.partitions import arn_region, default_region, service_url
+from pgambassador.credentials.aws.partitions import arn_region, region_of, service_url
 from pgambassador.credentials.aws.wallet import Wallet
 from pgambassador.credentials.provider import Login, Secret
 from pgambassador.errors import AmbassadorError, ConfigError, Unreachable
@@ -86,7 +86,7 @@ class SecretsManager:
     def __init__(
         self, options: AwsSecretsManagerCredentials, environ: Mapping[str, str] = os.environ
     ) -> None:
-        region = options.region or arn_region(options.secret) or default_region(environ)
+        region = region_of(options.region, arn_region(options.secret), environ)
         if region is None:
             raise ConfigError(
                 f"The name {options.secret} does not tell in which AWS region the secret is.",

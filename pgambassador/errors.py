@@ -85,8 +85,9 @@ _REMEDIES = {
     "57P03": "Wait until the server has started.",
 }
 
-_PASSING = frozenset(("57P01", "57P02", "57P03", "53300"))
-"""admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections."""
+_PASSING = frozenset(("57P01", "57P02", "57P03", "53300", "53400", "08001", "08006"))
+"""admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections, configuration_limit_exceeded; and
+what poolers say whose own server is away: sqlclient_unable_to_establish_sqlconnection, connection_failure."""
 
 
 class ServerRefused(AmbassadorError):

@@ -26,8 +26,9 @@ Mode = Literal["auto", "open", "closed", "dry"]
 STATES: Final[tuple[State, ...]] = ("closed", "open", "half-open")
 REMEMBERED: Final = 10_000
 """Attempts within the window at most; more tell nothing more."""
-UNWELL: Final = ("57P01", "57P02", "57P03")
-"""admin_shutdown, crash_shutdown, cannot_connect_now; and the whole class 58."""
+UNWELL: Final = ("57P01", "57P02", "57P03", "08001", "08006")
+"""admin_shutdown, crash_shutdown, cannot_connect_now; of poolers, that their own server is away; and the
+whole class 58."""
 
 
 @dataclass(frozen=True, slots=True)

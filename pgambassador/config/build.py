@@ -194,7 +194,9 @@ def _number(kind: mi.IntType | mi.FloatType, raw: object) -> Any:
             return NODEFAULT
     if isinstance(raw, bool) or not isinstance(raw, int if number is int else int | float):
         return NODEFAULT
-    if (kind.ge is not None and raw < kind.ge) or (kind.le is not None and raw > kind.le) or math.isnan(raw):
+    if (kind.ge is not None and raw < kind.ge) or (kind.gt is not None and raw <= kind.gt) or math.isnan(raw):
+        return NODEFAULT
+    if kind.le is not None and raw > kind.le:
         return NODEFAULT
     return number(raw)
 
@@ -211,7 +213,8 @@ def _words(kind: mi.Type, extra: str) -> str:
             return SIZE_WORDS
         case mi.IntType() | mi.FloatType():
             noun = "a whole number" if isinstance(kind, mi.IntType) else "a number"
-            return f"{noun} from {kind.ge} to {kind.le}"
+            least = f"from {kind.ge} to" if kind.gt is None else f"above {kind.gt} and at most"
+            return f"{noun} {least} {kind.le}"
     return "text"
 
 

@@ -203,6 +203,19 @@ class Aftermath:
         fields = parse.fields(error[5:])
         return _unknown(f"It was to be repeated, but: {fields.get('M', '')}")
 
+    def may_last(self, session: Session) -> bool:
+        """Whether what a client has under way may have an effect that lasts and it has not been told of."""
+        owed, within, executed = session.under_way()
+        parts = parts_of(owed, open_ended=False)
+        kinds = [self._kind(session, part.notes) for part in parts]
+        if kinds and executed > within:
+            kinds[0] = Kind.COMMIT  # as in `_told`
+        for kind in kinds:
+            if kind is Kind.COMMIT or (not within and kind in (Kind.WRITE, Kind.MARKED)):
+                return True
+            within = within and kind is not Kind.ROLLBACK
+        return False
+
     def _tie(self, session: Session, backend: Backend, loss: Loss) -> str | None:
         """Why the session cannot go on elsewhere."""
         if self._keeper.lane.sticky:

@@ -37,8 +37,6 @@ from pgambassador.net.transport import Address, Transport, open_transport
 from pgambassador.protocol.startup import Channel, upstream_login
 from pgambassador.wire import build
 
-# admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections: another host may do better.
-_NOT_NOW = frozenset(("57P01", "57P02", "57P03", "53300"))
 # What a server answers if its pg_hba.conf has no line for a connection with TLS, or for one without.
 _NO_ENTRY = "28000"
 # What it answers to a wrong password, or to a user that may not come: invalid_password and its class.
@@ -234,7 +232,7 @@ class _Search:
         except (ProtocolViolation, Unreachable) as failure:
             self._failures.append((where, failure))
         except ServerRefused as refusal:
-            if refusal.sqlstate not in _NOT_NOW:
+            if not refusal.passing:  # otherwise another host may do better
                 raise
             self._failures.append((where, refusal))
 

@@ -30,7 +30,8 @@ cdef object NOT_THERE_YET = frozenset(("42", "3F", "3D"))
 # What the primary refuses because of others, or because it is none any more.
 cdef object SECOND_TRY = frozenset(("25006", "40001", "40P01"))
 
-cdef object SHUTDOWNS = frozenset(("57P01", "57P02"))
+# What ends a server connection and says nothing against its session; 40001: a standby had to make way for its primary.
+cdef object SHUTDOWNS = frozenset(("57P01", "57P02", "57P05", "40001"))
 cdef object FAREWELLS = frozenset((b"57P01", b"57P02"))
 
 # The field of an error that a cancel request has brought about, and nothing else.

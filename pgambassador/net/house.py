@@ -28,6 +28,7 @@ from pgambassador.config import Allowance, Config
 from pgambassador.credentials.keyring import Keyring
 from pgambassador.errors import ConfigError, Refused, Unreachable
 from pgambassador.net import patience, tls
+from pgambassador.net.alarm import heed
 from pgambassador.net.approach import Approaches
 from pgambassador.net.branch import Branch
 from pgambassador.net.branches import Branches
@@ -373,11 +374,11 @@ class House:
     ) -> None:
         """One statement for the query log."""
         assert self.query_log is not None
+        link = session.backend and session.backend.link
+        heed(sqlstate, link.address if link else "a server")
         if sqlstate and not self.config.query_log.errors and seconds < session.lane.slow:
             return
         facts = session.facts
-        received, sent = session.traffic()
-        link = session.backend and session.backend.link
         text = statement_text(note)
         self.query_log.add(
             (
@@ -390,8 +391,7 @@ class House:
                 seconds,
                 waited,
                 rows,
-                received,
-                sent,
+                *session.traffic(),
                 link.address if link else "",
                 sqlstate,
                 *way_of(session, text),

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NOT_KNOWN = "What was under way may or may not have been done."
 _BROKEN = ("the server closed the connection unexpectedly", "the connection to the server broke")
 
 
@@ -134,7 +135,10 @@ class Keeper(Openings):
 
     def failed(self, session: Session, error: AmbassadorError) -> None:
         """Tell a client why its session ends, and end it."""
-        session.tell(build.error_response("FATAL", error.sqlstate, error.message, error.detail, error.hint))
+        detail = error.detail
+        if detail is None and self.aftermath.may_last(session):
+            detail = NOT_KNOWN
+        session.tell(build.error_response("FATAL", error.sqlstate, error.message, detail, error.hint))
         session.close(error.message)
 
     def broke(self, who: Session | Backend, error: Exception) -> None:
@@ -146,6 +150,7 @@ class Keeper(Openings):
                 who,
                 AmbassadorError(
                     "internal error of pgambassador; the connection cannot be used any more",
+                    detail=NOT_KNOWN,
                     hint="Connect again, and report what its log says.",
                 ),
             )

@@ -51,6 +51,7 @@ class Origin:
         self.deriver = deriver or Deriver()
         self.approaches = approaches
         self.upstream = upstream
+        self.leader: Endpoint | None = None
         self.keyring = keyring
         self.database = database
         self.user = user
@@ -58,7 +59,8 @@ class Origin:
         self.params = {**upstream.params, **params}
 
     def prefer(self, endpoint: Endpoint | None) -> None:
-        """Try this host before the others."""
+        """Try this host before the others: it is the primary, as far as is known."""
+        self.leader = endpoint or self.leader
         endpoints = self.upstream.endpoints
         if endpoint is not None and endpoint != endpoints[0]:
             rest = tuple(each for each in endpoints if each != endpoint)
@@ -89,6 +91,14 @@ class Origin:
         known = self.approaches
         return [] if known is None else [known.at(endpoint) for endpoint in self.upstream.endpoints]
 
+    def _primary(self) -> Approach | None:
+        """What is known of the primary, where nothing else will do."""
+        if self.approaches is None or self.leader not in self.upstream.endpoints:
+            return None
+        if self.upstream.target_session_attrs not in ("read-write", "primary"):
+            return None
+        return self.approaches.at(self.leader)
+
     def _wanted(self, now: float) -> list[Approach]:
         """The same, when somebody wants a connection."""
         known = self._known()
@@ -102,14 +112,18 @@ class Origin:
         return not known or any(each.breaker.admits(now, held=held) for each in known)
 
     def shut(self, now: float) -> AmbassadorError | None:
-        """What is said to clients that nobody holds, while the breakers of all servers are open."""
-        known = self._known()
+        """What is said to clients that nobody holds, while the primary's breaker is open, or those of all."""
+        primary, known = self._primary(), self._known()
+        if primary is not None and primary.breaker.shut:
+            return primary.refusal(now)
         if not known or not all(each.breaker.shut for each in known):
             return None
         return known[0].refusal(now)
 
     def sick_since(self) -> float | None:
-        """Since when all servers have failed whose breakers have opened by themselves; None: not all have."""
+        """Since when the primary has failed, or all servers have, if breakers have opened by themselves."""
+        if (primary := self._primary()) is not None:
+            return primary.breaker.since if primary.breaker.state == "open" else None
         found = [each.breaker.since for each in self._known() if each.breaker.state == "open"]
         times = [since for since in found if since is not None]
         return max(times) if times and len(times) == len(self.upstream.endpoints) else None
@@ -158,8 +172,11 @@ class Origin:
             raise known[0].refusal(now)
         try:
             return await self._insist(replace(self.upstream, endpoints=may) if known else self.upstream)
-        except AmbassadorError:
-            self._wanted(time.monotonic())
+        except AmbassadorError as error:
+            self._wanted(now := time.monotonic())
+            primary = self._primary()
+            if error.passing and primary is not None and primary.server not in may:
+                raise primary.refusal(now) from error  # the others are none
             raise
 
     async def _insist(self, upstream: Upstream) -> Link:

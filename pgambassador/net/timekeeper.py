@@ -4,7 +4,8 @@
    on; until that has arrived nothing that its client sends follows. A server that does not react within
    `GRACE` loses the connection.
 2. A transaction or a silence that lasts too long costs the client its session, as PostgreSQL has it. The
-   server connection is rolled back and goes to others.
+   server connection is rolled back and goes to others. A COMMIT, or a write by itself, that is under way then
+   may be done all the same, which is said: 08007.
 3. Connections at work are looked at a few times a second, clients at rest when their time may be up.
 """
 
@@ -190,6 +191,8 @@ class Timekeeper:
             extra={"client": facts.address, "database": facts.database, "user": facts.user},
         )
         hint = f"The limit is pgambassador's timeouts.{kind}, {limit:g} s for this client."
+        if kind == "transaction" and self._keeper.aftermath.may_last(session):
+            sqlstate, hint = "08007", f"Look whether it was before it is done again. {hint}"
         session.policy.failed(session, Refused(words, sqlstate=sqlstate, hint=hint))
 
     def __repr__(self) -> str:

@@ -133,6 +133,14 @@ cdef class Wake(Lobby):
                 left.append((entry.kind, entry.action, self, <object>entry.note, <object>entry.name))
         return left
 
+    def under_way(self):
+        """What its connection owes it, whether that is in a transaction, and how far it is, all as in a Loss."""
+        cdef Backend backend = self.backend
+        if backend is None or self.riding:
+            return [], False, 0
+        owed = [(chr(kind), note) for kind, action, _owner, note, _name in self.left_by(backend) if action != SWALLOW]
+        return owed, backend.status != c'I' or self.beginning, backend.executed
+
     cdef bytes all_of_it(self, Backend backend):
         """All that the connection was sent for this client, if that is one part of a pipeline, and complete."""
         cdef const unsigned char *at = <const unsigned char *>backend.memo.base

@@ -78,7 +78,7 @@ class Faults:
             )
         if not 0 < seconds <= LONGEST:
             raise Refused(
-                f"a fault lasts for {LONGEST / 60:g} minutes at most",
+                f"a fault lasts for longer than nothing, and for {LONGEST / 60:g} minutes at most",
                 sqlstate="22023",
                 hint="FOR 5min, or less.",
             )

@@ -23,8 +23,10 @@ LOST: Final = ""
 STANDBY: Final = "25006"
 ADMIN_SHUTDOWN: Final = "57P01"
 CRASH_SHUTDOWN: Final = "57P02"
+IDLE_TOO_LONG: Final = "57P05"
+"""A server ends a connection that was idle for too long, and does nothing of what has met that on its way."""
 CONFLICTS: Final = frozenset({"40001", "40P01"})
-FAREWELLS: Final = frozenset({ADMIN_SHUTDOWN, CRASH_SHUTDOWN})
+FAREWELLS: Final = frozenset({ADMIN_SHUTDOWN, CRASH_SHUTDOWN, IDLE_TOO_LONG})
 
 CONFLICTS_MOST: Final = 3
 """How often a statement is asked again that met another transaction."""

@@ -183,6 +183,10 @@ class Driver(Client):
             with self.asking(Phase.WRITING, *keys), self.connection.pipeline():
                 for key in keys:
                     self.connection.execute(INSERT, (key,))
+        except Interrupted:
+            # What was to be prepared psycopg 3.3 takes for prepared then, with PostgreSQL alone too.
+            self.connection._prepared.clear()
+            raise
         finally:
             if self.adrift():
                 self.connection.close()

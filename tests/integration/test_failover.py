@@ -290,6 +290,37 @@ def test_a_promotion_is_followed(workspace: Workspace, ambassador: Callable[...,
                 server.stop(immediate=True)
 
 
+def test_without_a_primary_clients_are_told_of_its_breaker(
+    workspace: Workspace, ambassador: Callable[..., Ambassador]
+) -> None:
+    """Although a standby answers: it is none, and goes on with reads."""
+    primary = workspace.primary("missed", hba=HBA)
+    populate(primary)
+    replica = primary.replica("missed-replica")
+    try:
+        proxy = ambassador(cluster(primary, replica), failover={"hold": "off"}, breaker=ENDLESS)
+        with Wire.session(proxy.port) as client, Wire.session(proxy.port) as other:
+            client.ask("create table missed (n int)")
+            wait_until(lambda: other.ask("select inet_server_port()").value == str(replica.port))
+            primary.stop(immediate=True)
+            wait_until(lambda: client.ask("insert into missed values (0)").kinds == "EZ")
+            wait_until(lambda: breaker(proxy, "open"))
+            with Wire(proxy.port) as stranger:
+                stranger.start(user="app", database="postgres")
+                refusals = stranger.rest(), client.ask("insert into missed values (1)")
+            for fields in (refusal.error.fields for refusal in refusals):
+                assert fields["C"] == "57P03", fields
+                assert f"127.0.0.1:{primary.port}" in fields["M"] and "breaker is open" in fields["M"], fields
+                assert "refused" in fields["D"] and "BREAKER" in fields["H"], fields
+            assert other.ask("select inet_server_port()").value == str(replica.port)
+            replica.promote()
+            wait_until(lambda: other.ask("insert into missed values (2)").kinds == "CZ", "the new primary")
+    finally:
+        for server in (replica, primary):
+            if server.running:
+                server.stop(immediate=True)
+
+
 def test_a_primary_that_does_not_know_yet_that_it_was_replaced(
     workspace: Workspace, ambassador: Callable[..., Ambassador]
 ) -> None:

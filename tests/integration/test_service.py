@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -45,6 +46,63 @@ def test_term_lets_transactions_finish(proxy: Ambassador) -> None:
         assert proxy.running
         busy.execute("commit")
         assert proxy.wait() == 0
+
+
+STUMBLES = """
+import sys
+from pgambassador.cli import main
+from pgambassador.net.keeper import Keeper
+
+tick, left = Keeper.tick, [3]
+
+def stumbles(keeper, now):
+    if keeper.cluster == "bad":
+        raise RuntimeError("a mistake for ever")
+    left[0] -= 1
+    if left[0] >= 0:
+        raise RuntimeError("a mistake at first")
+    tick(keeper, now)
+
+Keeper.tick = stumbles
+sys.exit(main())
+"""
+
+
+def test_a_mistake_ends_no_timeouts(primary: Postgres, ambassador: MakeAmbassador) -> None:
+    """Neither those of the pool that it concerns nor those of another; and it is not said all the time."""
+    url = primary.url("app", USERS["app"].password, "app")
+    clusters = {"bad": {"url": url}, "good": {"url": url}}
+    databases = {"bad": {"cluster": "bad", "database": "app"}, "app": {"cluster": "good"}}
+    proxy = ambassador(
+        {"clusters": clusters, "databases": databases},
+        timeouts={"statement": "300ms"},
+        pool={"wait_timeout": "2s"},
+        start=False,
+    )
+    proxy.command = (sys.executable, "-c", STUMBLES)
+    proxy.start()
+    with closing(connect(proxy)) as client, closing(psycopg.connect(proxy.dsn(database="bad"))):
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.QueryCanceled, match="statement timeout"):
+                client.execute("select pg_sleep(600)")
+    assert len([line for line in proxy.log_lines() if line.get("level") == "error"]) == 1
+    proxy.stop()
+    proxy.stderr.write_text("")  # elsewhere no traceback is expected
+
+
+def test_damaged_data_are_an_alarm(primary: Postgres, ambassador: MakeAmbassador) -> None:
+    """Also where no errors of statements are logged; and what else fails is none."""
+    url = primary.url("app", USERS["app"].password, "app")
+    proxy = ambassador(url, query_log={"errors": False, "slow": "off"})
+    with closing(connect(proxy)) as client:
+        for sqlstate in ("XX000", "58030", "XX001", "XX002"):
+            with pytest.raises(psycopg.Error, match="so it says"):
+                client.execute(f"do $$ begin raise 'so it says' using errcode = '{sqlstate}'; end $$")
+    (line,) = [line for line in proxy.log_lines() if line["level"] == "error"]
+    assert (
+        line["message"]
+        == f"127.0.0.1:{primary.port} says that some of its data are damaged (XX001); its log says more"
+    )
 
 
 def test_a_second_signal_ends_it_at_once(proxy: Ambassador) -> None:

@@ -179,6 +179,32 @@ def test_a_transaction_that_takes_too_long(proxy: Ambassador, observer: Connecti
     wait_until(lambda: "idle in transaction" not in sessions(observer).values(), "the rollbacks")
 
 
+def test_a_commit_that_takes_too_long(proxy: Ambassador, observer: Connection) -> None:
+    """It may be done all the same, and so may a write by itself: 08007."""
+    with Wire.session(proxy.port) as maker:
+        maker.ask("drop table if exists slow; create table slow (n int)")
+        maker.ask(
+            f"create or replace function sleeps() returns trigger language plpgsql as"
+            f" $$ begin perform {FOREVER}; return null; end $$"
+        )
+        maker.ask(
+            "create constraint trigger sleeps after insert on slow deferrable initially deferred"
+            " for each row execute function sleeps()"
+        )
+    for asked in (("begin", "insert into slow values (1)", "commit"), ("insert into slow values (2)",)):
+        with Wire.session(proxy.port, user="transaction") as client:
+            for text in asked[:-1]:
+                assert "E" not in client.ask(text).kinds
+            client.send(build.query(asked[-1]))
+            fields = client.rest()[-1].fields
+            assert (fields["S"], fields["C"]) == ("FATAL", "08007")
+            assert fields["D"] == "What was under way may or may not have been done."
+            assert "timeouts.transaction, 1 s" in fields["H"]
+        wait_over(observer, asked[-1])
+    with Wire.session(proxy.port) as maker:
+        assert maker.ask("drop table slow").kinds == "CZ"
+
+
 def test_transactions_one_after_the_other_are_not_one_long_one(proxy: Ambassador) -> None:
     with Wire.session(proxy.port, user="transaction") as client, Wire.session(proxy.port) as clock:
         client.ask("listen something")  # it stays on its connection

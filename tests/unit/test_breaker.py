@@ -147,12 +147,14 @@ def test_a_dry_run_counts_and_stops_nobody() -> None:
     assert breaker.admits(0.0, held=False)
 
 
-@pytest.mark.parametrize("sqlstate", ["57P01", "57P02", "57P03", "58000", "58030", "58P01"])
+@pytest.mark.parametrize("sqlstate", ["57P01", "57P02", "57P03", "08001", "08006", "58000", "58030", "58P01"])
 def test_what_says_that_a_server_is_unwell(sqlstate: str) -> None:
     assert unwell(sqlstate)
 
 
-@pytest.mark.parametrize("sqlstate", ["53300", "28P01", "28000", "3D000", "57014", "40001", "22012", ""])
+@pytest.mark.parametrize(
+    "sqlstate", ["53300", "53400", "08004", "08P01", "28P01", "28000", "3D000", "57014", "40001", "22012", ""]
+)
 def test_what_does_not(sqlstate: str) -> None:
     assert not unwell(sqlstate)
 

@@ -112,6 +112,11 @@ def test_the_url_of_the_command_line_replaces_that_of_the_file(read):
         ("pool: [1]", "pool must be a mapping (name: value), not a list."),
         ("pool: {min_size: 21}", "pool.min_size is 21, more than pool.size, which is 20."),
         ("databases: {a: {pool: {min_size: 21}}}", "databases.a.pool.min_size is 21"),
+        (
+            "failover: {opening_rate: 0}",
+            "failover.opening_rate must be a number above 0 and at most 100000, not 0.",
+        ),
+        ("breaker: {share: -0.5}", "breaker.share must be a number above 0 and at most 1, not -0.5."),
         ("query_log: {sample: 2}", "query_log.sample must be a number from 0 to 1, not 2."),
         ("query_log: {sample: .nan}", "query_log.sample must be a number from 0 to 1, not '.nan'."),
         ("query_log: {literals: maybe}", "query_log.literals must be true or false, not 'maybe'."),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pgambassador.cluster.upstream import Upstream, parse_url
+from pgambassador.cluster.upstream import Endpoint, Upstream, parse_url
+from pgambassador.config.failover import Breaker, Failover
 from pgambassador.credentials.provider import Way
-from pgambassador.errors import ServerRefused
+from pgambassador.errors import ServerRefused, Unreachable
+from pgambassador.net.approach import Approaches
 from pgambassador.net.connector import Keys
 from pgambassador.net.link import Link
 from pgambassador.net.origin import Origin
@@ -67,6 +70,33 @@ def test_a_cancel_takes_the_same_way(logins: list[dict[str, Any]]) -> None:
     subject = origin()
     Loop().complete(subject.cancel(LINK))
     assert logins == [{"upstream": subject.upstream, "cancel": LINK}]
+
+
+def test_the_breaker_of_the_primary_counts_for_all_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A standby that answers is no primary, and an error that speaks of it alone would mislead."""
+
+    async def connect(upstream: Upstream, keys: Keys, **how: Any) -> Link:
+        raise Unreachable("the session is read-only", passing=True)
+
+    monkeypatch.setattr("pgambassador.net.connector.connect", connect)
+    known = Approaches("main", Failover(), Breaker(failures=1, first_pause=1e6), lambda: None)
+    url = "postgresql://app@one,two/shop"
+    subject = Origin(parse_url(url), Ring(), database="shop", user="app", approaches=known)
+    known.at(Endpoint("one")).unwell("it is gone")
+    now = time.monotonic()
+    assert subject.shut(now) is None and subject.sick_since() is None
+    with pytest.raises(Unreachable, match="read-only"):
+        Loop().complete(subject.open())
+    subject.prefer(Endpoint("one"))
+    subject.prefer(None)
+    told = subject.shut(now)
+    assert told is not None and "one:5432" in told.message and "it is gone" in (told.detail or "")
+    assert subject.sick_since() is not None
+    with pytest.raises(Unreachable, match="its breaker is open"):
+        Loop().complete(subject.open())
+    assert subject.at(Endpoint("two")).shut(now) is None
+    subject.prefer(Endpoint("two"))
+    assert subject.shut(now) is None and subject.sick_since() is None
 
 
 @pytest.mark.parametrize(

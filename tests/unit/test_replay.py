@@ -23,22 +23,23 @@ from pgambassador.routing.replay import (
 )
 
 SAID_ONLY = (
-    "57P03", "53300", "53400", "57P05", "25P03", "25P04", "57014", "55P03", "57P04", "26000", "42P05",
+    "57P03", "53300", "53400", "25P03", "25P04", "57014", "55P03", "57P04", "26000", "42P05",
     "0A000", "22012", "23505", "42601", "44000", "P0001", "XX000", "XX001", "XX002", "58000", "58030",
     "53100", "53200", "28000", "28P01", "3D000", "08P01", "08006", "08007", "40002", "40003", "25P02",
     "25000", "57000", "junk",
 )  # fmt: skip
-EVENTS = (LOST, "57P01", "57P02", "25006", "40001", "40P01", *SAID_ONLY)
+EVENTS = (LOST, "57P01", "57P02", "57P05", "25006", "40001", "40P01", *SAID_ONLY)
 TRIES = range(6)
 AGAIN = Outcome.REPLAY
 ALL = list(itertools.product(EVENTS, Phase, Kind, (False, True), TRIES))
 
+FAREWELLS = ("57P01", "57P02", "57P05")
+HARMLESS = (Kind.READ, Kind.BEGIN, Kind.MARKED)
 # All that is ever asked again: event, phase, kind, and how often.
-TABLE = {
-    **{(event, Phase.UNSENT, kind): DEATHS_MOST for event in (LOST, "57P01", "57P02") for kind in Kind},
-    **{("57P01", Phase.SENT, kind): DEATHS_MOST for kind in (Kind.READ, Kind.BEGIN, Kind.MARKED)},
-    **{("57P02", Phase.SENT, kind): DEATHS_MOST for kind in (Kind.READ, Kind.BEGIN, Kind.MARKED)},
-    **{(LOST, Phase.SENT, kind): SUDDEN_MOST for kind in (Kind.READ, Kind.BEGIN, Kind.MARKED)},
+TABLE: dict[tuple[str, Phase, Kind], int] = {
+    **{(event, Phase.UNSENT, kind): DEATHS_MOST for event in (LOST, *FAREWELLS) for kind in Kind},
+    **{(event, Phase.SENT, kind): DEATHS_MOST for event in FAREWELLS for kind in HARMLESS},
+    **{(LOST, Phase.SENT, kind): SUDDEN_MOST for kind in HARMLESS},
     **{("25006", Phase.SENT, kind): 1 for kind in Kind if kind is not Kind.COMMIT},
     **{(event, Phase.SENT, Kind.MARKED): CONFLICTS_MOST for event in ("40001", "40P01")},
 }

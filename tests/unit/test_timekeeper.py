@@ -11,9 +11,10 @@ import pytest
 
 from pgambassador.config import Allowance, Timeouts
 from pgambassador.net.timekeeper import GRACE, Timekeeper
+from pgambassador.routing.catalog import Catalog
 from tests.crowd import Queue, extended, extended_answer, heard
 from tests.keeping import Keeping
-from tests.messages import IDLE, SYNC, TRANSACTION, complete, error, query
+from tests.messages import IDLE, SYNC, TRANSACTION, bind, complete, error, execute, parse, query
 from tests.playbook import Client, MakePlay, Routed, Server
 
 QUERY = query("x")
@@ -239,16 +240,59 @@ def test_where_several_share_a_sync_it_cannot_be_told_whose_statement_it_is(
     assert queue.server.is_idle
 
 
-def test_a_transaction_at_work(play: Keeping) -> None:
+@pytest.mark.parametrize("asked", ["select 1", "insert into t values (1)", "rollback"])
+def test_a_transaction_at_work(asked: str, play: Keeping) -> None:
     """It is cancelled, as for any client that leaves."""
     client, server = in_transaction(play, transaction=3.0)
-    client.sends(QUERY)
-    server.gets(QUERY)
+    client.sends(query(asked))
+    server.gets(query(asked))
     play.ticks(3.1)
     fatal(client, b"C25P04\0", b"Mterminating connection due to transaction timeout\0")
     play.upstream.cancels[0][1].set_result(None)
     server.gets_end()
     assert counted(play) == {"transaction": 1}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        (query("commit"),),
+        (query("insert into t values (1)"), query("commit")),
+        (query("rollback"), query("insert into t values (1)")),
+        (parse(b"", b"commit"), bind(b""), execute(), SYNC),
+    ],
+    ids=["commit", "before", "behind a rollback", "extended"],
+)
+def test_what_may_be_committed_all_the_same_is_not_known(asked: tuple[bytes, ...], play: Keeping) -> None:
+    """A cancel request may come too late, and a commit that waits for a standby is done."""
+    client, server = in_transaction(play, transaction=3.0)
+    client.sends(*asked)
+    server.gets(*asked)
+    play.ticks(3.1)
+    fatal(
+        client, b"C08007\0", b"DWhat was under way may or may not have been done.\0", b"timeouts.transaction"
+    )
+    assert counted(play) == {"transaction": 1}
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"), [("insert into t values (1)", b"C08007\0"), ("select 1", b"C25P04\0")]
+)
+def test_a_statement_by_itself_that_takes_as_long(asked: str, told: bytes, play: Keeping) -> None:
+    play.keeper.routes.catalog = Catalog({}, frozenset({"t"}))
+    client, _ = at_work(play, asked, transaction=3.0)
+    play.ticks(3.1)
+    fatal(client, told)
+
+
+@pytest.mark.parametrize(("asked", "detail"), [("insert into t values (1)", True), ("select 1", False)])
+def test_whoever_is_sent_away_is_told_what_is_not_known(asked: str, detail: bool, play: Keeping) -> None:
+    play.keeper.routes.catalog = Catalog({}, frozenset({"t"}))
+    client, _ = at_work(play, asked)
+    play.does(play.keeper.stop)
+    got = client.read_all()
+    assert b"C57P01\0" in got
+    assert (b"DWhat was under way may or may not have been done.\0" in got) == detail
 
 
 @pytest.mark.parametrize(

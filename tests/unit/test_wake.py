@@ -233,6 +233,24 @@ def test_more_often_where_servers_are_shut_down(play: Keeping, times: int) -> No
         assert heard(client) == "T 57P01 ZI"
 
 
+def test_a_connection_that_was_idle_for_too_long(play: Keeping) -> None:
+    """A server ends it while the next statement is on its way there: that says nothing about the session."""
+    over = fatal("57P05", "terminating connection due to idle-session timeout")
+    client, server = served(play, READ)
+    server.sends(over)
+    server.leaves()
+    again = opened(play)
+    again.answers(READ, *ROWS)
+    client.gets(*ROWS)
+    play.keeper.retire_idle("for what comes next")
+    again.gets_end(build.TERMINATE)
+    client, server = served(play, WRITE)
+    server.sends(over)
+    server.leaves()
+    assert heard(client) == "57P05 ZI"
+    lives(play, client)
+
+
 def test_the_servers_words_have_a_detail_why_it_is_not_asked_again(play: Keeping) -> None:
     client, server = served(play, READ)
     server.sends(columns(b"a"), row(b"1"))
@@ -474,6 +492,18 @@ def test_a_transaction_is_lost(play: Keeping, last_words: bool) -> None:
     assert heard(client) == "25P02 ZE"
     client.sends(ROLLBACK)
     client.gets(ROLLED_BACK)
+    lives(play, client)
+
+
+def test_a_standby_that_had_to_end_it(play: Keeping) -> None:
+    """Of a conflict with what it had to replay a server says so, and ends the connection if that was idle."""
+    client, server = within(play)
+    server.sends(fatal("40001", "terminating connection due to conflict with recovery"))
+    server.leaves()
+    client.gets_nothing()
+    client.sends(READ)
+    assert heard(client) == "40001 ZE"
+    waits_for_rollback(client)
     lives(play, client)
 
 

@@ -1,17 +1,25 @@
 """How long a client's work may take: the section `timeouts`, for everybody, a database or a user.
 
-1. What is said of a user wins over what is said of a database, and that over what is said of everybody.
+1. What a session has set for itself wins over what is said of its user, that over what is said of its
+   database, and that over what is said of everybody.
 2. They are those of clients: databases and users are the names that clients give.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from pgambassador.config.values import Duration
+from pgambassador.config.values import Duration, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX: Final = "pgambassador."
+_SUFFIX: Final = "_timeout"
+_WAIT: Final = "wait_timeout"
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,3 +72,21 @@ class Allowance(msgspec.Struct, frozen=True):
     timeouts: Timeouts = Timeouts()
     wait: float | None = None
     wait_option: str = "pool.wait_timeout"
+
+    def asked(self, settings: Mapping[str, str]) -> Allowance:
+        """With what a session has set for itself. Zero is `off`, as for the server's own timeouts; what is no
+        duration counts for nothing: a server takes any value for such a parameter."""
+        found: dict[str, float | None] = {}
+        for name in _ASKED:
+            text = settings.get(f"{PREFIX}{name}", "")
+            if (length := seconds(text)) is not None or text.lower() == "off":
+                found[name.removesuffix(_SUFFIX)] = length or None
+        if not found:
+            return self
+        waits = {"wait": found.pop("wait"), "wait_option": f"{PREFIX}{_WAIT}"} if "wait" in found else {}
+        return msgspec.structs.replace(
+            self, timeouts=msgspec.structs.replace(self.timeouts, **found), **waits
+        )
+
+
+_ASKED: Final = (*(name + _SUFFIX for name in Timeouts.__struct_fields__), _WAIT)

@@ -28,8 +28,10 @@ class Facts:
     """What its start packet has set: what RESET leads back to."""
     stay: Stay = field(default_factory=Stay)
     """What it takes of the limits for clients."""
+    granted: Allowance = ORDINARY
+    """How long its work may take by the configuration,"""
     allowance: Allowance = ORDINARY
-    """How long its work may take."""
+    """and by what it has set for itself."""
     told: dict[str, str] = field(default_factory=dict)
     """The parameters as the client knows them. Never changed in place: logins share it."""
     told_of_waiting: bool = False

@@ -93,6 +93,7 @@ class Keeper(Openings):
         if config.wait_timeout is not None:
             self.lane.wait_most = config.wait_timeout
         self.timekeeper = Timekeeper(self)
+        self.restated = self.timekeeper.restated
         if config.max_waiting is not None:
             self.lane.most_waiting = config.max_waiting
         self.opening = 0

@@ -94,6 +94,8 @@ class States(Readings):
     routes: Routes
     renamed: Callable[[Session], None]
     """Told of who has another application_name."""
+    restated: Callable[[Session], None]
+    """Told of whose settings are others."""
     vacate: Callable[[bytes], None]
     """Close what is idle in the databases that a statement names."""
     pins: Counter[str]
@@ -208,6 +210,7 @@ class States(Readings):
             return "It had settings that were not known yet."
         if found:
             session.state = Settings.of(survey.merged(session.state.values, found, names=names))
+            self.restated(session)
         return None
 
     def _defined(self, session: Session, backend: Backend, tag: str, text: bytes) -> None:
@@ -352,6 +355,7 @@ class States(Readings):
         if values.get("session_authorization") == login:
             values.pop("session_authorization", None)
         session.state = backend.state = Settings.of(values)
+        self.restated(session)
         self.knows(session)
         self._hold(session, backend, _LARGE, session.state.large)
         # The server would end the connection under the next client.

@@ -12,16 +12,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from pgambassador.config import Allowance
+from pgambassador.config.timeouts import PREFIX
 from pgambassador.errors import Refused
 from pgambassador.net.session import Session
 from pgambassador.net.statements import statement_text
 from pgambassador.net.tasks import spawn
 from pgambassador.pool.wheel import Wheel
+from pgambassador.protocol.settings import Settings
 from pgambassador.routing.decision import said
 from pgambassador.wire import build, parse
 
@@ -53,7 +56,13 @@ class Timekeeper:
         self._given_up: dict[Backend, tuple[int, float]] = {}
 
     def allow(self, session: Session, allowance: Allowance, now: float) -> None:
-        """So much a session may take, from now on."""
+        """So much a session may take, from now on, unless it has set otherwise."""
+        session.facts.granted = allowance
+        self.heed(session, now)
+
+    def heed(self, session: Session, now: float) -> None:
+        """It may have set how long it may take."""
+        allowance = _asked(session.facts.granted, session.state)
         session.facts.allowance = allowance
         session.wait_most = _FOR_EVER if allowance.wait is None else allowance.wait
         limit = allowance.timeouts.idle_client
@@ -61,6 +70,11 @@ class Timekeeper:
             self._resting.discard(session)
         else:
             self._resting.put(session, now)
+
+    def restated(self, session: Session) -> None:
+        """Its settings are others."""
+        if _asked(session.facts.granted, session.state) != session.facts.allowance:
+            self.heed(session, time.monotonic())
 
     def left(self, session: Session) -> None:
         self._resting.discard(session)
@@ -190,13 +204,20 @@ class Timekeeper:
             words,
             extra={"client": facts.address, "database": facts.database, "user": facts.user},
         )
-        hint = f"The limit is pgambassador's timeouts.{kind}, {limit:g} s for this client."
+        own = getattr(facts.granted.timeouts, kind) != limit
+        whose = f"the session's {PREFIX}{kind}_timeout" if own else f"pgambassador's timeouts.{kind}"
+        hint = f"The limit is {whose}, {limit:g} s for this client."
         if kind == "transaction" and self._keeper.aftermath.may_last(session):
             sqlstate, hint = "08007", f"Look whether it was before it is done again. {hint}"
         session.policy.failed(session, Refused(words, sqlstate=sqlstate, hint=hint))
 
     def __repr__(self) -> str:
         return f"<Timekeeper {len(self._resting)} at rest, {len(self._given_up)} given up>"
+
+
+@lru_cache(maxsize=200)
+def _asked(granted: Allowance, state: Settings) -> Allowance:
+    return granted.asked(state.values)
 
 
 @lru_cache(maxsize=200)

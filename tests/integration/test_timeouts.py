@@ -53,6 +53,18 @@ def proxy(
     )
 
 
+@pytest.fixture(scope="module")
+def pooled(primary: Postgres, ambassadors: Callable[..., Ambassador]) -> Ambassador:
+    return ambassadors(
+        url(primary),
+        timeouts={"statement": "400ms"},
+        users={
+            "patient": {"timeouts": {"statement": "off"}},
+            "guest": {"timeouts": {"statement": "off", "idle_client": "500ms"}},
+        },
+    )
+
+
 QUESTIONS = {
     "simple": (build.query(f"select {FOREVER}"), 1),
     "several": (build.query(f"select 1; select {FOREVER}; select 2"), 1),
@@ -306,12 +318,60 @@ def test_the_most_specific_counts(
             assert client.until("Z").error.fields["M"].endswith(f"statement timeout of {seconds} s")
 
 
+OWN = {"transaction": "25P04", "idle_in_transaction": "25P03", "idle_client": "57P05"}
+
+
+@pytest.mark.parametrize("at_start", [False, True], ids=["set", "start packet"])
+@pytest.mark.parametrize("timeout", OWN)
+def test_what_a_session_has_set_for_itself(timeout: str, at_start: bool, pooled: Ambassador) -> None:
+    name = f"pgambassador.{timeout}_timeout"
+    options = {"options": f"-c {name}=600ms"} if at_start else {}
+    with Wire.session(pooled.port, user="patient", **options) as client:
+        if not at_start:
+            client.ask(f"set {name} = '600ms'")
+        if timeout != "idle_client":
+            client.ask("begin")
+            assert client.ask("select 1").value == "1"
+        fields = client.rest()[-1].fields
+        assert (fields["S"], fields["C"]) == ("FATAL", OWN[timeout])
+        assert f"the session's {name}, 0.6 s" in fields["H"]
+
+
+def test_a_session_may_be_slower_than_its_user(pooled: Ambassador) -> None:
+    """Until it leaves that to the configuration again; what is no duration says nothing."""
+    with (
+        Wire.session(pooled.port, user="guest", options="-c pgambassador.idle_client_timeout=off") as slow,
+        Wire.session(pooled.port, user="guest") as guest,
+    ):
+        slow.ask("set pgambassador.statement_timeout = '0'")
+        assert guest.rest()[-1].sqlstate == "57P05"
+        assert slow.ask("select pg_sleep(0.9)").rows == [[""]]
+        slow.ask("set pgambassador.statement_timeout = '300ms'")
+        assert slow.ask(f"select {FOREVER}").error.fields["M"].endswith("timeout of 0.3 s")
+        slow.ask("set pgambassador.statement_timeout = 'soon'")
+        slow.ask("reset pgambassador.idle_client_timeout")
+        assert slow.ask("select pg_sleep(0.3)").rows == [[""]], "as it began, without one"
+        slow.ask("set pgambassador.idle_client_timeout = '600ms'")
+        assert slow.rest()[-1].sqlstate == "57P05"
+
+
+def test_in_session_mode_only_the_start_packet_says_it(
+    primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """Nobody asks a server there what has been set."""
+    proxy = ambassador(url(primary), pool={"mode": "session"})
+    with Wire.session(proxy.port, options="-c pgambassador.statement_timeout=400ms") as client:
+        assert client.ask(f"select {FOREVER}").error.fields["M"].endswith("timeout of 0.4 s")
+
+
 @pytest.mark.parametrize(
     ("user", "hint", "seconds", "option"),
     [
         ("quick", "", "0.5", "users.quick.pool.wait_timeout"),
         ("app", "/* pgambassador: wait_timeout=400ms */", "0.4", "the statement's hint wait_timeout"),
         ("quick", "/* pgambassador: wait_timeout=300ms */", "0.3", "the statement's hint wait_timeout"),
+        ("set", "", "0.35", "pgambassador.wait_timeout"),
+        ("set", "/* pgambassador: wait_timeout=300ms */", "0.3", "the statement's hint wait_timeout"),
     ],
 )
 def test_how_long_a_client_waits_for_a_connection(
@@ -321,7 +381,11 @@ def test_how_long_a_client_waits_for_a_connection(
     with (
         Wire.session(tenants.port) as holder,
         Wire.session(tenants.port) as patient,
-        Wire.session(tenants.port, user=user) as client,
+        Wire.session(
+            tenants.port,
+            user="quick" if user == "set" else user,
+            options="-c pgambassador.wait_timeout=350ms" if user == "set" else "",
+        ) as client,
     ):
         holder.ask("begin")
         patient.send(build.query("select 'in time'"))

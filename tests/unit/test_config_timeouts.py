@@ -75,3 +75,20 @@ def test_nothing_is_set_unless_somebody_says_so() -> None:
 def test_mistakes_are_named(more: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         config(**more)
+
+
+def test_what_a_session_asks_for() -> None:
+    given = Allowance(timeouts=Timeouts(statement=1, transaction=2, idle_client=3), wait=4, wait_option="x")
+    asked = given.asked(
+        {
+            "pgambassador.statement_timeout": "250ms",
+            "pgambassador.transaction_timeout": "OFF",
+            "pgambassador.idle_in_transaction_timeout": "5",
+            "pgambassador.idle_client_timeout": "soon",
+            "pgambassador.wait_timeout": "0",
+            "statement_timeout": "1h",
+        }
+    )
+    timeouts = Timeouts(statement=0.25, transaction=None, idle_in_transaction=5, idle_client=3)
+    assert asked == Allowance(timeouts=timeouts, wait=None, wait_option="pgambassador.wait_timeout")
+    assert given.asked({"pgambassador.route": "primary"}) is given

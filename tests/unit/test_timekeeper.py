@@ -226,7 +226,7 @@ def test_where_several_share_a_sync_it_cannot_be_told_whose_statement_it_is(
     keeper = SimpleNamespace(backends={queue.server.backend}, lane=play.lane, cancel=cancel)
     timekeeper = Timekeeper(cast(Any, keeper))
     for client in clients:
-        timekeeper.allow(client.session, Allowance(timeouts=Timeouts(statement=limit)), 0.0)
+        client.session.facts.allowance = Allowance(timeouts=Timeouts(statement=limit))
     play.loop.call_soon(lambda: timekeeper.tick(time.monotonic() + 2.1))
     play.loop.run()
     assert cancelled == [queue.server.backend]

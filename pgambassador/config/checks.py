@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from pgambassador.auth.rules import shadowed
 from pgambassador.auth.verifier import read_verifier
 from pgambassador.cluster.upstream import RDS
+from pgambassador.config.discovery import HostsDiscovery
 from pgambassador.config.providers import name_of
 from pgambassador.config.store import parse_store
 from pgambassador.config.structs import EVERY_OTHER
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
 
 # Providers whose secrets name a user by themselves.
 _NAMES_USER = frozenset(("aws-secretsmanager",))
+_FINGERPRINT: Final = re.compile("[0-9A-Fa-f]{16}")
 
 
 def check(config: Config) -> None:
     _names(config)
     _clusters(config)
     _routes(config)
+    _fingerprints(config)
     _databases(config)
     _pools(config)
     addresses = config.addresses()
@@ -64,6 +68,25 @@ def _routes(config: Config) -> None:
                 raise ConfigError(
                     f"clusters.{name}.routing.rules[{index}] does not say what it does.",
                     hint="Add route (primary, replica or any), or idempotent: true.",
+                )
+
+
+def _fingerprints(config: Config) -> None:
+    """Another one would never match."""
+    found = [(f"limits.rates[{index}]", rule.fingerprint) for index, rule in enumerate(config.limits.rates)]
+    for name, cluster in config.clusters.items():
+        rules = {"rules": cluster.routing.rules, "cache.rules": getattr(cluster.routing.cache, "rules", ())}
+        found += [
+            (f"clusters.{name}.routing.{key}[{index}]", rule.fingerprint)
+            for key, listed in rules.items()
+            for index, rule in enumerate(listed)
+        ]
+    for path, marks in found:
+        for mark in marks:
+            if mark != "all" and _FINGERPRINT.fullmatch(mark) is None:
+                raise ConfigError(
+                    f"{path}.fingerprint must be 16 hexadecimal digits, or all, not {mark!r}.",
+                    hint="pgambassador explain 'SQL' prints that of a statement.",
                 )
 
 
@@ -242,6 +265,7 @@ def warnings(config: Config) -> list[str]:
         *_user_warnings(config),
         *_secret_warnings(config),
         *_bundle_warnings(config),
+        *_server_warnings(config),
     ]
 
 
@@ -288,6 +312,23 @@ def _user_warnings(config: Config) -> list[str]:
         and cluster.upstream().user is None
         and (getattr(cluster.credentials, "user", None) or name_of(cluster.credentials) in _NAMES_USER)
     ]
+
+
+def _server_warnings(config: Config) -> list[str]:
+    """A weight of 0 for a server that is written in another way leaves it all its reads."""
+    found = []
+    for name, cluster in config.clusters.items():
+        routing = cluster.routing
+        if not isinstance(routing.discovery, HostsDiscovery):
+            continue
+        hosts = [str(endpoint) for endpoint in cluster.upstream().endpoints]
+        found += [
+            f"clusters.{name}.routing.{key}.{where} is for no server: the URL has {', '.join(hosts)}"
+            for key, named in (("weights", routing.weights), ("zones", routing.zones))
+            for where in named
+            if where not in hosts
+        ]
+    return found
 
 
 def _rules_warnings(config: Config) -> list[str]:

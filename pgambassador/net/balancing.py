@@ -1,4 +1,5 @@
-"""Which of several lanes of standbys `routing.balance` picks; the least busy is found in compiled code."""
+"""Which of several lanes of standbys `routing.balance` picks; the least busy is found in compiled code where
+all weights are the same."""
 
 from __future__ import annotations
 
@@ -6,13 +7,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pgambassador.routing.balance import Candidate, Pulse, balancer
+from pgambassador.routing.balance import REMEMBERED, Candidate, Pulse, balancer
 
 if TYPE_CHECKING:
     from pgambassador.config.routing import Balance
     from pgambassador.net.lane import Lane
-
-_LANES_MOST = 100
 
 
 class Pace:
@@ -31,17 +30,18 @@ class Pace:
 
 
 def chooser(
-    balance: Balance, clock: Callable[[], float] = time.monotonic
+    balance: Balance, clock: Callable[[], float] = time.monotonic, *, uneven: bool = False
 ) -> Callable[[list[Lane]], Lane] | None:
-    """Picks one of several lanes, all of which would do and have some weight; None: the least busy one."""
-    if balance == "least-outstanding":
+    """Picks one of several lanes, all of which would do and have some weight; None: the least busy one.
+    `uneven`: their weights differ."""
+    if balance == "least-outstanding" and not uneven:
         return None
     kind = balancer(balance)
     paces: dict[Lane, Pace] = {}
 
     def choose(lanes: list[Lane]) -> Lane:
         now = clock()
-        if len(paces) > _LANES_MOST:
+        if len(paces) > REMEMBERED:
             paces.clear()  # of standbys that are gone
         candidates = [
             Candidate(

@@ -121,8 +121,12 @@ class Branches:
                 branch.lane.fresh_until = self.watch.freshness.fresh_until(endpoint)
             self._rate(branch, server)
             lanes.append(branch.lane)
-        assert keeper.lane.choice is not None
-        keeper.lane.choice.lanes = tuple(lanes)
+        choice = keeper.lane.choice
+        assert choice is not None
+        choice.lanes = tuple(lanes)
+        if self.routing.balance == "least-outstanding":
+            uneven = len({server.weight for server in usable.values()} - {0}) > 1
+            choice.choose = (choice.choose or chooser(self.routing.balance, uneven=True)) if uneven else None
         for endpoint, branch in list(keeper.branches.items()):
             if endpoint not in usable:
                 branch.divert()

@@ -16,5 +16,5 @@ cdef class Choice:
     cdef readonly unsigned long long none
     cdef Py_ssize_t turn
 
-    cdef Lane pick(self, double written_at, double now, double max_lag, bint whatever)
+    cdef Lane pick(self, double written_at, double now, double max_lag)
     cdef bint fresh(self, Lane lane, double written_at, double now, double max_lag) noexcept

@@ -32,8 +32,8 @@ cdef class Choice:
         self.strict = strict
         self.choose = choose
 
-    cdef Lane pick(self, double written_at, double now, double max_lag, bint whatever):
-        """None: it has to be the primary. `whatever`: however far behind a standby is."""
+    cdef Lane pick(self, double written_at, double now, double max_lag):
+        """None: it has to be the primary."""
         cdef Lane lane, best = None
         cdef Py_ssize_t i, count = len(self.lanes)
         cdef double load, least = 0
@@ -52,7 +52,7 @@ cdef class Choice:
             lane = <Lane>self.lanes[self.turn + i if self.turn + i < count else self.turn + i - count]
             if lane.weight <= 0:
                 continue
-            if not whatever and not self.fresh(lane, written_at, now, max_lag):
+            if not self.fresh(lane, written_at, now, max_lag):
                 stale = True
                 continue
             if fit is not None:
@@ -75,9 +75,9 @@ cdef class Choice:
     cdef bint fresh(self, Lane lane, double written_at, double now, double max_lag) noexcept:
         return (self.eventual or written_at < lane.fresh_until) and now - lane.fresh_until <= max_lag
 
-    def which(self, double written_at, double now, double max_lag=-1, bint whatever=False):
+    def which(self, double written_at, double now, double max_lag=-1):
         """The lane that `pick` finds, or None."""
-        return self.pick(written_at, now, max_lag, whatever)
+        return self.pick(written_at, now, max_lag)
 
     def __repr__(self):
         return f"<Choice of {len(self.lanes)}>"

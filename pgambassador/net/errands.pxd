@@ -49,6 +49,7 @@ cdef class Errands(Sight):
     cdef bint comes_too_soon(self, Backend backend) noexcept
     cdef bint may_follow(self, Backend backend, int kind) except -1
     cdef bint puts_off(self) except -1
+    cdef bint adds_nothing(self, int kind) except -1
     cdef int written(self) except -1
     cdef bytes readiness(self)
     cdef int skip_part(self) except -1

@@ -42,12 +42,12 @@ cdef class Errands(Sight):
         if self.begun is not None:
             reads = verdict.makes_read_only
         if reads and not self.stays and not self.again_at_primary:
-            lane = choice.pick(self.written_at, self.now, verdict.max_lag, verdict.replica)
+            lane = choice.pick(self.written_at, self.now, verdict.max_lag)
             if lane is None and choice.strict:
                 self.refusal = self.policy.routes.no_replica
                 return None
         if lane is None:
-            self.wrote = not verdict.harmless or self.begun is not None
+            self.wrote = self.begun is not None or not (verdict.harmless or verdict.begins == READ_ONLY)
             return self.lane
         self.wrote = False
         return lane
@@ -68,6 +68,10 @@ cdef class Errands(Sight):
                 return False
         self.request = None  # it would come behind what follows
         return True
+
+    cdef bint adds_nothing(self, int kind) except -1:
+        """Whether the part that begins now, behind the first one, only reads, or only ends its transaction."""
+        return self.look(kind) and (self.verdict.harmless or self.verdict.ends)
 
     cdef int written(self) except -1:
         """What may have written something has come to its end."""

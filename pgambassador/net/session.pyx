@@ -191,7 +191,8 @@ cdef class Session(Wake):
                         self.stall()
                         return 0
                 elif self.part != self.first_part:
-                    self.wrote = True
+                    if not self.wrote and not backend.unsynced:
+                        self.wrote = self.lane.choice is None or not self.adds_nothing(kind)
                     if not backend.unsynced and not backend.copying and backend.untouched():
                         self.anew(backend)
                 self.linked(kind)

@@ -3,15 +3,15 @@
 
 1. A part is all up to its Sync, or a simple query. It is looked at when all of it is here; one that is long, or
    that asks for an answer before its end, counts as not known.
-2. Of several statements in a part the first that is not known to read says what the part is; one that makes its
-   transaction read only must be the last of them.
+2. Of several statements in a part the first that is not known to read says what the part is. Behind one that begins a
+   read-only transaction stand only reads, and behind one that makes its transaction read only or ends it nothing.
 """
 from libc.string cimport memchr, memcmp
 
 from pgambassador.net.lane cimport Lane
 from pgambassador.net.parties cimport APART, BEFORE_SYNC, IN_QUERY, LOUD, QUIET, QUIET_AS_IT_IS, Statement
 from pgambassador.net.preparing cimport NAME_MOST
-from pgambassador.net.verdicts cimport UNKNOWN, Verdict, Verdicts
+from pgambassador.net.verdicts cimport READ_ONLY, UNKNOWN, Verdict, Verdicts
 from pgambassador.wire.framing cimport Scanner
 from pgambassador.wire.replies cimport mentions_state
 
@@ -131,13 +131,14 @@ cdef class Sight(Requests):
             else:
                 own = own or not bound or size > 6 and at[6] != 0
             if one is not None:
-                if whole is not None and whole is not one and (whole.begins or whole.makes_read_only):
-                    return True  # what follows it may do more than that
+                if whole is not None and whole is not one and (whole.begins or whole.makes_read_only or whole.ends):
+                    if whole.begins != READ_ONLY or not one.harmless:
+                        return True  # what follows it may do more than that
                 if whole is None or whole.harmless:
                     whole = one
                 once = once and one.harmless
                 brief = brief and one.batchable
-                if not one.read and not one.harmless and not one.begins and not one.makes_read_only:
+                if not (one.read or one.harmless or one.begins or one.makes_read_only or one.ends):
                     self.verdict = one
                     return True
             at = stop

@@ -16,8 +16,6 @@ cdef class Verdict(Brevity):
     cdef readonly bint batchable
     # And their text a simple query.
     cdef readonly bint combines
-    # A hint wants a replica, however far behind that is.
-    cdef readonly bint replica
     cdef readonly int begins
     cdef readonly bint makes_read_only
     # It ends a transaction.

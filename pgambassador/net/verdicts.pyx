@@ -33,7 +33,6 @@ cdef class Verdict(Brevity):
             self.cache = decision.cache
         self.harmless = decision.kind == "read"
         self.read = decision.target == "replica" and not decision.begins or self.harmless and decision.target == "any"
-        self.replica = decision.hint == "replica"
         self.batchable = decision.batchable
         self.begins = BEGINS[decision.begins]
         if self.begins == READ_ONLY and decision.target == "primary":

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 HALF_LIFE: Final = 5.0
 SHARE: Final = 0.2
 """What the newest answer counts in the average."""
+REMEMBERED: Final = 100
 
 
 @dataclass(slots=True)
@@ -52,10 +53,11 @@ class Pulse:
 
 
 class _Least:
-    """The least of a cost; those that cost the same take turns."""
+    """The least of a cost; those that cost the same take turns, in whatever order they are told."""
 
     def __init__(self) -> None:
         self._turn = 0
+        self._chosen: dict[Hashable, int] = {}
 
     def pick(self, candidates: Sequence[Candidate]) -> int:
         able = _able(candidates)
@@ -64,16 +66,15 @@ class _Least:
         costs = [(self.cost(candidates[index]), index) for index in able]
         least = min(cost for cost, _ in costs)
         cheapest = [index for cost, index in costs if cost <= least]
+        best = min(cheapest, key=lambda index: self._chosen.get(candidates[index].key, 0))
+        if len(self._chosen) > REMEMBERED:
+            self._chosen.clear()  # of those that are gone
         self._turn += 1
-        return cheapest[self._turn % len(cheapest)]
+        self._chosen[candidates[best].key] = self._turn
+        return best
 
     def cost(self, candidate: Candidate) -> float:
         raise NotImplementedError
-
-
-class LeastOutstanding(_Least):
-    def cost(self, candidate: Candidate) -> float:
-        return (candidate.outstanding + 1) / candidate.weight
 
 
 class ResponseTime(_Least):
@@ -91,23 +92,34 @@ class RoundRobin(_Least):
 
 
 class Weighted:
-    """By weights alone, evenly mixed: each gains its weight, and who has most pays for all."""
+    """By weights alone, evenly mixed: each gains its weight, and who has most pays for all. Who would not do
+    for a statement keeps what it has, or a small share would never come to its turn."""
 
     def __init__(self) -> None:
         self._credit: dict[Hashable, float] = {}
+
+    def gain(self, candidate: Candidate) -> float:
+        return candidate.weight
 
     def pick(self, candidates: Sequence[Candidate]) -> int:
         able = _able(candidates)
         if not able:
             return -1
-        credit = {
-            candidates[index].key: self._credit.get(candidates[index].key, 0.0) + candidates[index].weight
-            for index in able
-        }
-        best = max(able, key=lambda index: credit[candidates[index].key])
-        credit[candidates[best].key] -= sum(candidates[index].weight for index in able)
-        self._credit = credit
+        if len(self._credit) > REMEMBERED:
+            self._credit.clear()  # of those that are gone
+        gains = {candidates[index].key: self.gain(candidates[index]) for index in able}
+        for key, gain in gains.items():
+            self._credit[key] = self._credit.get(key, 0.0) + gain
+        best = max(able, key=lambda index: self._credit[candidates[index].key])
+        self._credit[candidates[best].key] -= sum(gains.values())
         return best
+
+
+class LeastOutstanding(Weighted):
+    """Where weights differ. The least for its weight would never be a small one while little is under way."""
+
+    def gain(self, candidate: Candidate) -> float:
+        return candidate.weight / (candidate.outstanding + 1)
 
 
 def _able(candidates: Sequence[Candidate]) -> list[int]:

@@ -30,11 +30,11 @@ class Decision:
     """`target` is where it should go: `any` where it has no preference of its own, as COMMIT.
 
     `reason` continues "It goes there because it …"; `rule` names what overrode the statement itself, or was
-    not obeyed. `hint` is the route that a comment asks for. `movable`: a session or a rule that asks for a
-    replica is to be obeyed. `tables` are what it reads or writes, as far as writes to these are seen; "*"
-    among them: it may be any. `writes` are those whose rows may be others afterwards. `cache`: seconds for
-    which its answer may be given again. `literal`: other literals might be decided otherwise. `single`: it is
-    one statement. `idempotent`: executed twice it does as if once, by what it is or by what is said of it.
+    not obeyed. `movable`: a hint, a session or a rule that asks for a replica is to be obeyed. `tables` are
+    what it reads or writes, as far as writes to these are seen; "*" among them: it may be any. `writes` are
+    those whose rows may be others afterwards. `cache`: seconds for which its answer may be given again.
+    `literal`: other literals might be decided otherwise. `single`: it is one statement. `idempotent`:
+    executed twice it does as if once, by what it is or by what is said of it.
     """
 
     kind: Kind
@@ -51,7 +51,6 @@ class Decision:
     tables: frozenset[str] = EVERYTHING
     writes: frozenset[str] = EVERYTHING
     literal: bool = False
-    hint: Target | None = None
     movable: bool = False
     wait_timeout: float | None = None
     single: bool = False
@@ -372,6 +371,8 @@ _CATALOGS: Final = ("pg_catalog", "information_schema")
 def _overridden(text: str, itself: Decision, said: Hints, overrides: Overrides) -> Decision:
     rule = overrides.rule_for(text) if overrides.rules and said.route is None else None
     route, name = (said.route, f"hint {said.route}") if said.route is not None else (rule or (None, ""))
+    if route == "primary" and itself.begins == "unsaid":
+        itself = replace(itself, begins="read write")  # whatever its transaction is made afterwards
     target = itself.target
     notes = []
     if route == "primary" and target != "primary":
@@ -394,6 +395,5 @@ def _overridden(text: str, itself: Decision, said: Hints, overrides: Overrides) 
         rule="; ".join(notes),
         max_lag=said.max_lag,
         cache=said.cache,
-        hint=said.route,
         wait_timeout=said.wait_timeout,
     )

@@ -91,8 +91,6 @@ def _unfit(decision: Decision, server: Server, lag: float | None, routing: Routi
     most = routing.max_lag if decision.max_lag is None else decision.max_lag
     if server.weight <= 0:
         return "its weight is 0"
-    if decision.hint == "replica":
-        return ""
     if lag is None:
         return "it has not replayed yet what the primary had when it was first asked"
     if lag > most:
@@ -136,13 +134,17 @@ class Explanation:
     def rows(self) -> list[tuple[str, str]]:
         """What it is called, and what it is."""
         decision = self.decision
+        parses = decision.reason != "cannot be parsed"
         found = [
             ("class", decision.kind),
             ("target", decision.target),
             ("goes", self.destination),
             ("why", f"it {decision.reason}"),
             ("rule", decision.rule or "none"),
-            ("fingerprint", self.fingerprint or "none: it does not parse"),
+            (
+                "fingerprint",
+                self.fingerprint or f"none: it {'is not looked at' if parses else 'does not parse'}",
+            ),
         ]
         if decision.max_lag is not None:
             found.append(("max_lag", f"{decision.max_lag:g} s"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import LiteralString
 
@@ -10,7 +11,8 @@ import pytest
 from psycopg import Connection
 
 from pgambassador.embedded import Postgres
-from tests.harness import Ambassador, several, wait_until
+from tests.harness import Ambassador, Wire, several, wait_until
+from tests.messages import SYNC, extended
 
 HERE = "select inet_server_port()"
 """Told to be a function that reads like any other, by the configuration of these tests."""
@@ -73,12 +75,58 @@ def test_a_read_only_transaction_runs_on_the_replica_as_a_whole(
     connection.execute("commit")
 
 
+def test_a_read_only_transaction_may_begin_in_one_part_with_what_it_reads(
+    connection: Connection, proxy: Ambassador, replica: Postgres
+) -> None:
+    wait_until(lambda: port(connection) == replica.port, "reads are back at the replica")
+    asked = extended(b"begin read only") + extended(HERE.encode())
+    with Wire.session(proxy.port) as wire:
+        for _ in range(5):
+            wire.send(asked, SYNC)
+            assert wire.until("Z").value == str(replica.port)
+            assert wire.ask("select pg_is_in_recovery()").value == "t"
+            assert wire.ask("insert into nowhere values (1)").error.sqlstate in ("25006", "42P01")
+            wire.ask("rollback")
+
+
+def test_read_only_transactions_come_back_to_the_replica_though_they_never_pause(
+    connection: Connection, primary: Postgres, replica: Postgres
+) -> None:
+    connection.execute("create table if not exists before_them (n int)")
+    connection.execute("insert into before_them values (1)")
+    until = time.monotonic() + 10
+    where = primary.port
+    while where != replica.port and time.monotonic() < until:
+        connection.execute("begin read only")
+        where = port(connection)
+        connection.execute("commit")
+    assert where == replica.port
+
+
 def test_a_transaction_that_is_made_read_only_first_runs_on_the_replica(
     connection: Connection, replica: Postgres
 ) -> None:
     connection.execute("begin")
     connection.execute("set transaction read only")
     assert port(connection) == replica.port
+    connection.execute("commit")
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("/* pgambassador: primary */ begin read only",),
+        ("begin /* pgambassador: primary */", "set transaction read only"),
+        ("begin", "set transaction read only /* pgambassador: primary */"),
+    ],
+)
+def test_a_hint_keeps_a_read_only_transaction_on_the_primary(
+    connection: Connection, primary: Postgres, replica: Postgres, statements: tuple[LiteralString, ...]
+) -> None:
+    wait_until(lambda: port(connection) == replica.port, "reads are back at the replica")
+    for statement in statements:
+        connection.execute(statement)
+    assert port(connection) == primary.port
     connection.execute("commit")
 
 

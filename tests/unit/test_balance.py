@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from typing import get_args
 
 import pytest
@@ -46,6 +47,19 @@ def test_equals_take_turns(name: str) -> None:
     assert chosen == {0: 100, 1: 100, 2: 100}
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_equals_take_turns_in_whatever_order_they_are_told(name: str, count: int) -> None:
+    """The relay begins with another one each time."""
+    choose = balancer(name)
+    chosen: Counter[Hashable] = Counter()
+    candidates = [Candidate(key) for key in range(count)]
+    for _ in range(120):
+        candidates = [*candidates[1:], candidates[0]]
+        chosen[candidates[choose.pick(candidates)].key] += 1
+    assert chosen == dict.fromkeys(range(count), 120 // count)
+
+
 def shares(name: str, *weights: float) -> list[int]:
     """How statements spread that all stay."""
     choose = balancer(name)
@@ -55,11 +69,29 @@ def shares(name: str, *weights: float) -> list[int]:
     return [each.outstanding for each in candidates]
 
 
-@pytest.mark.parametrize("name", ["least-outstanding", "weighted", "response-time"])
+@pytest.mark.parametrize("name", ["weighted", "response-time"])
 def test_shares_go_by_weights(name: str) -> None:
     assert shares(name, 1, 2, 3) == pytest.approx([100, 200, 300], abs=3)
     assert shares(name, 0.01, 1)[0] <= 8  # a canary
     assert shares(name, 0, 1) == [0, 600]
+
+
+@pytest.mark.parametrize("name", ["least-outstanding", "weighted"])
+def test_a_small_share_comes_to_its_turn_though_little_is_under_way(name: str) -> None:
+    choose = balancer(name)
+    canary, other = Candidate("canary", 0.01), Candidate("other")
+    chosen: Counter[Hashable] = Counter()
+    for turn in range(1000):
+        # What some clients have written only the other one shows for a while.
+        among = [canary, other] if turn % 4 else [other]
+        chosen[among[choose.pick(among)].key] += 1
+    assert 6 <= chosen["canary"] <= 8
+
+
+def test_who_does_not_come_to_an_end_gets_less_than_its_share() -> None:
+    choose = balancer("least-outstanding")
+    chosen = Counter(choose.pick([Candidate("a", 1, outstanding=9), Candidate("b", 2)]) for _ in range(210))
+    assert chosen == {0: 10, 1: 200}
 
 
 def test_round_robin_is_blind_to_weights() -> None:

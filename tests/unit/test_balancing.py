@@ -20,6 +20,16 @@ def test_the_least_busy_needs_no_help() -> None:
     assert chooser("least-outstanding") is None
 
 
+def test_the_least_busy_by_their_shares() -> None:
+    light, heavy = some = lanes(1, 3)
+    choose = chooser("least-outstanding", uneven=True)
+    assert choose is not None
+    assert Counter(choose(some) for _ in range(40)) == {light: 10, heavy: 30}
+    for _ in range(2):
+        heavy.borrow(Borrower(lambda backend: None))
+    assert Counter(choose(some) for _ in range(40)) == {light: 20, heavy: 20}
+
+
 def test_by_weight_alone() -> None:
     light, heavy = some = lanes(1, 3)
     choose = chooser("weighted")

@@ -202,6 +202,21 @@ def test_what_is_known_of_freshness_goes_to_the_lane(play: Splitting) -> None:
     assert play.branch(B).lane.fresh_until == 12.5
 
 
+def test_where_weights_differ_shares_are_dealt_out(play: Splitting) -> None:
+    choice = play.keeper.lane.choice
+    assert choice is not None
+
+    def dealer(first: float, second: float) -> object:
+        play.sees(standby(B, weight=first), standby(C, weight=second))
+        return choice.choose
+
+    assert dealer(1, 1) is None
+    found = dealer(1, 0.5)
+    assert found is not None
+    assert dealer(2, 0.5) is found
+    assert dealer(1, 0) is None
+
+
 @pytest.mark.parametrize(
     ("routing", "everybody", "eventual", "strict"),
     [

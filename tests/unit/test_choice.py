@@ -66,7 +66,6 @@ def test_what_was_written_must_be_there(written_at: float, fits: bool) -> None:
     assert (some.which(written_at, 101.0) is lane) == fits
     assert cast(Any, some.policy).wants_fresher == (not fits) == some.stale
     assert choice(lane, eventual=True).which(written_at, 101.0) is lane
-    assert some.which(written_at, 101.0, whatever=True) is lane
 
 
 def test_it_may_lag_so_far_and_a_hint_may_say_how_far() -> None:

@@ -323,6 +323,44 @@ def test_mistakes_in_the_environment_name_the_variable(read, variable, value, sa
     assert said in complaint(read, MAIN, environ=environ)
 
 
+@pytest.mark.parametrize(
+    ("routing", "said"),
+    [
+        (
+            "{rules: [{fingerprint: [50FDE20626009aba, 50fde2], route: primary}]}",
+            "clusters.main.routing.rules[0].fingerprint must be 16 hexadecimal digits, or all, not '50fde2'.",
+        ),
+        ("{cache: {rules: [{fingerprint: x, ttl: 1s}]}}", "routing.cache.rules[0].fingerprint must be"),
+    ],
+)
+def test_what_would_never_match_a_statement(read, routing, said):
+    assert said in complaint(read, f"clusters: {{main: {{url: '{URL}', routing: {routing}}}}}")
+
+
+def test_fingerprints_of_rates(read):
+    said = complaint(read, MAIN + "limits: {rates: [{fingerprint: select, rate: 1}]}")
+    assert "limits.rates[0].fingerprint must be" in said
+
+
+@pytest.mark.parametrize(
+    ("routing", "warned"),
+    [
+        (
+            "{weights: {a: 0}}",
+            ["clusters.main.routing.weights.a is for no server: the URL has a:5432, b:5433"],
+        ),
+        ("{zones: {'a:5433': x}}", ["clusters.main.routing.zones.a:5433 is for no server"]),
+        ("{weights: {'a:5432': 0}, zones: {'b:5433': x}}", []),
+        ("{discovery: {by: dns}, weights: {'10.0.0.7:5432': 0.5}}", []),
+    ],
+)
+def test_weights_of_no_server_are_warned_about(read, routing, warned):
+    config = read(f"clusters: {{main: {{url: 'postgresql://app@a,b:5433/shop', routing: {routing}}}}}")
+    found = warnings(config)
+    assert len(found) == len(warned)
+    assert all(said in line for said, line in zip(warned, found, strict=True))
+
+
 def test_what_kubernetes_and_others_set_is_left_alone():
     environ = dict.fromkeys(
         [

@@ -29,7 +29,7 @@ def test_the_corpus(each: corpus.Statement) -> None:
 @pytest.mark.parametrize("each", corpus.STATEMENTS, ids=str)
 def test_before_anything_is_known_nothing_is_for_a_replica(each: corpus.Statement) -> None:
     decision = decide(each.text, NOTHING_KNOWN)
-    asked_for = decision.hint == "replica" or decision.begins == "read only"
+    asked_for = "hint replica" in decision.rule or decision.begins == "read only"
     assert decision.target != "replica" or asked_for
 
 
@@ -232,9 +232,22 @@ def test_what_stands_beside_an_explain_counts() -> None:
     assert of("EXPLAIN DELETE FROM accounts; DELETE FROM accounts").kind == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [
+        ("BEGIN", "unsaid"),
+        ("BEGIN /* pgambassador: primary */", "read write"),
+        ("BEGIN -- pgambassador: any", "unsaid"),
+    ],
+)
+def test_a_hint_that_keeps_a_transaction_on_the_primary(text: str, begins: str) -> None:
+    decision = of(text)
+    assert (decision.begins, decision.target) == (begins, "primary")
+
+
 def test_hints_are_reported() -> None:
     decision = of("/* pgambassador: replica, max_lag=2s, cache=5s, colour=red */ SELECT * FROM accounts")
-    assert (decision.max_lag, decision.cache, decision.hint) == (2.0, 5.0, "replica")
+    assert (decision.max_lag, decision.cache) == (2.0, 5.0)
     assert "hint replica" in decision.rule
     assert "colour=red" in decision.rule
     assert of("/* pgambassador: cache=5s */ SELECT gen_random_uuid()").cache is None

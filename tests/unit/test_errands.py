@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -140,6 +141,54 @@ def test_a_transaction_that_reads_on_a_standby_writes_nothing(split: Split) -> N
         client.gets(told)
     assert client.session.written_at < 0
     assert standby.backend in split.lane.idle
+
+
+def unnamed(text: bytes) -> bytes:
+    return parse(b"", text) + bind(b"") + execute()
+
+
+def kinds(data: bytes) -> Iterator[str]:
+    while data:
+        yield chr(data[0])
+        data = data[1 + int.from_bytes(data[1:5], "big") :]
+
+
+BEGINS, READS, ENDS = query("begin read only"), query("select mark"), query("commit")
+
+
+@pytest.mark.parametrize(
+    ("parts", "wrote"),
+    [
+        ([BEGINS, READS, ENDS], False),
+        ([BEGINS, READS, READS, query("rollback")], False),
+        ([unnamed(b"begin read only") + unnamed(b"select mark") + SYNC, unnamed(b"commit") + SYNC], False),
+        ([BEGINS, unnamed(b"select mark") + unnamed(b"commit") + SYNC], False),
+        ([BEGINS, query("set transaction read write"), READS, ENDS], True),
+        ([BEGINS, READS, WRITE, ENDS], True),
+        ([BEGINS, unnamed(b"commit") + unnamed(b"write") + SYNC], True),
+        ([BEGINS, unnamed(b"commit") + SYNC + unnamed(b"write") + SYNC], True),
+        ([BEGINS, READS + ENDS + WRITE], True),
+        ([unnamed(b"begin read only") + unnamed(b"write") + SYNC, ENDS], True),
+        ([READS + READS], False),
+        ([READS + WRITE], True),
+    ],
+)  # fmt: skip
+def test_what_counts_as_written(split: Split, parts: list[bytes], wrote: bool) -> None:
+    """On the primary, while no standby is fresh: what only reads keeps nobody there."""
+    split.lags()
+    primary, client = split.primary(), split.play.client()
+    done = {
+        "P": PARSE_COMPLETE, "B": BIND_COMPLETE, "E": complete("X"), "S": TRANSACTION,
+        "Q": complete("X") + TRANSACTION,
+    }  # fmt: skip
+    for part in parts:
+        client.writes(part)
+        primary.read_all()
+        answers = b"".join(done[kind] for kind in kinds(part))
+        primary.sends(answers.removesuffix(TRANSACTION) + IDLE if part is parts[-1] else answers)
+        assert client.read_all()
+    assert primary.is_idle and not client.session.closed
+    assert (client.session.written_at > 0) == wrote
 
 
 def test_everybody_counts_what_was_written_through_another_pool(split: Split, plays: MakePlay) -> None:

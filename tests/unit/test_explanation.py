@@ -15,6 +15,7 @@ from pgambassador.routing.decision import Decision, decide
 from pgambassador.routing.explanation import Explanation, Standing, standings
 from pgambassador.routing.freshness import NEVER
 from pgambassador.routing.offline import OFFLINE
+from pgambassador.routing.reading import fingerprint
 
 A, B, C = (Endpoint(name) for name in "abc")
 READ = decide("select 1", OFFLINE)
@@ -103,7 +104,7 @@ def test_it_is_what_the_relay_would_do(level: str, fresh: float, written_at: flo
     choice = Choice(Policy(), max_lag=10, everybody=False, eventual=level in ("eventual", "bounded"))
     choice.lanes = (lane,)
     lag = -1 if decision.max_lag is None else decision.max_lag
-    relay = choice.which(written_at, NOW, lag, decision.hint == "replica") is lane
+    relay = choice.which(written_at, NOW, lag) is lane
     found = standing(
         decision, Server(B, "standby", True), fresh=fresh, written_at=written_at, consistency=level
     )
@@ -144,3 +145,13 @@ def test_rows_and_values_say_the_same() -> None:
     ]
     assert (rows["rule"], values["rule"]) == ("hint replica", "hint replica")
     assert (rows["note"], values["note"], values["fingerprint"]) == ("so", "so", "f00")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("selekt 1", "none: it does not parse"), ("select " + "1+" * 9000 + "1", "none: it is not looked at")],
+    ids=["wrong", "long"],
+)
+def test_why_there_is_no_fingerprint(text: str, said: str) -> None:
+    rows = dict(Explanation(decide(text, OFFLINE), fingerprint(text)).rows())
+    assert rows["fingerprint"] == said

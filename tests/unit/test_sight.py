@@ -72,6 +72,8 @@ def unnamed(text: bytes = SELECT) -> bytes:
         query(b"begin read only"),
         unnamed(b"begin read only") + SYNC,
         unnamed() + unnamed(b"begin read only") + SYNC,
+        unnamed(b"begin read only") + unnamed() + SYNC,
+        unnamed(b"begin read only") + unnamed() + unnamed() + SYNC,
     ],
 )  # fmt: skip
 def test_what_a_standby_may_answer(split: Split, messages: bytes) -> None:
@@ -86,6 +88,10 @@ def test_what_a_standby_may_answer(split: Split, messages: bytes) -> None:
         unnamed() + unnamed(WRITE) + SYNC,
         unnamed(WRITE) + unnamed() + SYNC,
         unnamed(b"begin read only") + unnamed(b"commit") + unnamed(WRITE) + SYNC,
+        unnamed(b"begin read only") + unnamed() + unnamed(WRITE) + SYNC,
+        unnamed(b"begin read only") + unnamed(b"begin") + SYNC,
+        unnamed(b"begin") + unnamed() + SYNC,
+        unnamed(b"set transaction read only") + unnamed() + SYNC,
         unnamed() + FLUSH,
         unnamed() + close_statement(b"x") + SYNC,
         bind(b"unknown") + execute() + SYNC,

@@ -21,6 +21,7 @@ from tests.harness import Ambassador, several, wait_until
 
 SECONDS = 4.0
 CLIENTS = 6
+MANY = 24
 READS = 9
 """Behind each write."""
 COUNT = "select n, inet_server_port() from tallies where client = {}"
@@ -43,7 +44,7 @@ def three(workspace: Workspace, primary: Postgres, replica: Postgres) -> Iterato
     made = Three(primary, replica, primary.replica(f"other-{len(workspace.servers)}"))
     primary.sql(
         "create table tallies (client int primary key, n int);"
-        f"insert into tallies select c, 0 from generate_series(0, {CLIENTS}) c; grant all on tallies to app",
+        f"insert into tallies select c, 0 from generate_series(0, {MANY}) c; grant all on tallies to app",
         database="app",
     )
     yield made
@@ -287,9 +288,16 @@ def test_what_replay_cancels_is_asked_elsewhere(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", ["session", "global"])
-def test_thousands_of_writes_with_reads_behind_them(ambassadors: Make, three: Three, level: str) -> None:
-    """At the level `global` the reads are another client's. The replicas stand still in turn."""
+@pytest.mark.parametrize(
+    ("level", "pause", "clients"),
+    [("session", 0.0, CLIENTS), ("global", 0.0, CLIENTS), ("session", 0.01, MANY)],
+    ids=["session", "global", "session, at leisure"],
+)
+def test_thousands_of_writes_with_reads_behind_them(
+    ambassadors: Make, three: Three, level: str, pause: float, clients: int
+) -> None:
+    """At the level `global` the reads are another client's. The replicas stand still in turn. Who never
+    pauses reads mostly on the primary; who does for some milliseconds reads mostly on replicas."""
     proxy = front(ambassadors, three, consistency=level)
     stale: list[str] = []
     ports: Counter[int] = Counter()
@@ -305,6 +313,7 @@ def test_thousands_of_writes_with_reads_behind_them(ambassadors: Make, three: Th
                 told += 1
                 writes[number] += 1
                 for turn in range(READS):
+                    time.sleep(pause)
                     if turn % 3:
                         count, port = read(reader, number)
                     else:
@@ -315,7 +324,7 @@ def test_thousands_of_writes_with_reads_behind_them(ambassadors: Make, three: Th
                     if count != told:
                         stale.append(f"client {number}: {told} was due, {count} came from {port}")
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(1, CLIENTS + 1)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(1, clients + 1)]
     for thread in threads:
         thread.start()
     pauses = 0
@@ -327,6 +336,7 @@ def test_thousands_of_writes_with_reads_behind_them(ambassadors: Make, three: Th
         thread.join()
     about = f"{sum(writes.values())} writes, {pauses} pauses, read at {dict(ports)}, {three}"
     assert not stale, "\n".join((about, *stale[:10]))
-    assert len(writes) == CLIENTS and min(writes.values()) > 10 and pauses > 4, about
+    assert len(writes) == clients and min(writes.values()) > 10 and pauses > 4, about
     assert all(ports[each] > 50 for each in three.replicas), about
+    assert not pause or ports[three.primary.port] < ports.total() / 2, about
     print(about)

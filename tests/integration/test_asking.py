@@ -236,13 +236,16 @@ def test_a_connection_is_cut(staging: Ambassador, when: str) -> None:
     """What a client sees is what it would see if the network had done it, whenever it tries."""
     with connect(staging) as other, connect(staging, application_name="cut") as victim:
         other.execute("drop table if exists cuts; create table cuts (n int)")
+        open_before = total(staging, "server_connections")
         console(staging, f"FAULT ADD CUT {when} FOR application_name=cut FOR 1min")
         with pytest.raises(psycopg.OperationalError) as caught:
             victim.execute("insert into cuts values (1)")
         ((*_, hits, _user),) = console(staging, "SHOW FAULTS")
         console(staging, "FAULT CLEAR")
-        # What was not sent may be sent again, some times.
-        assert (caught.value.sqlstate, int(hits)) == (("08006", 4) if when == "BEFORE" else ("08007", 1))
+        # What was not sent may be sent again, some times; what was open at the first loss does not count.
+        least, most = (4, 4 + int(open_before) - 1) if when == "BEFORE" else (1, 1)
+        assert caught.value.sqlstate == ("08006" if when == "BEFORE" else "08007")
+        assert least <= int(hits) <= most
         ((rows,),) = other.execute("select count(*) from cuts").fetchall()
         assert rows <= (when == "AFTER")
         victim.execute("insert into cuts values (2)")

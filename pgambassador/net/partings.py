@@ -18,6 +18,7 @@ from pgambassador.wire import build
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Coroutine
 
     from pgambassador.net.backend import Backend
     from pgambassador.net.link import Upstream
@@ -77,10 +78,14 @@ class Partings(States):
         """A cancel request has hit our question instead of what its client has asked behind it."""
         spawn(self.cancel(backend), "cancel again")
 
-    async def cancel(self, backend: Backend) -> None:
-        """Send a cancel request; until it has arrived the connection goes to nobody else."""
+    def cancel(self, backend: Backend) -> Coroutine[object, object, None]:
+        """Send a cancel request. From this call until it has arrived the connection goes to nobody else, and
+        takes nothing of who is held: a task of its own might begin only after an answer was read."""
         self.cancels += 1
         backend.cancel_begins()
+        return self._cancel(backend)
+
+    async def _cancel(self, backend: Backend) -> None:
         try:
             await self.upstream.cancel(backend.link)
         except AmbassadorError as error:

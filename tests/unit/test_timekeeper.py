@@ -138,6 +138,28 @@ def test_what_follows_waits_until_the_request_has_arrived(play: Keeping) -> None
     what_follows_waits(play, client, server)
 
 
+def test_it_is_on_its_way_from_the_moment_of_the_decision(play: Keeping) -> None:
+    """An answer may be read before a task begins, and what its client sends then would meet the request."""
+    client, server = in_transaction(play, statement=2.0)
+    client.sends(QUERY)
+    server.gets(QUERY)
+    found = []
+
+    def look() -> None:
+        play.keeper.tick(time.monotonic() + 2.1)
+        found.append(server.backend.cancelling)
+
+    play.does(look)
+    assert found == [1]
+    server.sends(complete("X"), TRANSACTION)
+    client.gets(complete("X"), TRANSACTION)
+    client.sends(NEXT)
+    server.gets_nothing()
+    play.upstream.cancels[0][1].set_result(None)
+    server.answers(NEXT, complete("X"), TRANSACTION)
+    client.gets(complete("X"), TRANSACTION)
+
+
 def test_and_elsewhere_goes_to_another_connection(keepings: MakeKeeping) -> None:
     play = keepings(size=2)
     client, server = at_work(play, statement=2.0)

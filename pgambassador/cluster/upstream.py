@@ -99,7 +99,7 @@ class Upstream:
     sslsni: bool = True
     ssl_min_protocol_version: str = "TLSv1.2"
     channel_binding: str = "prefer"
-    connect_timeout: int = DEFAULT_CONNECT_TIMEOUT
+    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
     target_session_attrs: str = "any"
     learns_roles: bool = False
     """Whether it is for us to learn which of the hosts is the primary: the URL does not say what it wants."""

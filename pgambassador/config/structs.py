@@ -54,6 +54,10 @@ class Pool(Struct, frozen=True):
     wait_notice: Annotated[
         Duration | None, Meta(description="After this much waiting the client is told by a NOTICE.")
     ] = 5.0
+    connect_timeout: Annotated[
+        Duration | None,
+        Meta(description="How long opening a server connection may take; left out: as the URL says."),
+    ] = None
     max_waiting: Annotated[
         Connections | None, Meta(description="Clients that wait for a server connection at most.")
     ] = None
@@ -84,6 +88,7 @@ class PoolOverrides(Struct, frozen=True, omit_defaults=True):
     min_size: Annotated[int, Meta(ge=0, le=10_000)] | UnsetType = UNSET
     wait_timeout: Duration | UnsetType | None = UNSET
     wait_notice: Duration | UnsetType | None = UNSET
+    connect_timeout: Duration | UnsetType | None = UNSET
     max_waiting: Connections | UnsetType = UNSET
     idle_timeout: Duration | UnsetType | None = UNSET
     lifetime: Duration | UnsetType | None = UNSET
@@ -162,6 +167,9 @@ class Database(Struct, frozen=True):
     timeouts: Annotated[
         TimeoutOverrides, Meta(description="Keys of `timeouts` that differ for this database.")
     ] = TimeoutOverrides()
+    login_timeout: Annotated[
+        Duration | None, Meta(description="In place of clients.login_timeout, from its start packet on.")
+    ] = None
 
 
 class User(Struct, frozen=True):
@@ -176,6 +184,16 @@ class User(Struct, frozen=True):
     timeouts: Annotated[
         TimeoutOverrides, Meta(description="Keys of `timeouts` that differ for this user.")
     ] = TimeoutOverrides()
+    connect_timeout: Annotated[
+        Duration | None,
+        Meta(description="In place of pool.connect_timeout, for connections that log in as this user."),
+    ] = None
+    login_timeout: Annotated[
+        Duration | None, Meta(description="In place of clients.login_timeout, from its start packet on.")
+    ] = None
+
+
+_ANY_DATABASE, _ANY_USER = Database(), User()
 
 
 class Clients(Struct, frozen=True):
@@ -313,13 +331,31 @@ class Config(Struct, frozen=True):
         pool = entry.pool.over(self.clusters[name].pool.over(self.pool))
         return Target(name, entry.database or database, pool, entry.user)
 
+    def _said_of(self, database: str, user: str) -> tuple[str, Database, str, User]:
+        """What the configuration says of these names, and by which name it does."""
+        where = database if database in self.databases else EVERY_OTHER
+        who = user if user in self.users else EVERY_OTHER
+        return where, self.databases.get(where, _ANY_DATABASE), who, self.users.get(who, _ANY_USER)
+
+    def login_timeout(self, database: str, user: str) -> tuple[float, str]:
+        """How long the login of a client may take that gives these names, and where that is written."""
+        where, entry, who, own = self._said_of(database, user)
+        if own.login_timeout is not None:
+            return own.login_timeout, f"users.{who}.login_timeout"
+        if entry.login_timeout is not None:
+            return entry.login_timeout, f"databases.{where}.login_timeout"
+        return self.clients.login_timeout, "clients.login_timeout"
+
+    def connect_timeout(self, target: Target, server_user: str) -> float | None:
+        """How long opening a connection of a pool may take; None: as long as the URL says."""
+        own = self._said_of("", server_user)[3].connect_timeout
+        return target.pool.connect_timeout if own is None else own
+
     def allowance(self, database: str, user: str) -> Allowance:
         """How long the work of a client may take that gives these names."""
-        entry = self.databases.get(database) or self.databases.get(EVERY_OTHER)
-        name = user if user in self.users else EVERY_OTHER
-        own = self.users.get(name, User())
+        _, entry, name, own = self._said_of(database, user)
         target = self.target(database)
-        timeouts = own.timeouts.over(self.timeouts if entry is None else entry.timeouts.over(self.timeouts))
+        timeouts = own.timeouts.over(entry.timeouts.over(self.timeouts))
         if own.pool.wait_timeout is not UNSET:
             return Allowance(timeouts, own.pool.wait_timeout, f"users.{name}.pool.wait_timeout")
         return Allowance(timeouts, (self.pool if target is None else target.pool).wait_timeout)

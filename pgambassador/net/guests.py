@@ -1,6 +1,7 @@
 """Who is logging in: each has the same time for it, and goes at once when it has to make room for another.
 
-1. One timer is for all of them: who came first is late first.
+1. One timer is for all of them: who came first is late first. Only who has another time than the others, by
+   the names in its start packet, has a timer of its own.
 2. Who is late or has to make room has its task cancelled; `leaves` tells that from any other cancelling.
 """
 
@@ -19,6 +20,9 @@ class Guest:
     def __init__(self) -> None:
         self.crowded = False
         self.leaves = False
+        self.limit: tuple[float, str] | None = None
+        """Seconds that it may take and where they are written, if others may take another time."""
+        self.timer: asyncio.TimerHandle | None = None
         self._task = asyncio.current_task()
 
     def make_room(self) -> None:
@@ -56,9 +60,18 @@ class Guests:
             self.look()
         return guest
 
+    def allow(self, guest: Guest, limit: tuple[float, str]) -> None:
+        """It has another time than the others, from when it came."""
+        since = self._since.pop(guest, None)
+        if since is not None:
+            guest.limit = limit
+            guest.timer = asyncio.get_running_loop().call_at(since + limit[0], guest.go)
+
     def leave(self, guest: Guest) -> None:
         """Its login is over, or it has all the time that it needs; may be said twice."""
         self._since.pop(guest, None)
+        if guest.timer is not None:
+            guest.timer.cancel()
 
     def look(self) -> None:
         """Who is late goes; also when the patience has changed."""

@@ -1,6 +1,7 @@
 """From accept to the first ReadyForQuery: the life of a client before it is a session.
 
-1. Nothing is read beyond what the next step needs to know, and all of it within `clients.login_timeout`.
+1. Nothing is read beyond what the next step needs to know, and all of it within `clients.login_timeout`, or
+   what its database or user has instead.
 2. What goes wrong is one ErrorResponse (FATAL) and a closed connection. Who left meanwhile is not waited for.
 3. The success is one write: AuthenticationOk, ParameterStatus, BackendKeyData, ReadyForQuery.
 """
@@ -104,7 +105,7 @@ def _too_late(house: House, visitor: Visitor, guest: Guest) -> None:
         refuse(visitor, error)
         return
     house.rejected["login timeout"] += 1
-    limit = house.config.clients.login_timeout
+    limit, option = guest.limit or (house.config.clients.login_timeout, "clients.login_timeout")
     if visitor.handshaking:
         _unshaken(house, visitor, f"it was not finished within {limit:g} s")
     keeper = visitor.waits_in
@@ -114,7 +115,7 @@ def _too_late(house: House, visitor: Visitor, guest: Guest) -> None:
     error = Refused(
         f"the login was not finished within {limit:g} s",
         sqlstate="57014",
-        hint="The limit is clients.login_timeout.",
+        hint=f"The limit is {option}.",
     )
     refuse(visitor, error)
 
@@ -176,6 +177,9 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
     house.check_open()
     kind = _kind(packet.params["replication"]) if "replication" in packet.params else SESSION
     visitor.begin(start.tail)
+    limit = house.config.login_timeout(packet.database, packet.user)
+    if limit[0] != house.config.clients.login_timeout:
+        house.guests.allow(guest, limit)
     shown = _shown(peer, visitor)
     success, user = await house.porter.admit(shown, packet.user, packet.database, visitor, kind)
     house.doorway.leave(guest)

@@ -65,6 +65,8 @@ class Ways:
         cluster = self.config.clusters[target.cluster]
         upstream = cluster.upstream()
         server_user = self.config.server_user(target, user)
+        if (seconds := self.config.connect_timeout(target, server_user)) is not None:
+            upstream = replace(upstream, connect_timeout=seconds)
         return Origin(
             upstream,
             self.keyrings[target.cluster],

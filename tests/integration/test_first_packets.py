@@ -253,6 +253,30 @@ def test_a_client_that_does_not_finish_its_login_is_sent_away(
         assert wire.ask("select 1").value == "1"
 
 
+def test_logins_of_a_database_or_a_user_may_have_another_time(
+    primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """By the names in the start packet, whoever sends it."""
+    proxy = ambassador(
+        primary.url("app", USERS["app"].password, "app"),
+        auth={"method": "scram-sha-256", "users": {"app": "secret"}},
+        databases={"app": {}, "quick": {"database": "app", "login_timeout": "300ms"}},
+        users={"hasty": {"login_timeout": "200ms"}},
+    )
+    with ExitStack() as stack:
+        named = {("app", "app"): "", ("quick", "app"): "databases.quick", ("app", "hasty"): "users.hasty"}
+        wires = {names: stack.enter_context(Wire(proxy.port)) for names in named}
+        for (database, user), wire in wires.items():
+            wire.send(build.startup_message({"user": user, "database": database}))
+            assert wire.receive().kind == "R"
+        for names, option in named.items():
+            if option:
+                answer = wires[names].rest()
+                refused(answer, "57014", "login")
+                assert answer[-1].fields["H"] == f"The limit is {option}.login_timeout."
+        assert wires["app", "app"].quiet
+
+
 def test_there_is_a_limit_to_how_many_may_be_logging_in(
     primary: Postgres, ambassador: Callable[..., Ambassador]
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -617,3 +618,26 @@ def test_those_who_share_its_connection_are_answered(
             client.socket.close()
     with Wire.session(proxy.port) as owner:
         owner.ask("drop table met; drop table clear")
+
+
+# Opening connections.
+
+
+@pytest.mark.parametrize(
+    ("database", "user", "seconds"),
+    [("quick", "app", "0.3"), ("app", "hasty", "0.2"), ("quick", "hasty", "0.2")],
+)
+def test_how_long_opening_a_connection_may_take(
+    database: str, user: str, seconds: str, ambassador: Callable[..., Ambassador]
+) -> None:
+    """To a server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = ambassador(
+            f"postgresql://127.0.0.1:{silent.getsockname()[1]}/app?sslmode=disable&connect_timeout=600",
+            pool={"connect_timeout": "5min"},
+            databases={"app": {}, "quick": {"database": "app", "pool": {"connect_timeout": "300ms"}}},
+            users={"hasty": {"connect_timeout": "200ms"}},
+            failover={"hold": "off"},
+        )
+        with pytest.raises(psycopg.OperationalError, match=f"within {seconds} s"):
+            psycopg.connect(proxy.dsn(database=database, user=user))

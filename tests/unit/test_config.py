@@ -831,7 +831,7 @@ def test_stores(store, shown, database, read):
 WITHOUT_DEFAULT = {
     *("auth.method", "auth.rules", "auth.users_file", "tls.mode", "tls.certificate", "tls.key", "tls.ca"),
     *("clients.max_per_address", "state", "failover.attempts", "breaker.store"),
-    *("pool.max_waiting", "limits.rates", "limits.priorities"),
+    *("pool.connect_timeout", "pool.max_waiting", "limits.rates", "limits.priorities"),
     *(f"auth.query.{each}" for each in ("cluster", "database", "user", "statement")),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -97,3 +98,17 @@ def test_being_cancelled_by_others_is_no_leaving(inn: Inn) -> None:
     inn.loop.within(inn.tasks[0].cancel)
     inn.loop.run()
     assert inn.tasks[0].cancelled() and inn.gone == []
+
+
+def test_who_has_another_time_than_the_others(inn: Inn) -> None:
+    """Shorter or longer, from when it came; and who is done is left alone."""
+    quick, slow, done = inn.comes("quick"), inn.comes("slow"), inn.comes("done")
+    inn.comes("usual")
+    inn.loop.pass_time(5)
+    for guest, seconds in ((quick, 10.0), (slow, 90.0), (done, 20.0)):
+        inn.loop.within(partial(inn.guests.allow, guest, (seconds, "where")))
+    inn.loop.within(lambda: inn.guests.leave(done))
+    inn.loop.within(lambda: inn.guests.allow(done, (1.0, "too late to matter")))
+    inn.loop.pass_time(200)
+    assert inn.gone == [("quick", 10), ("usual", 60), ("slow", 90)]
+    assert quick.limit == (10.0, "where")

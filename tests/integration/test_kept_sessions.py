@@ -52,8 +52,8 @@ def room(primary: Postgres) -> Iterator[None]:
 
 @pytest.fixture
 def ledger(room: None, observer: Connection) -> Iterator[Callable[[], list[str]]]:
-    """A table of what was written, and how to read it past everybody. It stays for the next test: after a DROP
-    nothing is known of statements for a moment."""
+    """A table of what was written, and how to read it past everybody. It stays for the next test: behind a
+    DROP nothing is known of statements for a moment."""
     if observer.execute("select to_regclass('ledger')").fetchone() == (None,):
         observer.execute("create table ledger (key text); grant all on ledger to public")
     observer.execute("delete from ledger")

@@ -331,15 +331,19 @@ class Config(Struct, frozen=True):
         pool = entry.pool.over(self.clusters[name].pool.over(self.pool))
         return Target(name, entry.database or database, pool, entry.user)
 
-    def _said_of(self, database: str, user: str) -> tuple[str, Database, str, User]:
-        """What the configuration says of these names, and by which name it does."""
-        where = database if database in self.databases else EVERY_OTHER
-        who = user if user in self.users else EVERY_OTHER
-        return where, self.databases.get(where, _ANY_DATABASE), who, self.users.get(who, _ANY_USER)
+    def _database(self, name: str) -> tuple[str, Database]:
+        """By which name the configuration speaks of a database, and what it says."""
+        listed = name if name in self.databases else EVERY_OTHER
+        return listed, self.databases.get(listed, _ANY_DATABASE)
+
+    def _user(self, name: str) -> tuple[str, User]:
+        """The same of a user."""
+        listed = name if name in self.users else EVERY_OTHER
+        return listed, self.users.get(listed, _ANY_USER)
 
     def login_timeout(self, database: str, user: str) -> tuple[float, str]:
         """How long the login of a client may take that gives these names, and where that is written."""
-        where, entry, who, own = self._said_of(database, user)
+        (where, entry), (who, own) = self._database(database), self._user(user)
         if own.login_timeout is not None:
             return own.login_timeout, f"users.{who}.login_timeout"
         if entry.login_timeout is not None:
@@ -348,12 +352,12 @@ class Config(Struct, frozen=True):
 
     def connect_timeout(self, target: Target, server_user: str) -> float | None:
         """How long opening a connection of a pool may take; None: as long as the URL says."""
-        own = self._said_of("", server_user)[3].connect_timeout
-        return target.pool.connect_timeout if own is None else own
+        _, own = self._user(server_user)
+        return target.pool.connect_timeout if own.connect_timeout is None else own.connect_timeout
 
     def allowance(self, database: str, user: str) -> Allowance:
         """How long the work of a client may take that gives these names."""
-        _, entry, name, own = self._said_of(database, user)
+        (_, entry), (name, own) = self._database(database), self._user(user)
         target = self.target(database)
         timeouts = own.timeouts.over(entry.timeouts.over(self.timeouts))
         if own.pool.wait_timeout is not UNSET:

@@ -6,7 +6,6 @@
 3. HUP: read everything again; see `reload`.
 4. /readyz says no as soon as draining begins, and while no cluster can be used; while some can, it says which
    ones cannot. It also says if the configuration is not the one in the file.
-5. What is done a few times a second is done again whatever fails in it, and nobody's part hinders another's.
 """
 
 from __future__ import annotations

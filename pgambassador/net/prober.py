@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 STANDSTILL = 0.5
 """A timeout that is noticed so much too late says nothing about the server."""
 
+TICK = 0.001
+"""The event loop's clock is no finer: what is due sooner would be looked at again and again until then."""
+
 Open = Callable[[Endpoint], Awaitable[Link]]
 
 
@@ -121,7 +124,7 @@ class Prober:
             if left > 0:
                 self._woken.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
+                    async with asyncio.timeout(max(left, TICK)):
                         await self._woken.wait()
                 continue
             self.pace.asks(self._clock(), pressing=pressing)

@@ -66,7 +66,6 @@ TESTED_BY = {
     "readings": "test_switching",
     "reading": "test_decision",
     "remote": "test_reload",
-    "prober": "test_watch",
     "requests": "test_session",
     "riddles": "test_wake",
     "sockets": "test_reactor",

@@ -33,6 +33,9 @@ cdef Py_ssize_t NAMED_MOST = 64 * 1024
 cdef Py_ssize_t ROWS_MOST = 3 * 1024 * 1024
 # Descriptions longer than this are not kept.
 cdef Py_ssize_t SHAPE_MOST = 16 * 1024
+# A server lets go of what it has to say when there are 8 KiB of it. Who is given more than this, and not all, has more
+# to say than fits.
+cdef Py_ssize_t PART = 4 * 1024
 
 
 cdef class Answers(Failures):
@@ -80,6 +83,7 @@ cdef class Answers(Failures):
         """Settle n bytes of the shared buffer."""
         cdef Scanner scanner = self.scanner
         cdef Client owner = None, creditor
+        cdef Entry *head
         cdef const unsigned char *run = NULL
         cdef Py_ssize_t length = 0
         cdef int kind
@@ -158,6 +162,9 @@ cdef class Answers(Failures):
         home.bytes_sent += length
         if length:
             owner.request = None
+            if length >= PART and self.riders is not None and self.ledger.count:
+                head = self.ledger.head()
+                owner.torn = owner.joined and head.action == FORWARD and <object>head.owner is owner
         if not self.closed and not scanner.left and self.ledger.count and self.ledger.head().action == FAKE:
             if length:
                 owner.channel.stage(<const char *>run, length)

@@ -276,6 +276,9 @@ cdef class Session(Wake):
                     failed and (self.riding or self.suspected),
                 )
                 self.suspected = False
+                if self.torn:
+                    self.doing.spills()
+            self.torn = False
             backend.answered_at = now
         if lane.sink is not None and (
             seconds >= lane.slow or failed or (lane.sample > 0 and rand() < lane.sample * RAND_MAX)

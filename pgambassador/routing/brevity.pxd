@@ -12,6 +12,7 @@ cdef class Brevity:
     cdef int left
 
     cpdef int took(self, double seconds, bint apart, bint alarms) noexcept
+    cpdef int spills(self) noexcept
     cpdef bint brief(self) noexcept
     cpdef bint steady(self) noexcept
     cpdef bint volunteers(self) noexcept

@@ -7,7 +7,7 @@
    are none of the first kind.
 2. What is long now and then counts as long, however brief it is on average. What has been long of late shares
    no transaction, since the server keeps the answers before it to itself until it is done, and no connection while
-   others are idle.
+   others are idle. Nor does what has more to say than the server keeps: it would end where it may not ask again.
 3. What does not seem brief is tried out: now and then one goes as the last of those who share a connection, so that
    nobody waits behind it. Many in a row that were quick there prove it; the more were not, the more seldom it is tried.
 """
@@ -67,6 +67,11 @@ cdef class Brevity:
             self.seconds = seconds
             self.long_ones = self.stalls = 0
             self.trust = TRUST
+        return 0
+
+    cpdef int spills(self) noexcept:
+        """A part of its answer came by itself: what stands behind it in its transaction may hold up the rest."""
+        self.stalls = 1
         return 0
 
     cpdef bint brief(self) noexcept:

@@ -58,6 +58,17 @@ def test_what_has_been_long_of_late_is_not_steady() -> None:
     assert brevity.steady()  # what fails is another matter
 
 
+def test_what_has_much_to_say_is_brief_and_not_steady() -> None:
+    brevity = known(0)
+    brevity.spills()
+    for _ in range(1000):
+        brevity.took(0, True, False)
+        assert brevity.brief() and not brevity.steady()
+    for _ in range(1000):
+        brevity.took(0, True, False)
+    assert brevity.steady()  # it was the constant in it, perhaps
+
+
 def test_what_often_fails_where_others_share_its_transaction_is_not() -> None:
     brevity = known(0)
     for number in range(2000):

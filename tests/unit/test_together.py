@@ -146,6 +146,20 @@ def test_what_has_been_long_of_late_has_its_own(play: Playbook) -> None:
         client.gets(extended_answer(b"%d" % number))
 
 
+@pytest.mark.parametrize(("size", "shares"), [(5000, False), (500, True)])
+def test_what_has_more_to_say_than_a_server_keeps_has_its_own(play: Playbook, size: int, shares: bool) -> None:
+    """It cannot ask again when a part of its answer has come, and the rest may wait for those behind it."""
+    queue, clients = crowd(play)
+    begun, rest = PARSE_COMPLETE + BIND_COMPLETE + row(b"0" * size), complete("SELECT 1")
+    queue.server.sends(begun)
+    clients[0].gets(begun)
+    queue.server.sends(rest, later(b"1"), later(b"2"), IDLE)
+    clients[0].gets(rest, IDLE)
+    for number in (1, 2):
+        clients[number].gets(extended_answer(b"%d" % number))
+    assert play.policy.routes.verdicts.of(SQL).steady() is shares
+
+
 @pytest.mark.parametrize("never", ["pool", "session"])
 def test_what_is_serializable_may_fail_at_its_end_and_has_its_own(plays: MakePlay, never: str) -> None:
     play = ready(plays(policy=Routed(), limit=1))

@@ -156,18 +156,17 @@ def _command(tokens: list[Token], tables: Sequence[str]) -> Command:
 
 
 def _show(tokens: list[Token], words: list[str], tables: Sequence[str]) -> Command:
-    """SHOW ROUTE [FOR user database] text, SHOW a table, or a setting as drivers ask for it."""
+    """SHOW ROUTE [FOR user database [application]] text, SHOW a table, or a setting as drivers ask for it."""
     if words[1:2] == ["route"]:
-        rest = tokens[2:]
+        rest, wanted = tokens[2:], {1}
         if words[2:3] == ["for"]:
-            rest = tokens[3:]
+            rest, wanted = tokens[3:], {3, 4}
         texts = ("word", "name", "text", "parameter")
-        wanted = 3 if words[2:3] == ["for"] else 1
-        if len(rest) != wanted or any(each.kind not in texts for each in rest) or not _is_text(rest[-1]):
+        if len(rest) not in wanted or any(each.kind not in texts for each in rest) or not _is_text(rest[-1]):
             raise Refused(
                 "SHOW ROUTE needs a statement in quotes",
                 sqlstate="42601",
-                hint="SHOW ROUTE 'SELECT 1', or SHOW ROUTE FOR user database 'SELECT 1'.",
+                hint="SHOW ROUTE 'SELECT 1', or SHOW ROUTE FOR user database [application_name] 'SELECT 1'.",
             )
         return Command("route", texts=_numbered(rest))
     if len(words) == 2 and words[1] in tables:

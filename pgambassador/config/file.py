@@ -6,12 +6,14 @@ and false are truth values and only decimal digits are numbers, and a name may n
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
+import stat
 from typing import Any
 
 import yaml
 
+from pgambassador.config.plain import without_waiting
 from pgambassador.errors import ConfigError
 
 FILE_LIMIT = 4 << 20
@@ -53,12 +55,20 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 def read_file(path: str) -> dict[str, Any]:
     """The mapping in the file; an empty file is an empty mapping."""
     try:
-        with Path(path).open("rb") as stream:
+        with open(path, "rb", opener=without_waiting) as stream:
+            # A pipe that has a writer, as a shell's <(…) has, is read until that closes it.
+            os.set_blocking(stream.fileno(), True)
             text = stream.read(FILE_LIMIT + 1)
+            piped = stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
     except OSError as error:
         raise ConfigError(f"The configuration file {path} cannot be read: {error.strerror}.") from None
     if len(text) > FILE_LIMIT:
         raise ConfigError(f"The configuration file {path} is larger than 4 MiB.")
+    if piped and not text:
+        raise ConfigError(
+            f"The configuration file {path} is a pipe out of which nothing comes.",
+            hint="Name a plain file, or a pipe into which something writes already.",
+        )
     return read_text(text, path)
 
 

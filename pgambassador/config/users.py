@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgambassador.config.plain import content
 from pgambassador.config.secret import Secret
 from pgambassador.errors import ConfigError
 from pgambassador.wire.parse import NAME_MOST
@@ -25,8 +25,7 @@ def read_users(auth: Auth) -> dict[str, Secret]:
 
 def _read(path: str) -> dict[str, Secret]:
     try:
-        with Path(path).open(encoding="utf-8") as stream:
-            text = stream.read(FILE_LIMIT + 1)
+        text = content(path, FILE_LIMIT).decode()
     except OSError as error:
         raise ConfigError(
             f"auth.users_file {path} cannot be read: {error.strerror}.",
@@ -34,8 +33,6 @@ def _read(path: str) -> dict[str, Secret]:
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"auth.users_file {path} is not UTF-8 text.") from None
-    if len(text) > FILE_LIMIT:
-        raise ConfigError(f"auth.users_file {path} is larger than 16 MiB.")
     users: dict[str, Secret] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith((";", "#")):

@@ -11,6 +11,7 @@ import os
 import stat
 from functools import partial
 
+from pgambassador.config.plain import opened
 from pgambassador.config.providers import FileCredentials
 from pgambassador.credentials import blocking
 from pgambassador.credentials.passfile import find
@@ -65,12 +66,8 @@ def _line_for(path: str, login: Login) -> bytes:
 
 def _read(path: str, *, private: bool) -> bytes:
     try:
-        # Whoever opens a pipe waits for its other end, unless told not to.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise Unreachable(f"{path} is not a plain file", hint="Correct credentials.path.")
-            if private and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        with opened(path) as file:
+            if private and os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise Unreachable(
                     f"the password file {path} can be used by the group or by others, so it is not used",
                     hint=f"Give it to its owner alone: chmod 600 {path}",

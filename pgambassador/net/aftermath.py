@@ -18,7 +18,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pgambassador.errors import AmbassadorError
-from pgambassador.net.pipeline import asked_by, parts_of
+from pgambassador.net.pipeline import Part, asked_by, parts_of
 from pgambassador.net.riddles import LOOK_EVERY, Riddles
 from pgambassador.net.statements import statement_text
 from pgambassador.pool.budget import Budget
@@ -206,11 +206,7 @@ class Aftermath:
     def may_last(self, session: Session) -> bool:
         """Whether what a client has under way may have an effect that lasts and it has not been told of."""
         owed, within, executed = session.under_way()
-        parts = parts_of(owed, open_ended=False)
-        kinds = [self._kind(session, part.notes) for part in parts]
-        if kinds and executed > within:
-            kinds[0] = Kind.COMMIT  # as in `_told`
-        for kind in kinds:
+        for kind in self._kinds(session, parts_of(owed, open_ended=False), executed > within):
             if kind is Kind.COMMIT or (not within and kind in (Kind.WRITE, Kind.MARKED)):
                 return True
             within = within and kind is not Kind.ROLLBACK
@@ -240,6 +236,11 @@ class Aftermath:
             text = None if note is None else statement_text(note)
             kinds.append(kind_of(None if text is None else circle.verdicts.of(text).decision, text))
         return kind_together(kinds)
+
+    def _kinds(self, session: Session, parts: Sequence[Part], begun: bool) -> list[Kind]:
+        """Of each part. `begun`: what has been answered of the first may have written, and may not last."""
+        kinds = [self._kind(session, part.notes) for part in parts]
+        return [Kind.COMMIT, *kinds[1:]] if kinds and begun else kinds
 
     def _rolled_back(self, session: Session, loss: Loss, asked: list[object]) -> Fate | None:
         """Also whatever is asked in a transaction that its client knows to have failed."""
@@ -273,14 +274,14 @@ class Aftermath:
     def _told(self, session: Session, loss: Loss) -> Fate:
         parts = parts_of(loss.owed, open_ended=loss.open)
         within = loss.within
-        kinds = [self._kind(session, part.notes) for part in parts]
-        known = loss.rode or (loss.request is not None and len(parts) == 1)
+        known = True
         if loss.rode:
             kinds = [Kind.READ for _ in parts]
-        elif loss.request is not None and known:
+        elif loss.request is not None and len(parts) == 1:
             kinds = [self._kind(session, asked_by(loss.request, loss.unnamed, session))]
-        if parts and not known and loss.executed > within:
-            kinds[0] = Kind.COMMIT  # what has been answered of it may have written, and may not last
+        else:
+            known = False
+            kinds = self._kinds(session, parts, loss.executed > within)
         answers = b""
         told = loss.status == "E"
         commits = within and not told and _ends_by(kinds) is Kind.COMMIT

@@ -106,17 +106,13 @@ cdef class Answers(Failures):
                         owner = None
                     due = not again and self.ledger.count and self.ledger.head().action == FAKE
                     news = kind == c'Z' and self.unsettled and self.session is not None
-                    if length and kind == c'E':
-                        # An error may have its client do something else.
-                        owner.request = None
-                        home.bytes_sent += length
-                        owner.channel.send(<const char *>run, length)
-                        length = 0
-                    elif length and (due or news):
+                    if length and (kind == c'E' or due or news):
                         owner.request = None
                         home.bytes_sent += length
                         owner.channel.stage(<const char *>run, length)
                         length = 0
+                        if kind == c'E':
+                            owner.channel.flush()  # an error may have its client do something else
                     if due:
                         self.pay()
                     if news:
@@ -145,20 +141,17 @@ cdef class Answers(Failures):
                     length += scanner.have
                 if kind != MORE and kind in (c'Z', c'C', c'E', c'I', c'1', c'2', c'3', c's', c'T', c'n'):
                     self.finished(kind, now)
-        except ProtocolViolation as error:
+        except Exception as error:
             # What came before it was still an answer, or is asked for elsewhere.
             if length and owner.request is None:
                 owner.channel.send(<const char *>run, length)
             length = 0
-            self.reader = None
-            self.lose(f"the server broke the protocol: {error.message}")
-        except Exception as error:
-            # Ours. What the connection owes is not known any more.
-            if length and owner.request is None:
-                owner.channel.send(<const char *>run, length)
-            length = 0
-            self.home.policy.broke(self, error)
-            self.lose("an internal error of pgambassador")
+            if isinstance(error, ProtocolViolation):
+                self.reader = None
+                self.lose(f"the server broke the protocol: {error.message}")
+            else:  # Ours. What the connection owes is not known any more.
+                self.home.policy.broke(self, error)
+                self.lose("an internal error of pgambassador")
         home.bytes_sent += length
         if length:
             owner.request = None

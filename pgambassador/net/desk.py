@@ -60,7 +60,10 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _HELP: Final = (
     ("SHOW ROUTE 'SQL'", "where a statement would go now, and why"),
-    ("SHOW ROUTE FOR user database 'SQL'", "the same for a client of that user and database"),
+    (
+        "SHOW ROUTE FOR user database [application_name] 'SQL'",
+        "the same for a client of that user and database, and with that name",
+    ),
     ("SHOW REPLICATION", "the servers that are watched, and how far replicas are behind"),
     *levers.HELP,
     ("SHOW POOLS", "the pools, as PgBouncer shows them"),
@@ -215,15 +218,15 @@ class Desk:
     # Where a statement goes.
 
     def _route(self, *texts: str) -> Iterator[tuple[str | None, ...]]:
-        config = self._house.config
-        sql = texts[-1]
-        user, database = texts[:2] if len(texts) == 3 else (self._user, config.only_database())
+        *whose, sql = texts
+        user, database = whose[:2] or (self._user, self._house.config.only_database())
+        application = "".join(whose[2:])
         if database is None:
             raise Refused(
                 "there are several databases", sqlstate="42601", hint="SHOW ROUTE FOR user database 'SQL'."
             )
         keeper = self._pool_of(user, database)
-        circle = keeper.routes.circle_of(user, database, "", None)
+        circle = keeper.routes.circle_of(user, database, application, None)
         decision = circle.decide(sql.encode("utf-8", "surrogateescape"))
         made = Explanation(decision, fingerprint(sql), note=_doubt(keeper))
         branches = self._house.branches.get(keeper.cluster)

@@ -10,14 +10,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Generic, TypeVar
 
+from pgambassador.config.plain import opened
 from pgambassador.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-LIMIT = 16 << 20
 
 T = TypeVar("T")
 _Stamp = tuple[int, int, int] | str
@@ -62,27 +60,10 @@ class Reread(Generic[T]):
         return f"<Reread {', '.join(self._paths)}{'' if self._made is not None else ', not made yet'}>"
 
 
-def read(path: str, what: str) -> bytes:
-    """The whole file; `what` names it in the error."""
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(LIMIT + 1)
-    except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
-        raise ConfigError(
-            f"The {what} file {path} cannot be read: {reason}.", hint="Correct the path or its permissions."
-        ) from None
-    if len(data) > LIMIT:
-        raise ConfigError(
-            f"The {what} file {path} is longer than {LIMIT >> 20} MiB.", hint="Correct the path."
-        )
-    return data
-
-
 def _stamp(path: str) -> _Stamp:
     """What tells one version of a file from the next; why it cannot be read is a version too."""
     try:
-        with Path(path).open("rb") as file:
+        with opened(path) as file:
             found = os.fstat(file.fileno())
     except OSError as error:
         return error.strerror or "unknown error"

@@ -16,7 +16,6 @@ import pwd
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from pgambassador.auth import client as methods
@@ -35,6 +34,7 @@ from pgambassador.auth.verifier import (
 )
 from pgambassador.auth.wallet import Wallet
 from pgambassador.config import Config, Target, Tls
+from pgambassador.config.plain import content
 from pgambassador.credentials import blocking
 from pgambassador.errors import AmbassadorError, Refused, ServerRefused
 from pgambassador.net.derivation import Deriver
@@ -341,7 +341,7 @@ def _mock_key(tls: Tls) -> bytes:
     from a salt by guessing, and is the same after a restart and in all processes that serve one name; b"" if
     there is none."""
     try:
-        data = Path(tls.key or tls.certificate or "").read_bytes()
+        data = content(tls.key or tls.certificate or "")
     except OSError:
         data = b""
     return hmac_sha256(data, b"mock salts") if data else b""

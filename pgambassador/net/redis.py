@@ -15,6 +15,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
+from pgambassador.config.plain import read
 from pgambassador.config.secret import Secret
 from pgambassador.config.store import parse_store
 from pgambassador.errors import AmbassadorError, ConfigError, Unreachable
@@ -62,6 +63,8 @@ class RedisStore:
             else:
                 how |= {"host": url.host, "port": url.port}
             if url.scheme == "rediss":
+                for name, path in url.files.items():
+                    read(path, f"breaker.store {name}")
                 how |= {"ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True, **url.files}
             self._client = self._library.Redis(**how)
         return self._client
@@ -99,7 +102,7 @@ class RedisStore:
                 yield
         except BaseException as error:
             await self.close()
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and not isinstance(error, AmbassadorError):
                 raise self._explained(error) from None
             raise
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from pgambassador.auth.certificate import Certificate, read_pem
 from pgambassador.cluster.upstream import RDS, SYSTEM, Endpoint, Upstream
+from pgambassador.config.plain import read
 from pgambassador.errors import ConfigError, Unreachable
-from pgambassador.net.files import Reread, read
+from pgambassador.net.files import Reread
 
 ALPN = "postgresql"
 RDS_BUNDLE_VARIABLE = "PGAMBASSADOR_RDS_BUNDLE"

@@ -163,7 +163,12 @@ def test_over_tls(tmp_path: Path) -> None:
     with Endpoint(lambda request: Reply(body=b"x"), ca.issue_cert("127.0.0.1")) as there:
         assert exchange.ask("GET", there.url, {}, seconds=5, roots=str(roots)) == (200, b"x")
         assert reason(there.url).startswith("its certificate was not accepted (")
-        assert "cannot be reached" in reason(there.url, roots="/nonexistent")
+        for roots_ill, why in (
+            ("/nonexistent", "no such file or directory"),
+            ("/dev/zero", "not a plain file"),
+        ):
+            with pytest.raises(ConfigError, match=f"AWS_CA_BUNDLE file {roots_ill} cannot be read: .*{why}"):
+                exchange.ask("GET", there.url, {}, seconds=5, roots=roots_ill)
     with Endpoint(lambda request: Reply(body=b"x"), ca.issue_cert("db.example")) as there:
         assert reason(there.url, roots=str(roots)).startswith("its certificate was not accepted (")
     with Endpoint(lambda request: Reply(body=b"x")) as there:

@@ -16,12 +16,13 @@ from pgambassador.embedded.ports import HOST, free_port
 ROOT = Path(__file__).parents[2]
 
 
-def ambassador(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def ambassador(*arguments: str, said: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "UPSTREAM_"))}
     return subprocess.run(
         [sys.executable, "-m", "pgambassador", *arguments],
         cwd=ROOT,
         env={**clean, **environ},
+        input=said,
         capture_output=True,
         text=True,
         timeout=60,
@@ -66,6 +67,23 @@ def test_what_is_wrong_is_said_in_a_sentence(primary, ca, changes, said):
     assert said in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert "hunter2" not in done.stderr + done.stdout
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_configuration_by_standard_input(primary, ca):
+    """A pipe, and one that is read to its end, unlike those that nobody writes into."""
+    text = f"clusters: {{main: {{url: '{url(primary, ca)}'}}}}"
+    done = ambassador("check", "--config", "/dev/stdin", said=text)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize("option", ["PGAMBASSADOR_CONFIG", "PGAMBASSADOR_TLS__CERTIFICATE"])
+def test_nobody_waits_for_a_pipe(command, option, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    done = ambassador(command, "postgresql://app@db.example/app", said="", **{option: str(tmp_path / "pipe")})
+    assert done.returncode == 2
+    assert f"{tmp_path / 'pipe'} " in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -24,7 +24,8 @@ from tests.integration.test_splitting import port as ran_on
 @pytest.fixture(scope="module")
 def proxy(ambassadors: Callable[..., Ambassador], primary: Postgres, replica: Postgres) -> Ambassador:
     primary.sql("create table if not exists shown (n int); grant all on shown to public", database="app")
-    made = ambassadors(cluster(primary, replica))
+    rules = [{"application_name": "nightly job", "route": "primary"}]
+    made = ambassadors(cluster(primary, replica, rules=rules))
     with client(made) as connection:
         wait_until(lambda: ran_on(connection) == replica.port, "reads reach the replica")
     return made
@@ -66,6 +67,13 @@ def test_for_whom(console: Connection) -> None:
     assert ("class", "read") in rows
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
         console.execute("show route for app other 'select 1'")
+
+
+def test_for_an_application(console: Connection) -> None:
+    """As a rule says; for others it does not count."""
+    for application, target in (("nightly job", "primary"), ("other", "replica"), ("", "replica")):
+        rows = console.execute("show route for app app %s 'select 1'", (application,)).fetchall()
+        assert ("target", target) in rows, (application, rows)
 
 
 def test_a_weight_of_nothing_takes_a_replica_out(

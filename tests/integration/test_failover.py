@@ -30,6 +30,18 @@ def own(workspace: Workspace) -> Iterator[Postgres]:
 
 
 @pytest.fixture
+def couple(workspace: Workspace) -> Iterator[tuple[Postgres, Postgres]]:
+    """A primary and its replica, which a test may stop and promote."""
+    primary = workspace.primary("coupled", hba=HBA)
+    populate(primary)
+    replica = primary.replica(f"{primary.folder.name}-replica")
+    yield primary, replica
+    for server in (replica, primary):
+        if server.running:
+            server.stop(immediate=True)
+
+
+@pytest.fixture
 def fragile(own: Postgres) -> Postgres:
     """A server to break."""
     if not own.running:
@@ -259,93 +271,75 @@ def test_what_waiting_does_not_mend_is_told_at_once(
 # Another primary.
 
 
-def test_a_promotion_is_followed(workspace: Workspace, ambassador: Callable[..., Ambassador]) -> None:
+def test_a_promotion_is_followed(
+    couple: tuple[Postgres, Postgres], ambassador: Callable[..., Ambassador]
+) -> None:
     """The primary dies, a replica is promoted: a client outside a transaction sees latency and no error."""
-    primary = workspace.primary("promoted", hba=HBA)
-    populate(primary)
-    replica = primary.replica("promoted-replica")
-    try:
-        proxy = ambassador(cluster(primary, replica), pool={"size": 3}, failover=LONG)
-        with Wire.session(proxy.port) as client, Wire.session(proxy.port) as other:
-            client.ask("create table survived (n int)")
-            position = primary.sql("select pg_current_wal_flush_lsn()")
-            wait_until(lambda: replica.sql(f"select pg_last_wal_replay_lsn() >= '{position}'") == "t")
-            wait_until(lambda: other.ask("select inet_server_port()").value == str(replica.port))
-            primary.stop(immediate=True)
-            assert other.ask("select inet_server_port()").value == str(replica.port)
-            client.send(build.query("insert into survived values (1)"))
-            wait_until(lambda: held(proxy) >= 1)
-            assert other.ask("select 'reads go on'").value == "reads go on"
-            replica.promote()
-            promoted = time.monotonic()
-            assert client.until("Z").kinds == "CZ"
-            stall = time.monotonic() - promoted
-            print(f"first write {stall:.3f} s after the promotion")
-            assert other.ask("insert into survived values (2)").kinds == "CZ"
-            assert replica.sql("select count(*) from survived", database="app") == "2"
-            assert stall < 10
-    finally:
-        for server in (replica, primary):
-            if server.running:
-                server.stop(immediate=True)
+    primary, replica = couple
+    proxy = ambassador(cluster(primary, replica), pool={"size": 3}, failover=LONG)
+    with Wire.session(proxy.port) as client, Wire.session(proxy.port) as other:
+        client.ask("create table survived (n int)")
+        position = primary.sql("select pg_current_wal_flush_lsn()")
+        wait_until(lambda: replica.sql(f"select pg_last_wal_replay_lsn() >= '{position}'") == "t")
+        wait_until(lambda: other.ask("select inet_server_port()").value == str(replica.port))
+        primary.stop(immediate=True)
+        assert other.ask("select inet_server_port()").value == str(replica.port)
+        client.send(build.query("insert into survived values (1)"))
+        wait_until(lambda: held(proxy) >= 1)
+        assert other.ask("select 'reads go on'").value == "reads go on"
+        replica.promote()
+        promoted = time.monotonic()
+        assert client.until("Z").kinds == "CZ"
+        stall = time.monotonic() - promoted
+        print(f"first write {stall:.3f} s after the promotion")
+        assert other.ask("insert into survived values (2)").kinds == "CZ"
+        assert replica.sql("select count(*) from survived", database="app") == "2"
+        assert stall < 10
 
 
 def test_without_a_primary_clients_are_told_of_its_breaker(
-    workspace: Workspace, ambassador: Callable[..., Ambassador]
+    couple: tuple[Postgres, Postgres], ambassador: Callable[..., Ambassador]
 ) -> None:
     """Although a standby answers: it is none, and goes on with reads."""
-    primary = workspace.primary("missed", hba=HBA)
-    populate(primary)
-    replica = primary.replica("missed-replica")
-    try:
-        proxy = ambassador(cluster(primary, replica), failover={"hold": "off"}, breaker=ENDLESS)
-        with Wire.session(proxy.port) as client, Wire.session(proxy.port) as other:
-            client.ask("create table missed (n int)")
-            wait_until(lambda: other.ask("select inet_server_port()").value == str(replica.port))
-            primary.stop(immediate=True)
-            wait_until(lambda: client.ask("insert into missed values (0)").kinds == "EZ")
-            wait_until(lambda: breaker(proxy, "open"))
-            with Wire(proxy.port) as stranger:
-                stranger.start(user="app", database="postgres")
-                refusals = stranger.rest(), client.ask("insert into missed values (1)")
-            for fields in (refusal.error.fields for refusal in refusals):
-                assert fields["C"] == "57P03", fields
-                assert f"127.0.0.1:{primary.port}" in fields["M"] and "breaker is open" in fields["M"], fields
-                assert "refused" in fields["D"] and "BREAKER" in fields["H"], fields
-            assert other.ask("select inet_server_port()").value == str(replica.port)
-            replica.promote()
-            wait_until(lambda: other.ask("insert into missed values (2)").kinds == "CZ", "the new primary")
-    finally:
-        for server in (replica, primary):
-            if server.running:
-                server.stop(immediate=True)
+    primary, replica = couple
+    proxy = ambassador(cluster(primary, replica), failover={"hold": "off"}, breaker=ENDLESS)
+    with Wire.session(proxy.port) as client, Wire.session(proxy.port) as other:
+        client.ask("create table missed (n int)")
+        wait_until(lambda: other.ask("select inet_server_port()").value == str(replica.port))
+        primary.stop(immediate=True)
+        wait_until(lambda: client.ask("insert into missed values (0)").kinds == "EZ")
+        wait_until(lambda: breaker(proxy, "open"))
+        with Wire(proxy.port) as stranger:
+            stranger.start(user="app", database="postgres")
+            refusals = stranger.rest(), client.ask("insert into missed values (1)")
+        for fields in (refusal.error.fields for refusal in refusals):
+            assert fields["C"] == "57P03", fields
+            assert f"127.0.0.1:{primary.port}" in fields["M"] and "breaker is open" in fields["M"], fields
+            assert "refused" in fields["D"] and "BREAKER" in fields["H"], fields
+        assert other.ask("select inet_server_port()").value == str(replica.port)
+        replica.promote()
+        wait_until(lambda: other.ask("insert into missed values (2)").kinds == "CZ", "the new primary")
 
 
 def test_a_primary_that_does_not_know_yet_that_it_was_replaced(
-    workspace: Workspace, ambassador: Callable[..., Ambassador]
+    couple: tuple[Postgres, Postgres], ambassador: Callable[..., Ambassador]
 ) -> None:
     """What is open there is closed at once, idle or not; new statements go to the new one."""
-    primary = workspace.primary("replaced", hba=HBA)
-    populate(primary)
-    replica = primary.replica("replaced-replica")
-    try:
-        proxy = ambassador(several(primary, replica), pool={"size": 3})
-        with Wire.session(proxy.port) as client, Wire.session(proxy.port) as busy:
-            client.ask("create table there (n int)")
-            position = primary.sql("select pg_current_wal_flush_lsn()")
-            wait_until(lambda: replica.sql(f"select pg_last_wal_replay_lsn() >= '{position}'") == "t")
-            assert busy.ask("begin; insert into there values (0)").kinds == "CCZ"
-            replica.promote()
-            wait_until(lambda: proxy.metrics().total("pgambassador_sessions_kept_total") == 1)
-            answer = busy.ask("insert into there values (0)")
-            assert answer.error.sqlstate in ("08006", "08007"), answer
-            for index in range(5):
-                assert client.ask(f"insert into there values ({index})").kinds == "CZ"
-            assert replica.sql("select count(*) from there", database="app") == "5"
-            assert primary.sql("select count(*) from there", database="app") == "0"
-    finally:
-        for server in (replica, primary):
-            server.stop(immediate=True)
+    primary, replica = couple
+    proxy = ambassador(several(primary, replica), pool={"size": 3})
+    with Wire.session(proxy.port) as client, Wire.session(proxy.port) as busy:
+        client.ask("create table there (n int)")
+        position = primary.sql("select pg_current_wal_flush_lsn()")
+        wait_until(lambda: replica.sql(f"select pg_last_wal_replay_lsn() >= '{position}'") == "t")
+        assert busy.ask("begin; insert into there values (0)").kinds == "CCZ"
+        replica.promote()
+        wait_until(lambda: proxy.metrics().total("pgambassador_sessions_kept_total") == 1)
+        answer = busy.ask("insert into there values (0)")
+        assert answer.error.sqlstate in ("08006", "08007"), answer
+        for index in range(5):
+            assert client.ask(f"insert into there values ({index})").kinds == "CZ"
+        assert replica.sql("select count(*) from there", database="app") == "5"
+        assert primary.sql("select count(*) from there", database="app") == "0"
 
 
 def test_a_name_that_leads_to_a_standby_is_not_followed(

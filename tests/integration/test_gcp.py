@@ -262,6 +262,12 @@ def test_a_file_that_holds_no_credentials(internet: Internet, tmp_path: Path, co
     assert str(path) in error.message or "not understood" in error.message
 
 
+def test_a_file_that_nobody_reads(internet: Internet) -> None:
+    """google-auth would read it to its end."""
+    error = failure(CloudSql(GcpCloudSqlIam(credentials_file="/dev/zero")))
+    assert "credentials_file /dev/zero cannot be read (it is not a plain file)" in error.message
+
+
 def test_a_key_that_is_no_key(internet: Internet, key: str, tmp_path: Path) -> None:
     broken = json.loads(Path(key).read_text())
     broken["private_key"] = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0a2V5\n-----END PRIVATE KEY-----\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from pgambassador.config.secret import Secret
 from pgambassador.embedded import Authority, Postgres
 from pgambassador.embedded.ports import HOST, free_port
-from pgambassador.errors import Unreachable
+from pgambassador.errors import ConfigError, Unreachable
 from pgambassador.net.hearsay import key_of
 from pgambassador.net.redis import MOST, RedisStore
 from tests.harness import USERS, Ambassador, Link, Wire, wait_until
@@ -261,6 +262,18 @@ def test_tls_is_verified(ca: Authority, tmp_path: Path) -> None:
     finally:
         good.stop()
         elses.stop()
+
+
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
+def test_files_for_tls_that_cannot_be_read(option: str, tmp_path: Path) -> None:
+    """They are not opened by the event loop, which would wait for ever."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    store = RedisStore(Secret(f"rediss://{HOST}:1/?{option}={pipe}"))
+    with pytest.raises(
+        ConfigError, match=f"The breaker.store {option} file {pipe} cannot be read: it is not"
+    ):
+        asyncio.run(store.read(["a"]))
 
 
 @needs_redis

@@ -211,6 +211,11 @@ def test_one_clear_error_when_the_connection_breaks_at_work(
         assert (answer.error.sqlstate, answer.error.fields["S"]) == ("08006", "ERROR")
         assert "transaction" in answer.error.fields["M"]
         assert client.ask("rollback").kinds == "CZ"
+    # The server goes on, and would be in the way of others.
+    observer.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where usename = 'app' and query like '%cut off%'"
+    )
 
 
 def test_a_result_that_is_cut_off_ends_without_a_false_word(

@@ -39,6 +39,18 @@ def text(value: str) -> Token:
             """show route for app "Big ""Shop\""" 'x'""",
             [Command("route", texts=(Token("word", "app"), Token("name", 'Big "Shop"'), Token("text", "x")))],
         ),
+        (
+            """show route for app $1 "nightly job" $2""",
+            [
+                Command(
+                    "route",
+                    texts=(
+                        *(Token("word", "app"), Token("parameter", "1")),
+                        *(Token("name", "nightly job"), Token("parameter", "2")),
+                    ),
+                )
+            ],
+        ),
         ("set extra_float_digits = 3", [Command("ignore", "SET")]),
         ("RESET ALL", [Command("ignore", "RESET")]),
         ("begin", [Command("begin", "BEGIN")]),
@@ -67,6 +79,8 @@ def test_what_is_understood(said: str, commands: list[Command]) -> None:
         ("show route", "42601"),
         ("show route select 1", "42601"),
         ("show route for app 'x'", "42601"),
+        ("show route for app shop x y 'x'", "42601"),
+        ("show route app shop 'x'", "42601"),
         ("show version /* ", "42601"),
         ("show route $a$ $$ $", "42601"),
         ("show route 'a", "42601"),

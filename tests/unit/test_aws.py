@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import threading
 import time
@@ -325,7 +326,7 @@ def test_files_that_tokens_stand_in(tmp_path: Path) -> None:
         (None, "no such file"),
         (b"", "does not hold a token"),
         (b"\xff", "does not hold a token"),
-        (b"hunter2" * 10_000, "does not hold a token"),
+        (b"hunter2" * 10_000, "is longer than 64 KiB"),
         (b"hunter2\nx: y", "more than one line"),
     ):
         if content is not None:
@@ -333,6 +334,10 @@ def test_files_that_tokens_stand_in(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as raised:
             sources.container(environ)
         assert wanted in sentence(raised.value)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ConfigError, match="not a plain file"):
+        sources.container(environ)
 
 
 def test_when_botocore_is_asked(tmp_path: Path) -> None:

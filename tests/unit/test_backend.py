@@ -30,7 +30,8 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import AGREED, Client, MakePlay, Playbook, Server, switched
+from tests.playbook import Client, MakePlay, Playbook, Server
+from tests.policies import AGREED, switched
 
 ONE = (columns(b"?column?"), row(b"1"), complete("SELECT 1"))
 QUERY = query("select 1")

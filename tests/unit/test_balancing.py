@@ -6,7 +6,7 @@ from collections import Counter
 
 from pgambassador.net.balancing import Pace, chooser
 from pgambassador.net.lane import Borrower, Lane
-from tests.playbook import Policy
+from tests.policies import Policy
 
 
 def lanes(*weights: float) -> list[Lane]:

@@ -29,7 +29,8 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import MakePlay, Playbook, Routed
+from tests.playbook import MakePlay, Playbook
+from tests.policies import Routed
 
 CANCELED = build.error_response("ERROR", "57014", "canceling statement")
 LOST = build.error_response("FATAL", "08006", "the server closed the connection unexpectedly")

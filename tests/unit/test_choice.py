@@ -8,7 +8,7 @@ import pytest
 
 from pgambassador.net.choice import Choice, Writes
 from pgambassador.net.lane import Borrower, Lane
-from tests.playbook import Routed
+from tests.policies import Routed
 
 
 def lanes(count: int = 2, fresh_until: float = 100.0) -> tuple[Lane, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import re
+import threading
 from base64 import b64encode
 from pathlib import Path
 
@@ -213,6 +215,37 @@ def test_mistakes_about_clusters(read, text, said):
 def test_a_missing_file_is_fatal():
     with pytest.raises(ConfigError, match=r"/nonexistent\.yaml cannot be read: No such file or directory"):
         load(path="/nonexistent.yaml")
+
+
+def test_a_pipe_is_read_while_somebody_writes_into_it(tmp_path):
+    """As of a shell's <(…)."""
+    reading, writing = os.pipe()
+    try:
+        text = "# more than a pipe holds\n" * 10_000 + f"clusters: {{x: {{url: '{URL}'}}}}"
+        writer = threading.Thread(target=_write, args=(writing, text))
+        writer.start()
+        assert list(load(path=f"/dev/fd/{reading}").clusters) == ["x"]
+        writer.join()
+        with pytest.raises(ConfigError, match=f"/dev/fd/{reading} is a pipe out of which nothing comes"):
+            load(path=f"/dev/fd/{reading}")
+    finally:
+        os.close(reading)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe out of which nothing comes"):
+        load(path=str(tmp_path / "pipe"))
+
+
+def _write(pipe, text):
+    with open(pipe, "w") as file:
+        file.write(text)
+
+
+def test_what_is_no_configuration_at_all():
+    assert load(path="/dev/null", url=URL) == load(url=URL)
+    with pytest.raises(ConfigError, match="/dev/zero is larger than 4 MiB"):
+        load(path="/dev/zero")
+    with pytest.raises(ConfigError, match="/dev cannot be read: Is a directory"):
+        load(path="/dev")
 
 
 def test_yaml_is_read_by_its_newer_rules():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -261,6 +263,9 @@ def test_whoever_answers_http_must_not_name_servers_that_anybody_vouches_for() -
     Patroni(PatroniDiscovery(urls=("http://h:8008",)), parse_url(URL + "?sslrootcert=/ca.pem"))
 
 
-def test_a_ca_that_is_none() -> None:
+def test_a_ca_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ca"):
         Patroni(PatroniDiscovery(urls=("https://h:8008",), ca="/nowhere.pem"), parse_url(URL))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"discovery\.ca"):
+        Patroni(PatroniDiscovery(urls=("https://h:8008",), ca=str(tmp_path / "pipe")), parse_url(URL))

@@ -34,7 +34,8 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import AGREED, QUESTION, Client, MakePlay, Playbook, Routed, Server, switched
+from tests.playbook import Client, MakePlay, Playbook, Server
+from tests.policies import AGREED, QUESTION, Routed, switched
 
 WRITE = query("write")
 WROTE = complete("WRITE") + IDLE

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pgambassador.config.plain import read
 from pgambassador.errors import ConfigError
-from pgambassador.net import files
-from pgambassador.net.files import Reread, read
+from pgambassador.net.files import Reread
 
 
 class Maker:
@@ -93,12 +93,3 @@ def test_what_never_was_good_is_an_error_each_time(path: Path) -> None:
         reread.get()
     replace(path, "good")
     assert reread.get() == "good"
-
-
-def test_a_file_has_a_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LIMIT", 1 << 20)
-    path.write_bytes(b"x" * (1 << 20))
-    assert len(read(str(path), "test")) == 1 << 20
-    path.write_bytes(b"x" * ((1 << 20) + 1))
-    with pytest.raises(ConfigError, match="is longer than 1 MiB"):
-        read(str(path), "test")

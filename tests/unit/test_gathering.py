@@ -12,7 +12,8 @@ from pgambassador.net.reactor import Reactor
 from tests.crowd import READ, Queue, answer, answers, extended, extended_answer, heard, one, part
 from tests.loop import Loop
 from tests.messages import IDLE, SYNC, complete, query
-from tests.playbook import Client, Playbook, Routed, Server
+from tests.playbook import Client, Playbook, Server
+from tests.policies import Routed
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
 

@@ -15,7 +15,8 @@ from pgambassador.net.lane import Borrower
 from pgambassador.protocol.settings import Settings, fence
 from tests.keeping import PARAMETERS, Keeping
 from tests.messages import IDLE, complete, error, parameter_status, query
-from tests.playbook import AGREED, Server
+from tests.playbook import Server
+from tests.policies import AGREED
 
 DOWN = Unreachable("db.example refused the connection")
 

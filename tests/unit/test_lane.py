@@ -9,7 +9,8 @@ import pytest
 from pgambassador.net.backend import Backend
 from pgambassador.net.lane import Borrower, Lane
 from tests.messages import IDLE, TERMINATE, complete, fatal, notice, parameter_status, query
-from tests.playbook import Client, MakePlay, Playbook, Policy, Server
+from tests.playbook import Client, MakePlay, Playbook, Server
+from tests.policies import Policy
 
 QUERY = query("x")
 DONE = (complete("X"), IDLE)

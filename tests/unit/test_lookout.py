@@ -16,7 +16,8 @@ from pgambassador.protocol.suspects import PROBE
 from pgambassador.protocol.suspects import query as look
 from tests.keeping import Keeping
 from tests.messages import IDLE, complete, error, query, row
-from tests.playbook import AGREED, Client, Server
+from tests.playbook import Client, Server
+from tests.policies import AGREED
 
 LOOK = look()
 QUERY = query("x")

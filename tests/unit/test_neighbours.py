@@ -22,7 +22,8 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import Client, MakePlay, Playbook, Routed
+from tests.playbook import Client, MakePlay, Playbook
+from tests.policies import Routed
 from tests.unit.test_errands import BEGUN, Split
 from tests.unit.test_one_query import asks
 from tests.unit.test_together import ready

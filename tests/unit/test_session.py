@@ -44,7 +44,8 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import AGREED, BASE, Client, MakePlay, Playbook, Server, switched
+from tests.playbook import BASE, Client, MakePlay, Playbook, Server
+from tests.policies import AGREED, switched
 
 ONE = (columns(b"?column?"), row(b"1"), complete("SELECT 1"))
 

@@ -10,7 +10,8 @@ from pgambassador.net.routes import Routes
 from pgambassador.protocol.settings import Settings
 from tests.crowd import Queue, early, extended, extended_answer
 from tests.messages import IDLE, PARSE_COMPLETE, SYNC, bind, execute, parse
-from tests.playbook import Playbook, Policy, Routed
+from tests.playbook import Playbook
+from tests.policies import Policy, Routed
 from tests.unit.test_together import ASKED, SQL, ready
 
 OTHER = b"select  mark"  # of the same shape

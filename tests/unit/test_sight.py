@@ -26,7 +26,8 @@ from tests.messages import (
     parse,
     query,
 )
-from tests.playbook import Client, MakePlay, Playbook, Routed, Server
+from tests.playbook import Client, MakePlay, Playbook, Server
+from tests.policies import Routed
 
 SELECT, WRITE = b"select mark", b"write"
 

@@ -30,7 +30,8 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import AGREED, Client, Server
+from tests.playbook import Client, Server
+from tests.policies import AGREED
 
 QUERY = query("x")
 DONE = (complete("X"), IDLE)

@@ -14,8 +14,21 @@ from pgambassador.net.timekeeper import GRACE, Timekeeper
 from pgambassador.routing.catalog import Catalog
 from tests.crowd import Queue, extended, extended_answer, heard
 from tests.keeping import Keeping
-from tests.messages import IDLE, SYNC, TRANSACTION, bind, complete, error, execute, parse, query
-from tests.playbook import Client, MakePlay, Routed, Server
+from tests.messages import (
+    BIND_COMPLETE,
+    IDLE,
+    PARSE_COMPLETE,
+    SYNC,
+    TRANSACTION,
+    bind,
+    complete,
+    error,
+    execute,
+    parse,
+    query,
+)
+from tests.playbook import Client, MakePlay, Server
+from tests.policies import Routed
 
 QUERY = query("x")
 NEXT = query("y")
@@ -315,6 +328,21 @@ def test_whoever_is_sent_away_is_told_what_is_not_known(asked: str, detail: bool
     got = client.read_all()
     assert b"C57P01\0" in got
     assert (b"DWhat was under way may or may not have been done.\0" in got) == detail
+
+
+@pytest.mark.parametrize(("first", "detail"), [(b"insert into t values (1)", True), (b"", False)])
+def test_what_was_done_before_in_the_same_part_may_last(first: bytes, detail: bool, play: Keeping) -> None:
+    """Only a read is still to be answered, but a Sync ends them both."""
+    play.keeper.routes.catalog = Catalog({}, frozenset({"t"}))
+    client = play.client()
+    pieces = [parse(b"", each) + bind(b"") + execute() for each in (first, b"select 1") if each]
+    client.sends(*pieces, SYNC)
+    server = play.opens()
+    server.gets(*pieces, SYNC)
+    if first:
+        server.sends(PARSE_COMPLETE, BIND_COMPLETE, complete("INSERT 0 1"))
+    play.does(play.keeper.stop)
+    assert (b"DWhat was under way may or may not have been done.\0" in client.read_all()) == detail
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ from tests.messages import (
     query,
     row,
 )
-from tests.playbook import Client, MakePlay, Playbook, Routed, Server
+from tests.playbook import Client, MakePlay, Playbook, Server
+from tests.policies import Routed
 
 SQL = b"select mark"
 ASKED = extended(SQL)
@@ -147,7 +148,9 @@ def test_what_has_been_long_of_late_has_its_own(play: Playbook) -> None:
 
 
 @pytest.mark.parametrize(("size", "shares"), [(5000, False), (500, True)])
-def test_what_has_more_to_say_than_a_server_keeps_has_its_own(play: Playbook, size: int, shares: bool) -> None:
+def test_what_has_more_to_say_than_a_server_keeps_has_its_own(
+    play: Playbook, size: int, shares: bool
+) -> None:
     """It cannot ask again when a part of its answer has come, and the rest may wait for those behind it."""
     queue, clients = crowd(play)
     begun, rest = PARSE_COMPLETE + BIND_COMPLETE + row(b"0" * size), complete("SELECT 1")

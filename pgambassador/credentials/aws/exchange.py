@@ -16,6 +16,8 @@ from time import monotonic
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from pgambassador.config.plain import read
+
 LIMIT = 1 << 20
 """Bytes of an answer, its headers included."""
 _CHUNK = 65_536
@@ -42,7 +44,8 @@ def ask(
     seconds: float,
     roots: str | None = None,
 ) -> Answer:
-    """The answer, whatever its status, or NoAnswer. `roots`: a PEM file of CAs instead of the system's."""
+    """The answer, whatever its status, or NoAnswer. `roots`: a PEM file of CAs instead of the system's;
+    ConfigError if it cannot be read."""
     deadline = monotonic() + seconds
     try:
         return _ask(method, url, headers, body, deadline, roots)
@@ -117,6 +120,8 @@ def _ask(
     with socket.create_connection((parts.hostname, port), _left(deadline)) as plain:
         sock = plain
         if parts.scheme == "https":
+            if roots is not None:
+                read(roots, "AWS_CA_BUNDLE")
             plain.settimeout(_left(deadline))
             sock = ssl.create_default_context(cafile=roots).wrap_socket(plain, server_hostname=parts.hostname)
         with sock:

@@ -12,10 +12,10 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from pgambassador.config.plain import content, reason
 from pgambassador.credentials.aws.exchange import Answer, NoAnswer, ask
 from pgambassador.credentials.aws.partitions import service_url
 from pgambassador.credentials.aws.sigv4 import Keys
@@ -275,16 +275,15 @@ def _element(body: bytes, name: str) -> str | None:
 
 def _read(path: str, variable: str) -> str:
     try:
-        with Path(path).open("rb") as file:
-            text = file.read(_MOST_TOKEN + 1).decode("ascii").strip()
-        if not text or len(text) > _MOST_TOKEN:
+        text = content(path, _MOST_TOKEN).decode("ascii").strip()
+        if not text:
             raise ValueError
         return text
     except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
+        why = reason(error)
     except ValueError:
-        reason = "it does not hold a token"
+        why = "it does not hold a token"
     raise ConfigError(
-        f"The file {path}, which {variable} names, cannot be used: {reason}.",
+        f"The file {path}, which {variable} names, cannot be used: {why}.",
         hint="Mount the service account's token there, readable for this process.",
     )

@@ -16,6 +16,7 @@ from google.auth import exceptions, impersonated_credentials
 from google.oauth2 import credentials as person
 
 from pgambassador.config.gcp import GcpAlloyDb, GcpCloudSqlIam
+from pgambassador.config.plain import content, reason
 from pgambassador.credentials.gcp.http import Failure, Http
 from pgambassador.errors import AmbassadorError, ConfigError, Unreachable
 
@@ -79,14 +80,14 @@ def _source(path: str | None, scope: str, http: Http) -> Any:
     if path is None:
         return google.auth.default(scopes=[scope], request=http)[0]
     try:
+        content(path)
         loaded = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call]
             path, scopes=[scope], request=http
         )
         return loaded[0]
     except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
         raise ConfigError(
-            f"The file of credentials.credentials_file {path} cannot be read ({reason}).",
+            f"The file of credentials.credentials_file {path} cannot be read ({reason(error)}).",
             hint="Check the path and who may read it.",
         ) from None
 

@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 from pgambassador.cluster.probe import Report
 from pgambassador.cluster.upstream import RDS, SYSTEM, Endpoint, Upstream
 from pgambassador.config.discovery import PatroniDiscovery
+from pgambassador.config.plain import content
 from pgambassador.credentials.blocking import ask
 from pgambassador.errors import AmbassadorError, ConfigError, Unreachable
 from pgambassador.net.discovery.source import MOST_SERVERS, Found
@@ -136,6 +137,8 @@ def _url(text: str) -> SplitResult:
 
 def _context(ca: str | None) -> ssl.SSLContext:
     try:
+        if ca is not None:
+            content(ca)
         return ssl.create_default_context(cafile=ca)
     except (OSError, ValueError):
         raise ConfigError(

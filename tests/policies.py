@@ -176,6 +176,8 @@ class Routes:
             decision = Decision("transaction", "replica", "begins", begins="read only")
         elif text.startswith(b"begin"):
             decision = Decision("transaction", "primary", "begins", begins="unsaid")
+        elif text == b"start transaction":
+            decision = Decision("transaction", "primary", "begins", begins="unsaid", starts=True)
         elif text.startswith(b"set transaction read only"):
             decision = Decision("transaction", "any", "makes it read only", makes_read_only=True)
         elif text in (b"commit", b"rollback"):

@@ -15,7 +15,7 @@ cdef class Errands(Sight):
     cdef Verdict doing
     # What its client is told in place of an answer.
     cdef bytes refusal
-    # A BEGIN that its client has been told of, which goes out with what comes next.
+    # The text of a BEGIN that its client has been told of, which goes out with what comes next.
     cdef bytes begun
     # What it does on the primary may have written something.
     cdef bint wrote
@@ -48,7 +48,6 @@ cdef class Errands(Sight):
     cdef Lane choose(self)
     cdef bint comes_too_soon(self, Backend backend) noexcept
     cdef bint may_follow(self, Backend backend, int kind) except -1
-    cdef bint puts_off(self) except -1
     cdef bint adds_nothing(self, int kind) except -1
     cdef int written(self) except -1
     cdef bytes readiness(self)

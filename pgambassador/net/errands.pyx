@@ -23,7 +23,6 @@ from pgambassador.wire import build
 cdef double FOREVER = 1e300
 
 cdef bytes READY_WITHIN = b"Z\x00\x00\x00\x05T"
-cdef bytes BEGUN = b"C\x00\x00\x00\x0aBEGIN\x00Z\x00\x00\x00\x05T"
 
 
 cdef class Errands(Sight):
@@ -40,14 +39,18 @@ cdef class Errands(Sight):
         cdef Lane lane = None
         cdef bint reads = verdict.read or verdict.begins == READ_ONLY
         if self.begun is not None:
-            reads = verdict.makes_read_only
+            # A part may only prepare it.
+            reads = verdict.makes_read_only and (
+                self.scanner.at[0] == c'Q' or self.restriction_at(self.scanner.at) is not None
+            )
         if reads and not self.stays and not self.again_at_primary:
             lane = choice.pick(self.written_at, self.now, verdict.max_lag)
             if lane is None and choice.strict:
                 self.refusal = self.policy.routes.no_replica
                 return None
         if lane is None:
-            self.wrote = self.begun is not None or not (verdict.harmless or verdict.begins == READ_ONLY)
+            # What is made read only on the primary, for want of a fresh standby, writes nothing either.
+            self.wrote = not (reads if self.begun is not None else verdict.harmless or verdict.begins == READ_ONLY)
             return self.lane
         self.wrote = False
         return lane
@@ -96,25 +99,13 @@ cdef class Errands(Sight):
         """What a ReadyForQuery of ours says."""
         return READY_IDLE if self.begun is None else READY_WITHIN
 
-    cdef bint puts_off(self) except -1:
-        """Answer a BEGIN that does not say what its transaction does, if there is a standby that may have it."""
-        if self.begun is not None or not (<Choice>self.lane.choice).lanes or self.stays:
-            return False
-        self.begun = (<const char *>self.scanner.at)[:self.scanner.have]
-        self.rested = self.now
-        self.lane.promised.add(self)
-        self.unnamed = self.unnamed_at = None
-        self.repeating = self.again_at_primary = False
-        self.channel.stage(BEGUN, len(BEGUN))
-        return True
-
     cdef int begin(self, Backend backend) except -1:
         """Send the BEGIN that was put off: if it fails, a cancel request has hit it perhaps, the server does nothing
         of what stands behind it."""
         cdef bytes begun = self.begun
         self.begun = None
         self.beginning = True
-        backend.precede(build.parse(b"", begun[5:len(begun) - 1]) + build.EXECUTION, 1)
+        backend.precede(build.parse(b"", begun) + build.EXECUTION, 1)
         return 0
 
     cdef bint held_up(self) noexcept:

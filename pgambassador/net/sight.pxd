@@ -16,8 +16,12 @@ cdef class Sight(Requests):
 
     cdef bint look(self, int kind) except -1
     cdef bint look_through(self) except -1
+    cdef tuple execution_at(self, const unsigned char *at)
+    cdef Verdict restriction_at(self, const unsigned char *at)
+    cdef bytes known_text(self, bytes name)
     cdef Verdict verdict_on(self, Statement statement)
     cdef bint as_before(self, Statement statement) except -1
     cdef int attune(self) except -1
 
 cdef const unsigned char *behind(const unsigned char *start, const unsigned char *stop) noexcept
+cdef const unsigned char *behind_message(const unsigned char *at) noexcept

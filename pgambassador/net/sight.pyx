@@ -4,14 +4,16 @@
 1. A part is all up to its Sync, or a simple query. It is looked at when all of it is here; one that is long, or
    that asks for an answer before its end, counts as not known.
 2. Of several statements in a part the first that is not known to read says what the part is. Behind one that begins a
-   read-only transaction stand only reads, and behind one that makes its transaction read only or ends it nothing.
+   read-only transaction, or makes it read only, stand only reads, and behind one that ends it nothing. Behind a BEGIN
+   that does not say it may stand what makes its transaction read only: whether that comes at once, and is executed, is
+   left to who wants to know (`restriction_at`).
 """
 from libc.string cimport memchr, memcmp
 
 from pgambassador.net.lane cimport Lane
 from pgambassador.net.parties cimport APART, BEFORE_SYNC, IN_QUERY, LOUD, QUIET, QUIET_AS_IT_IS, Statement
 from pgambassador.net.preparing cimport NAME_MOST
-from pgambassador.net.verdicts cimport READ_ONLY, UNKNOWN, Verdict, Verdicts
+from pgambassador.net.verdicts cimport UNKNOWN, Verdict, Verdicts, closes, together
 from pgambassador.wire.framing cimport Scanner
 from pgambassador.wire.replies cimport mentions_state
 
@@ -20,6 +22,8 @@ cdef enum:
     LOOK_MOST = 64 * 1024
 
 cdef const char *NO_LIMIT = b"\0\0\0\0"
+cdef bytes PARSED = b"1\0\0\0\4", BOUND = b"2\0\0\0\4", NO_DATA = b"n\0\0\0\4"
+cdef bytes NO_PARAMETERS = b"t\0\0\0\6\0\0"
 
 
 cdef class Sight(Requests):
@@ -127,12 +131,14 @@ cdef class Sight(Requests):
                 if size < 10 or memcmp(stop - 4, NO_LIMIT, 4) != 0:
                     brief = once = False
             elif kind != c'D':
-                return True
+                if not closes(kind, whole):
+                    return True
             else:
                 own = own or not bound or size > 6 and at[6] != 0
             if one is not None:
                 if whole is not None and whole is not one and (whole.begins or whole.makes_read_only or whole.ends):
-                    if whole.begins != READ_ONLY or not one.harmless:
+                    whole = together(whole, one)
+                    if whole is None:
                         return True  # what follows it may do more than that
                 if whole is None or whole.harmless:
                     whole = one
@@ -150,6 +156,76 @@ cdef class Sight(Requests):
         # Portals live as long as their transaction, and have their names there.
         self.manner = APART if own else BEFORE_SYNC
         return True
+
+    cdef tuple execution_at(self, const unsigned char *at):
+        """How long that is which executes one statement without parameters or rows: its name, its Parse (None: it is
+        known), its text, and what a server answers before the tag. None if anything about it is not as usual.
+
+        It stands in a part that was looked through to its end."""
+        cdef const unsigned char *start = at
+        cdef const unsigned char *stop
+        cdef const unsigned char *rest
+        cdef bytes name = None, parse = None, text = None
+        cdef bytes answers = b""
+        cdef bint bound = False
+        while True:
+            stop = behind_message(at)
+            if at[0] == c'P' and at == start:
+                rest = behind(at + 5, stop)
+                name = (<const char *>at)[5:min(rest - at - 1, 5 + NAME_MOST)]
+                text = (<const char *>rest)[:behind(rest, stop) - rest - 1]
+                parse = (<const char *>at)[:stop - at]
+                if name in self.statements or not takes_nothing(parse, rest - at, text):
+                    return None
+                answers = PARSED
+            elif at[0] == c'B' and not bound and at[5] == 0:
+                rest = behind(at + 6, stop)
+                if rest == NULL or not binds_nothing(rest, stop):
+                    return None
+                known = (<const char *>at)[6:min(rest - at - 1, 6 + NAME_MOST)]
+                if name is None:
+                    name = known
+                    text = self.known_text(name)
+                if text is None or name != known:
+                    return None
+                bound = True
+                answers += BOUND
+            elif at[0] == c'D' and at[5] == c'S' and name is not None:
+                if behind(at + 6, stop) != stop or name != (<const char *>at)[6:min(stop - at - 1, 6 + NAME_MOST)]:
+                    return None
+                answers += NO_PARAMETERS + NO_DATA
+            elif at[0] == c'D' and at[5] == c'P' and bound and stop - at == 7 and at[6] == 0:
+                answers += NO_DATA
+            elif at[0] == c'E' and bound and stop - at == 10 and at[5] == 0:  # a number of rows limits nothing here
+                return stop - start, name, parse, text, answers
+            else:
+                return None
+            at = stop
+
+    cdef Verdict restriction_at(self, const unsigned char *at):
+        """What is known of the one that is executed there, if it makes its transaction read only; else None."""
+        cdef Verdict found
+        cdef bytes text
+        execution = self.execution_at(at)
+        if execution is None:
+            return None
+        text = execution[3]
+        found = self.verdicts.find(text, len(text))
+        return found if found.makes_read_only else None
+
+    cdef bytes known_text(self, bytes name):
+        """The text of a statement that was parsed in an earlier part; None if it takes parameters, or is not known."""
+        cdef Statement statement
+        cdef bytes text
+        if name:
+            statement = self.statements.get(name)
+            if statement is None or not takes_nothing(statement.frame, 6 + len(statement.name), statement.text):
+                return None
+            return statement.text
+        if self.unnamed is None:
+            return None
+        text = self.unnamed[6:].partition(b"\0")[0]
+        return text if takes_nothing(self.unnamed, 6, text) else None
 
     cdef Verdict verdict_on(self, Statement statement):
         """What is remembered with the statement, if it is still true in this pool."""
@@ -192,3 +268,32 @@ cdef const unsigned char *behind(const unsigned char *start, const unsigned char
     if start < stop:
         zero = <const unsigned char *>memchr(start, 0, stop - start)
     return zero + 1 if zero != NULL else NULL
+
+
+cdef const unsigned char *behind_message(const unsigned char *at) noexcept:
+    """Where a message ends that is all here."""
+    return at + 1 + ((<Py_ssize_t>at[1] << 24) | (at[2] << 16) | (at[3] << 8) | at[4])
+
+
+cdef bint takes_nothing(bytes parse, Py_ssize_t at, bytes text) noexcept:
+    """Whether a Parse whose text stands there names no types, and its text nothing that needs something of us."""
+    return (
+        len(parse) == at + len(text) + 3
+        and memcmp(<const char *>parse + len(parse) - 3, NO_LIMIT, 3) == 0
+        and not mentions_state(<const char *>text, len(text))
+    )
+
+
+cdef bint binds_nothing(const unsigned char *at, const unsigned char *stop) noexcept:
+    """Whether a Bind, behind its names, has no parameters, and at most one format, text or binary, for all of them and
+    for all columns."""
+    cdef int field
+    for field in range(3):
+        if stop - at < 2 or at[0] != 0 or at[1] > (field != 1):
+            return False
+        if at[1]:
+            at += 2
+            if stop - at < 2 or at[0] != 0 or at[1] > 1:
+                return False
+        at += 2
+    return at == stop

@@ -17,6 +17,8 @@ cdef class Verdict(Brevity):
     # And their text a simple query.
     cdef readonly bint combines
     cdef readonly int begins
+    # By START TRANSACTION, which has a tag of its own.
+    cdef readonly bint starts
     cdef readonly bint makes_read_only
     # It ends a transaction.
     cdef readonly bint ends
@@ -42,3 +44,6 @@ cdef class Verdicts:
     cdef int keep(self, bint by_text, bytes key, Verdict verdict) except -1
 
 cdef Verdict UNKNOWN
+
+cdef Verdict together(Verdict begin, Verdict one)
+cdef bint closes(int kind, Verdict whole) noexcept

@@ -35,6 +35,7 @@ cdef class Verdict(Brevity):
         self.read = decision.target == "replica" and not decision.begins or self.harmless and decision.target == "any"
         self.batchable = decision.batchable
         self.begins = BEGINS[decision.begins]
+        self.starts = decision.starts
         if self.begins == READ_ONLY and decision.target == "primary":
             self.begins = READ_WRITE  # a hint or a rule wants it there
         self.makes_read_only = decision.makes_read_only and decision.target != "primary"
@@ -56,6 +57,25 @@ cdef class Verdict(Brevity):
 
 
 UNKNOWN = Verdict()
+
+
+cdef Verdict together(Verdict begin, Verdict one):
+    """Of a part in which this one stands behind what begins a transaction, makes it read only or ends it; None: it may
+    do anything. Behind a BEGIN what makes its transaction read only says so, if it is executed."""
+    cdef Verdict found
+    if begin.begins != UNSAID or not one.makes_read_only:
+        return begin if one.harmless and (begin.makes_read_only or begin.begins == READ_ONLY) else None
+    found = Verdict()
+    found.begins = UNSAID
+    found.makes_read_only = True
+    found.max_lag = one.max_lag if one.max_lag >= 0 else begin.max_lag
+    found.wait_timeout = one.wait_timeout if one.wait_timeout >= 0 else begin.wait_timeout
+    return found
+
+
+cdef bint closes(int kind, Verdict whole) noexcept:
+    """Whether a message may be a Close behind a BEGIN, which `Lobby` answers."""
+    return kind == c'C' and whole is not None and whole.begins == UNSAID
 
 
 cdef class Verdicts:

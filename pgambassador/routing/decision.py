@@ -30,11 +30,11 @@ class Decision:
     """`target` is where it should go: `any` where it has no preference of its own, as COMMIT.
 
     `reason` continues "It goes there because it …"; `rule` names what overrode the statement itself, or was
-    not obeyed. `movable`: a hint, a session or a rule that asks for a replica is to be obeyed. `tables` are
-    what it reads or writes, as far as writes to these are seen; "*" among them: it may be any. `writes` are
-    those whose rows may be others afterwards. `cache`: seconds for which its answer may be given again.
-    `literal`: other literals might be decided otherwise. `single`: it is one statement. `idempotent`:
-    executed twice it does as if once, by what it is or by what is said of it.
+    not obeyed. `movable`: a hint, a session or a rule that asks for a replica is to be obeyed. `starts`: it
+    is START TRANSACTION. `tables` are what it reads or writes, as far as writes to these are seen; "*" among
+    them: it may be any. `writes` are those whose rows may be others afterwards. `cache`: seconds for which
+    its answer may be given again. `literal`: other literals might be decided otherwise. `single`: it is one
+    statement. `idempotent`: executed twice it does as if once, by what it is or by what is said of it.
     """
 
     kind: Kind
@@ -42,6 +42,7 @@ class Decision:
     reason: str
     rule: str = ""
     begins: str = ""
+    starts: bool = False
     makes_read_only: bool = False
     ends: bool = False
     batchable: bool = False
@@ -144,9 +145,8 @@ def decide(text: str, catalog: Catalog, overrides: Overrides = NO_OVERRIDES) -> 
 
 def said(text: str) -> Hints:
     """What its comments ask for."""
-    if len(text) <= TEXT_MOST and hints.may_hint(text):
-        return hints.among(comments(text))
-    return hints.NONE
+    looks = len(text) <= TEXT_MOST and hints.may_hint(text)
+    return hints.among(comments(text)) if looks else hints.NONE
 
 
 _REPEATABLE: Final = frozenset({"write", "unknown", "ddl"})
@@ -203,6 +203,7 @@ def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decisio
             "replica" if reading.begins == "read only" else target,
             reason,
             begins=reading.begins,
+            starts=reading.starts,
             makes_read_only=reading.makes_read_only,
             ends=reading.ends,
             tables=tables,

@@ -48,6 +48,7 @@ class Reading:
     asks: bool = False  # by current_setting() of `settings`
     literal: bool = False
     begins: str = ""
+    starts: bool = False  # by START TRANSACTION, which has a tag of its own
     serializable: bool = False
     makes_read_only: bool = False
     ends: bool = False
@@ -222,6 +223,7 @@ def _transaction(node: dict[str, Any], reading: Reading) -> str:
     if kind in ("BEGIN", "START"):
         access, reading.serializable = _modes(node.get("options", []))
         reading.begins = "read write" if reading.serializable else access
+        reading.starts = kind == "START"
         reading.anywhere = not reading.serializable and access != "read write"
         return "begins a serializable transaction" if reading.serializable else "begins a transaction"
     chain = bool(node.get("chain"))

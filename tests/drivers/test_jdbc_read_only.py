@@ -1,4 +1,5 @@
-"""pgjdbc sends BEGIN in one part with the first statement: read-only transactions reach a replica even so."""
+"""pgjdbc sends BEGIN in one part with the first statement: read-only transactions reach a replica even so,
+whether the BEGIN says that they are, or that statement."""
 
 from __future__ import annotations
 
@@ -17,9 +18,24 @@ from tests.integration.test_splitting import cluster, port
 SOURCES = Path(__file__).parent / "programs"
 
 
-@pytest.mark.parametrize("more", ["", "&preferQueryMode=simple", "&prepareThreshold=1"])
+@pytest.mark.parametrize("way", [(), ("enforced",)], ids=["setReadOnly", "enforced"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "&preferQueryMode=simple",
+        "&preferQueryMode=extendedForPrepared",
+        "&preferQueryMode=extendedCacheEverything",
+        "&prepareThreshold=1",
+    ],
+)
 def test_read_only_transactions_run_on_a_replica(
-    ambassadors: Callable[..., Ambassador], primary: Postgres, replica: Postgres, tmp_path: Path, more: str
+    ambassadors: Callable[..., Ambassador],
+    primary: Postgres,
+    replica: Postgres,
+    tmp_path: Path,
+    more: str,
+    way: tuple[str, ...],
 ) -> None:
     (jdbc,) = (program for program in PROGRAMS if program.name == "pgjdbc")
     if reason := jdbc.missing():
@@ -43,7 +59,7 @@ def test_read_only_transactions_run_on_a_replica(
         wait_until(lambda: port(client) == replica.port, "reads reach the replica")
     url = f"jdbc:postgresql://127.0.0.1:{made.port}/app?user=app{more}"
     done = subprocess.run(
-        ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{tmp_path}:{JDBC}", "ReadOnly", url, "300"],
+        ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{tmp_path}:{JDBC}", "ReadOnly", url, "300", *way],
         capture_output=True,
         text=True,
         timeout=120,

@@ -55,6 +55,7 @@ def test_the_corpus_is_large_enough() -> None:
 )
 def test_how_a_transaction_begins(text: str, begins: str) -> None:
     assert of(text).begins == begins
+    assert of(text).starts == text.lower().startswith("start")
 
 
 def test_which_statement_makes_its_transaction_read_only() -> None:

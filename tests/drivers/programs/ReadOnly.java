@@ -3,13 +3,22 @@ import java.sql.DriverManager;
 import java.sql.ResultSet;
 import java.sql.Statement;
 
-/** Prints on which port each of some read-only transactions runs, and then one that is not. */
+/**
+ * Prints on which port each of some read-only transactions runs, and then one that is not. With a third argument they are made
+ * read only as Spring does it where that is enforced: by their first statement.
+ */
 public class ReadOnly {
     public static void main(String[] args) throws Exception {
         try (Connection client = DriverManager.getConnection(args[0])) {
             client.setAutoCommit(false);
-            client.setReadOnly(true);
+            boolean enforced = args.length > 2;
+            client.setReadOnly(!enforced);
             for (int turn = 0; turn < Integer.parseInt(args[1]); turn++) {
+                if (enforced) {
+                    try (Statement statement = client.createStatement()) {
+                        statement.executeUpdate("SET TRANSACTION READ ONLY");
+                    }
+                }
                 System.out.println(port(client) == port(client) ? port(client) : -1);
                 client.commit();
             }

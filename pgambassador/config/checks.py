@@ -41,6 +41,11 @@ def check(config: Config) -> None:
     _loops(config)
     if config.breaker.store is not None:
         parse_store(config.breaker.store)
+    if config.failover.offline_logins and config.state is None:
+        raise ConfigError(
+            "failover.offline_logins is set, but there is no directory to keep what servers say in.",
+            hint="Name one with state.",
+        )
 
 
 def _names(config: Config) -> None:

@@ -55,6 +55,13 @@ class Failover(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             " whether it lives; off: never."
         ),
     ] = 15.0
+    offline_logins: Annotated[
+        bool,
+        Meta(
+            description="While a server is away that was not reached since the start, logins are answered"
+            " with what it has said of itself last; needs state."
+        ),
+    ] = False
 
 
 class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -33,9 +33,6 @@ cdef Py_ssize_t NAMED_MOST = 64 * 1024
 cdef Py_ssize_t ROWS_MOST = 3 * 1024 * 1024
 # Descriptions longer than this are not kept.
 cdef Py_ssize_t SHAPE_MOST = 16 * 1024
-# A server lets go of what it has to say when there are 8 KiB of it. Who is given more than this, and not all, has more
-# to say than fits.
-cdef Py_ssize_t PART = 4 * 1024
 
 
 cdef class Answers(Failures):
@@ -155,9 +152,10 @@ cdef class Answers(Failures):
         home.bytes_sent += length
         if length:
             owner.request = None
-            if length >= PART and self.riders is not None and self.ledger.count:
+            if self.riders is not None and owner.joined and self.ledger.count:
                 head = self.ledger.head()
-                owner.torn = owner.joined and head.action == FORWARD and <object>head.owner is owner
+                if head.action == FORWARD and <object>head.owner is owner:
+                    owner.torn += length
         if not self.closed and not scanner.left and self.ledger.count and self.ledger.head().action == FAKE:
             if length:
                 owner.channel.stage(<const char *>run, length)

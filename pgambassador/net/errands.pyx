@@ -164,7 +164,7 @@ cdef class Errands(Sight):
         cdef Verdict verdict = self.verdict
         self.doing = verdict
         self.expected = verdict.seconds
-        if not self.brief or not self.extent:
+        if not self.brief or not self.extent or self.bereaved:
             self.sharing = ALONE
         elif verdict.brief():
             self.sharing = ANYWHERE
@@ -238,6 +238,7 @@ cdef class Errands(Sight):
         self.request = bytes(self.scanner.kept[:self.extent])
         self.backend = backend
         self.riding = True
+        self.torn = 0
         self.beginning = self.noting = False
         self.begins_here()
         return 0

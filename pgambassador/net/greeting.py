@@ -4,14 +4,18 @@
 2. Each distinct set of settings is tried out once, on a server connection of the pool: a bad value fails the
    login, as it would in PostgreSQL, and bringing a connection into that state later needs no waiting.
 3. `application_name` takes any value and is not tried out, unless a server would spell it otherwise.
+4. A pool with a memoir does not wait for a first connection when its server is known to be away, and is told
+   what was known last. Nothing of that becomes its own: the first connection teaches it all anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING
 
+from pgambassador.auth.expiry import day
 from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
 from pgambassador.net import patience
 from pgambassador.net.lane import Borrower
@@ -21,6 +25,9 @@ from pgambassador.wire import parse
 if TYPE_CHECKING:
     from pgambassador.net.backend import Backend
     from pgambassador.net.keeper import Keeper
+    from pgambassador.net.memoirs import Memoir
+
+log = logging.getLogger(__name__)
 
 BASE = Settings.of({})
 # What clients make us remember is bounded in number and size.
@@ -28,18 +35,24 @@ _TRIED_MOST = 500
 _TRIED_SIZE = 4096
 _TRIES = 3
 
+Words = tuple[Settings, dict[str, str]]
+
 
 class Greeting:
-    """Belongs to a keeper. `parameters` are the server's own, None before its first connection."""
+    """Belongs to a keeper. `parameters` are the server's own, None before its first connection; `memoir` is
+    what was known of them before that, and `remembers` says that a login was answered with it."""
 
     def __init__(self, keeper: Keeper) -> None:
         self.parameters: dict[str, str] | None = None
         self._keeper = keeper
         self.since = 0.0
         """When the one who has waited longest for the first connection began to."""
-        self._first: list[asyncio.Future[None]] = []
+        self.memoir: Memoir | None = None
+        self.remembers = False
+        # Those who wait for it, and whether they can be answered without.
+        self._first: dict[asyncio.Future[bool], bool] = {}
         self._tried: dict[Settings, dict[str, str]] = {}
-        self._spoken: dict[Settings, tuple[Settings, dict[str, str]]] = {}
+        self._spoken: dict[Settings, Words] = {}
 
     @property
     def waiting(self) -> int:
@@ -54,69 +67,139 @@ class Greeting:
         if parameters != self.parameters:
             self._spoken.clear()
             self.parameters = parameters
+            if not self._keeper.lane.total:
+                for session in self._keeper.clients:
+                    session.bereaved = True  # it may have been told something else
+        self.remembers = False
+        if self.memoir is not None:
+            self.memoir.learn(parameters)
+            if self.memoir.announced:
+                self.memoir.announced = False
+                log.info("logins of %s are answered by its server again", self._whose, extra=self._names)
         for future in self._take_first():
-            future.set_result(None)
+            future.set_result(True)
+
+    def remind(self) -> None:
+        """What was learnt is still so."""
+        if self.memoir is not None and self.parameters is not None and self._keeper.lane.total:
+            self.memoir.learn(self.parameters)
 
     def despair(self, error: AmbassadorError) -> None:
         """The first connection cannot be opened."""
-        for future in self._take_first():
-            future.set_exception(error.with_traceback(None))
+        for future, known in self._take_first().items():
+            if known and error.passing:
+                future.set_result(False)
+            else:
+                future.set_exception(error.with_traceback(None))
 
-    def _take_first(self) -> list[asyncio.Future[None]]:
-        waiting, self._first = self._first, []
-        return [future for future in waiting if not future.done()]
+    def away(self) -> None:
+        """The server is: who can be answered without it waits no longer."""
+        for future in [each for each, known in self._first.items() if known and not each.done()]:
+            future.set_result(False)
 
-    async def words(self, settings: Settings) -> tuple[Settings, dict[str, str]]:
+    def _take_first(self) -> dict[asyncio.Future[bool], bool]:
+        waiting, self._first = self._first, {}
+        return {future: known for future, known in waiting.items() if not future.done()}
+
+    async def words(self, settings: Settings) -> Words:
         """The settings as the server spells them, and all ParameterStatus for a client that has them."""
-        parameters = self.parameters if self.parameters is not None else await self._server_parameters()
+        if self.parameters is None:
+            known = self._remembered(settings)
+            reached = await self._reached(known=known is not None)
+            if not reached and known is not None and self.parameters is None:
+                self._remember()
+                return known
+        assert self.parameters is not None
         if settings is BASE:
-            return settings, parameters
-        if (known := self._spoken.get(settings)) is not None:
-            return known
-        name = settings.values.get("application_name")
-        # A server cuts it to what fits into a name, and writes what cannot be printed in its own way.
-        plain = name is not None and name.isascii() and name.isprintable() and len(name) < 64
-        essential = settings.without("application_name") if plain else settings
-        told = parameters
+            return settings, self.parameters
+        if (spoken := self._spoken.get(settings)) is not None:
+            self._note(settings)
+            return spoken
+        essential, name = _parted(settings)
+        told = self.parameters
         if essential is not BASE:
             told = self._tried.get(essential) or await self._try_out(essential)
-        spelled = dict(essential.values)
-        for reported, value in told.items():
-            if reported.lower() in spelled:
-                spelled[reported.lower()] = value
-        if plain and name is not None:
-            spelled["application_name"] = name
-            told = {**told, "application_name": name}
-        words = Settings.of(spelled), told
+        self._note(settings)
+        words = _words(essential, name, told)
         if settings.size <= _TRIED_SIZE:
             if len(self._spoken) >= _TRIED_MOST:
                 del self._spoken[next(iter(self._spoken))]
             self._spoken[settings] = words
         return words
 
-    async def _server_parameters(self) -> dict[str, str]:
+    async def reached(self) -> None:
+        """Wait for the first connection, whatever is known; raises what keeps it from being opened."""
         if self.parameters is None:
-            keeper = self._keeper
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            if not self._first:
-                self.since = time.monotonic()
-            self._first.append(future)
-            keeper.wanted()
-            now = time.monotonic()
-            error = keeper.refusal(now)
-            if error is None and not (keeper.opening or patience.shares(keeper) or keeper.paused):
-                error = None if keeper.outage.holds(now) else keeper.last_error
-            if error is not None:
-                # It has just failed: the reason is known, and asking again at once would only be a storm.
-                self._first.remove(future)
-                raise error.with_traceback(None)
-            try:
-                await future
-            finally:
-                if future in self._first:
-                    self._first.remove(future)
-        assert self.parameters is not None
-        return self.parameters
+            await self._reached(known=False)
+
+    async def _reached(self, *, known: bool) -> bool:
+        """The first connection is there, or the server is away and enough is `known` to do without."""
+        keeper = self._keeper
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if not self._first:
+            self.since = time.monotonic()
+        self._first[future] = known
+        keeper.wanted()
+        now = time.monotonic()
+        error = keeper.refusal(now)
+        if known and self._is_away(error):
+            self._first.pop(future, None)
+            return False
+        if error is None and not (keeper.opening or patience.shares(keeper) or keeper.paused):
+            error = None if keeper.outage.holds(now) else keeper.last_error
+        if error is not None:
+            # It has just failed: the reason is known, and asking again at once would only be a storm.
+            self._first.pop(future, None)
+            raise error.with_traceback(None)
+        try:
+            return await future
+        finally:
+            self._first.pop(future, None)
+
+    def _is_away(self, error: AmbassadorError | None) -> bool:
+        """Whether that is known already; `error` is what is said to those who come now."""
+        keeper = self._keeper
+        if error is not None:
+            return error.passing
+        last = keeper.last_error
+        return keeper.outage.since is not None and (last is None or last.passing)
+
+    # What was known before.
+
+    def _remembered(self, settings: Settings) -> Words | None:
+        if self.memoir is None:
+            return None
+        essential, name = _parted(settings)
+        told = self.memoir.told(essential)
+        return None if told is None else _words(essential, name, told)
+
+    def _remember(self) -> None:
+        """A login is answered with that."""
+        self.remembers = True
+        if self.memoir is not None and not self.memoir.announced:
+            self.memoir.announced = True
+            log.warning(
+                "logins of %s are answered with what its server said of itself on %s",
+                self._whose,
+                day(self.memoir.at),
+                extra=self._names,
+            )
+
+    def _note(self, settings: Settings) -> None:
+        """A client has come with them, and the server takes them."""
+        if self.memoir is not None and self.memoir.wanted:
+            essential, _ = _parted(settings)
+            if (told := self._tried.get(essential)) is not None:
+                self.memoir.note(essential, told)
+
+    @property
+    def _names(self) -> dict[str, str]:
+        keeper = self._keeper
+        return {"cluster": keeper.cluster, "database": keeper.database, "user": keeper.user}
+
+    @property
+    def _whose(self) -> str:
+        return "/".join(self._names.values())
 
     async def _try_out(self, settings: Settings) -> dict[str, str]:
         for _ in range(_TRIES):
@@ -188,3 +271,23 @@ class Greeting:
                 hint=f"Raise {option} or pool.wait_timeout, or look for transactions that stay open.",
             )
         return backend
+
+
+def _parted(settings: Settings) -> tuple[Settings, str | None]:
+    """What has to be tried out, and the name of an application that has not."""
+    name = settings.values.get("application_name")
+    # A server cuts it to what fits into a name, and writes what cannot be printed in its own way.
+    if name is not None and name.isascii() and name.isprintable() and len(name) < 64:
+        return settings.without("application_name"), name
+    return settings, None
+
+
+def _words(essential: Settings, name: str | None, told: dict[str, str]) -> Words:
+    spelled = dict(essential.values)
+    for reported, value in told.items():
+        if reported.lower() in spelled:
+            spelled[reported.lower()] = value
+    if name is not None:
+        spelled["application_name"] = name
+        told = {**told, "application_name": name}
+    return Settings.of(spelled), told

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any
 
 from pgambassador.auth.credential import Plain
 from pgambassador.auth.doorway import Doorway
@@ -36,10 +36,11 @@ from pgambassador.net.console import Console
 from pgambassador.net.directory import Directory, Users
 from pgambassador.net.enquiry import enquiry
 from pgambassador.net.gate import Gate
-from pgambassador.net.guests import Guests
+from pgambassador.net.guests import Guest, Guests
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.levers import Outcome, Reread
 from pgambassador.net.limits import Limits
+from pgambassador.net.memoirs import Memoirs
 from pgambassador.net.memory import Memory
 from pgambassador.net.numbers import Labels, Numbers, Register
 from pgambassador.net.pausing import Pausing
@@ -61,13 +62,6 @@ from pgambassador.routing.cache import caches
 Given = tuple[tuple[str, str], ...]
 
 
-class Guest(Protocol):
-    """Somebody at the door."""
-
-    def make_room(self) -> None: ...
-    def __hash__(self) -> int: ...
-
-
 class House:
     """`users` is the list of who may log in; it is empty where everybody local is trusted."""
 
@@ -86,6 +80,7 @@ class House:
         self.query_log = query_log
         self.gate = Gate(config.tls)
         self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
+        self.memoirs = Memoirs(config.clusters, self.keepers, lambda: self.config.failover.offline_logins)
         self.lodging = lru_cache(maxsize=1000)(self._lodging)
         self.branches = {
             name: Branches(name, cluster, self._forgotten)
@@ -171,6 +166,7 @@ class House:
                 failover=self.config.failover,
             )
             keeper = self.keepers[key] = Keeper(upstream=origin, **common)
+            keeper.greeting.memoir = self.memoirs.of(*key)
             branches = self.branches.get(target.cluster)
             if branches is not None and not keeper.lane.sticky:
                 trunk = keeper

@@ -237,6 +237,7 @@ async def _begin(entrant: _Entrant) -> None:
     )
     session = Session(house.sockets, visitor.channel(), keeper.lane, settings, facts)
     facts.pid, key = house.keys.issue(session, long=packet.version >= PROTOCOL_3_2)
+    session.bereaved = keeper.greeting.parameters is None  # it was told what was known last
     keeper.clients.add(session)
     keeper.timekeeper.allow(session, allowance, time.monotonic())
     house.tolls.attend(session)

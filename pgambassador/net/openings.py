@@ -98,6 +98,7 @@ class Openings(Partings):
             since = self.upstream.sick_since()
             if since is not None:
                 self.outage.failed(since)  # others have found out
+                self.greeting.away()
         if self.refusal(now) is not None or self.lane.waiting > self.failover.max_held:
             self._dismiss_soon()
         lacks = self.lacks(now)
@@ -254,6 +255,7 @@ class Openings(Partings):
         self._log_failure("cannot open a server connection: %s", error, now)
         if error.passing and not self.lane.total:
             self.outage.failed(began)
+            self.greeting.away()
             if self.alarm is not None and self.outage.failures == 1:
                 self.alarm()
         if self.lane.total == 0 and self.opening == 0 and not (error.passing and self.outage.holds(now)):

@@ -51,8 +51,8 @@ cdef class Client:
     cdef int manner
     cdef int tone
     cdef bint joined
-    # Of its answer in that a good part has come, and not all.
-    cdef bint torn
+    # Bytes of its answer in that which came before the rest.
+    cdef Py_ssize_t torn
     # What it asked with others has failed, perhaps because of it.
     cdef bint suspected
     # Before what it asks goes a BEGIN that its client has been told of.

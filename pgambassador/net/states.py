@@ -116,7 +116,9 @@ class States(Readings):
         if name == "application_name":
             facts.application_name = value
             self.renamed(session)
-        ours = session.state.values.get(name.lower()) == value
+        # What nobody has set is as the connection began with it.
+        key = name.lower()
+        ours = session.state.values.get(key, backend.defaults.values.get(key)) == value
         if name not in FIXED and not ours and backend.marked_by is not session:
             # A function has set it, or the server's configuration has been reloaded.
             self._suspect(session, backend, survey.ALL)

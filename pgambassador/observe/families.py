@@ -36,7 +36,7 @@ def of_table(
 def of_keepsake(keepsake: KeepsakeStats) -> Iterator[Metric]:
     used = GaugeMetricFamily(
         "pgambassador_last_known_good",
-        "What is gone by as it was known last: names of hosts, clusters, the configuration.",
+        "What is gone by as it was known last: names of hosts, clusters, pools' logins, the configuration.",
         labels=("what",),
     )
     for what, count in sorted(keepsake.in_use.items()):

@@ -1,8 +1,8 @@
-"""What a running process keeps for the next one: addresses of names, the servers of its clusters, and its
-configuration file.
+"""What a running process keeps for the next one: addresses of names, the servers of its clusters, what they
+have said of themselves, and its configuration file.
 
 1. It is written soon after it has changed, and now and then because it is still true; by a thread, since the
-   disk may be slow.
+   disk may be slow. What clients make change at every login, perhaps, is written at longer intervals.
 2. Neither reading nor writing ever keeps the process from its work: what goes wrong is a line of the log.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from pgambassador.credentials import blocking
 from pgambassador.errors import AmbassadorError
+from pgambassador.net.memoirs import Memoirs
 from pgambassador.net.names import Names
 from pgambassador.net.tasks import spawn
 from pgambassador.net.watch import Watch
@@ -30,8 +32,11 @@ SOON: Final = 1.0
 """Seconds between two looks at whether something has changed."""
 REFRESH: Final = 300.0
 """Seconds after which what has not changed is written again."""
+PACE: Final = 30.0
+"""Seconds between two of what servers have said, while one goes on."""
 PATIENCE: Final = 5.0
 HINT: Final = "Check the file system that it is on."
+_PARAMETERS: Final = "parameters"
 _ODD: Final = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 
 
@@ -44,6 +49,7 @@ class Keepsake:
         names: Names,
         watches: Iterable[Watch],
         fallback: Fallback | None = None,
+        memoirs: Memoirs | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.writes = self.failures = 0
@@ -51,9 +57,11 @@ class Keepsake:
         self._names = names
         self._sources = {watch.name: watch.source for watch in watches}
         self._fallback = fallback
+        self._memoirs = memoirs
         self._clock = clock
         self._written: dict[str, object] = {}
         self._looked = self._refreshed = 0.0
+        self._told = -PACE
         self._complaint = ""
         self._writing = asyncio.Lock()
 
@@ -63,13 +71,20 @@ class Keepsake:
         return {
             "addresses": self._names.in_use,
             "servers": sum(source.in_use for source in self._sources.values()),
+            "parameters": 0 if self._memoirs is None else self._memoirs.in_use,
             "configuration": int(self._fallback is not None and bool(self._fallback.why)),
         }
 
     async def recall(self) -> None:
         """What the last process knew; before anything is asked for."""
         self._names.keeping = True
-        for kind, learn in (("addresses", self._names.recall), ("servers", self._recall_servers)):
+        kinds: dict[str, Callable[[Any], None]] = {
+            "addresses": self._names.recall,
+            "servers": self._recall_servers,
+        }
+        if self._memoirs is not None and self._memoirs.on:
+            kinds[_PARAMETERS] = self._memoirs.recall
+        for kind, learn in kinds.items():
             try:
                 kept = await self._ask(partial(self._store.read, kind))
                 if kept is not None:
@@ -87,17 +102,22 @@ class Keepsake:
             if now - self._refreshed >= REFRESH:
                 self._refreshed = now
                 self._written.clear()
-            spawn(self.write(), "keep what is known")
+            spawn(self.write(now), "keep what is known")
 
-    async def write(self) -> None:
-        """What has changed since it was written."""
+    async def write(self, now: float = math.inf) -> None:
+        """What has changed since it was written; `now` is monotonic, inf at the end."""
         async with self._writing:
-            for kind, (version, kept) in self._now().items():
+            found = self._now()
+            if now - self._told >= PACE:
+                found |= await self._said()
+            for kind, (version, kept) in found.items():
                 if kept is None or (kind in self._written and self._written[kind] == version):
                     continue
                 with contextlib.suppress(Busy):
                     await self._write(kind, kept)
                     self._written[kind] = version  # also if that failed: the next time will be soon enough
+                    if kind == _PARAMETERS:
+                        self._told = min(now, self._looked)
 
     async def close(self) -> None:
         """At the end, as far as the disk keeps up."""
@@ -120,6 +140,19 @@ class Keepsake:
         if self._fallback is not None and (kept := self._fallback.kept()) is not None:
             found[KIND] = (kept.body, kept)
         return found
+
+    async def _said(self) -> dict[str, tuple[object, Kept | None]]:
+        """What servers have, if it is to be written."""
+        memoirs = self._memoirs
+        if memoirs is None or not memoirs.on or self._written.get(_PARAMETERS) == memoirs.changes:
+            return {}
+        with contextlib.suppress(Unusable, AmbassadorError, *_ODD):
+            # Who shares the directory may know other pools.
+            kept = await self._ask(partial(self._store.read, _PARAMETERS))
+            if kept is not None:
+                memoirs.recall(kept.body)
+        memory = memoirs.memory()
+        return {_PARAMETERS: (memoirs.changes, Kept(self._clock(), memory) if memory else None)}
 
     async def _write(self, kind: str, kept: Kept) -> None:
         try:

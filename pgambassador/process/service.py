@@ -26,7 +26,6 @@ from pgambassador.net import tls
 from pgambassador.net.channel import lingering, sweep
 from pgambassador.net.directory import listed
 from pgambassador.net.gate import Gate
-from pgambassador.net.greeting import BASE
 from pgambassador.net.hearsay import Hearsay
 from pgambassador.net.house import House
 from pgambassador.net.keeper import Keeper
@@ -86,7 +85,7 @@ class Service:
     def _keepsake(self, config: Config) -> Keepsake | None:
         if config.state is None:
             return None
-        return Keepsake(Store(config.state), NAMES, self.house.watches(), self._fallback)
+        return Keepsake(Store(config.state), NAMES, self.house.watches(), self._fallback, self.house.memoirs)
 
     def _hearsay(self, config: Config) -> Hearsay | None:
         url = config.breaker.store
@@ -192,7 +191,7 @@ class Service:
 
     async def _try(self, keeper: Keeper) -> None:
         try:
-            await keeper.greeting.words(BASE)
+            await keeper.greeting.reached()
         except AmbassadorError as error:
             log.error("cluster %s cannot be used yet: %s", keeper.cluster, error.sentence())
 

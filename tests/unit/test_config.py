@@ -861,6 +861,14 @@ def test_stores(store, shown, database, read):
     assert (HIDDEN in store) == (found.password == Secret(HIDDEN))
 
 
+def test_offline_logins_need_a_directory(read):
+    text = "failover: {offline_logins: true}\nclusters: {main: {url: postgresql://h/d}}\n"
+    said = complaint(read, text)
+    assert said.startswith("failover.offline_logins is set, but there is no directory") and "state" in said
+    assert read(text + "state: /var/lib/x\n").failover.offline_logins
+    assert not read("clusters: {main: {url: postgresql://h/d}}\nstate: /var/lib/x\n").failover.offline_logins
+
+
 WITHOUT_DEFAULT = {
     *("auth.method", "auth.rules", "auth.users_file", "tls.mode", "tls.certificate", "tls.key", "tls.ca"),
     *("clients.max_per_address", "state", "failover.attempts", "breaker.store"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pgambassador.config.failover import Failover
 from pgambassador.errors import ServerRefused, Unreachable
 from pgambassador.net.backend import Backend
 from pgambassador.net.greeting import BASE
 from pgambassador.net.lane import Borrower
+from pgambassador.net.memoirs import Memoirs
 from pgambassador.protocol.settings import Settings, fence
 from tests.keeping import PARAMETERS, Keeping
 from tests.messages import IDLE, complete, error, parameter_status, query
@@ -202,7 +205,189 @@ def test_another_version_of_the_server_is_asked_again(play: Keeping, server: Ser
     client.sends(query("x"))
     newer = play.opens({**PARAMETERS, "server_version": "19.0"})
     newer.answers(query("x"), complete("X"), IDLE)
-    client.gets(complete("X"), IDLE)
+    client.gets(complete("X"), parameter_status("server_version", "19.0"), IDLE)
     task = play.greets(Settings.of({"timezone": "CET"}))
     agrees(newer, parameter_status("TimeZone", "CET"))
     assert task.result()[1]["server_version"] == "19.0"
+
+
+# --- While a server is away that was never reached ----------------------------------------------------------
+
+AWAY = Unreachable("db.example refused the connection", passing=True)
+WRONG = Unreachable("db.example has another certificate")
+CET = Settings.of({"timezone": "CET"})
+CET_TOLD = {**PARAMETERS, "TimeZone": "CET"}
+
+
+class Memory:
+    """What was known last; `on` as it is configured."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **failover: Any) -> None:
+        self.on, self.now = True, 1_700_000_000.0
+        self.memoirs = Memoirs({}, {}, lambda: self.on, lambda: self.now)
+        memoir = self.memoirs.of("main", "shop", "app")
+        assert memoir is not None
+        memoir.learn(PARAMETERS)
+        memoir.note(CET, CET_TOLD)
+        self.memoir = memoir
+        self.play = Keeping(failover=Failover(**failover))
+        self.play.keeper.greeting.memoir = memoir
+        clock = SimpleNamespace(monotonic=self.play.loop.time)
+        monkeypatch.setattr("pgambassador.net.openings.time", clock)
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
+    memory = Memory(monkeypatch)
+    yield memory
+    memory.play.end()
+
+
+def test_what_was_known_is_told_when_the_first_attempt_has_failed(
+    memory: Memory, caplog: pytest.LogCaptureFixture
+) -> None:
+    play, greeting = memory.play, memory.play.keeper.greeting
+    plain, cet, stranger = play.greets(), play.greets(CET), play.greets(Settings.of({"timezone": "x"}))
+    named = play.greets(CET.with_value("application_name", "psql"))
+    assert [each.done() for each in (plain, cet, stranger, named)] == [False] * 4
+    play.fails(AWAY)
+    assert plain.result() == (BASE, PARAMETERS)
+    assert cet.result() == (CET, CET_TOLD)
+    assert named.result()[1] == {**CET_TOLD, "application_name": "psql"}
+    assert not stranger.done() and greeting.waiting == 1
+    # It is known now.
+    assert play.greets().result() == (BASE, PARAMETERS)
+    assert greeting.remembers and greeting.parameters is None
+    assert len([each for each in caplog.records if "said of itself on 2023-11-14" in each.message]) == 1
+    assert caplog.records[-1].__dict__["database"] == "shop"
+
+
+@pytest.mark.parametrize("hold", [None, 10.0])
+def test_whether_anybody_is_held_does_not_matter(monkeypatch: pytest.MonkeyPatch, hold: float | None) -> None:
+    play = Memory(monkeypatch, hold=hold).play
+    login = play.greets()
+    play.fails(AWAY)
+    assert login.result() == (BASE, PARAMETERS)
+    play.loop.pass_time(11)
+    assert play.greets().result() == (BASE, PARAMETERS)
+    play.end()
+
+
+def test_what_waiting_does_not_mend_is_told(memory: Memory) -> None:
+    task = memory.play.greets()
+    memory.play.fails(WRONG)
+    assert task.exception() is WRONG
+    assert memory.play.greets().exception() is WRONG
+    assert not memory.play.keeper.greeting.remembers
+
+
+def test_also_if_the_server_was_away_before(memory: Memory) -> None:
+    play = memory.play
+    play.client()  # for whom the pool goes on trying
+    first = play.greets()
+    play.fails(AWAY)
+    assert first.result() == (BASE, PARAMETERS)
+    play.loop.pass_time(1)
+    play.ticks(1)
+    play.fails(WRONG)
+    task = play.greets()
+    assert task.exception() is WRONG
+
+
+def test_a_breaker_that_is_open_says_it_at_once(memory: Memory) -> None:
+    play = memory.play
+    play.upstream.admitting, play.upstream.closed = False, AWAY
+    assert play.greets(CET).result() == (CET, CET_TOLD)
+    assert play.upstream.openings == []
+    assert play.greets(Settings.of({"timezone": "x"})).exception() is AWAY
+
+
+def test_so_do_other_pools(memory: Memory) -> None:
+    memory.play.upstream.sick = memory.play.loop.time()
+    assert memory.play.greets(CET).result() == (CET, CET_TOLD)
+
+
+@pytest.mark.parametrize("hold", [None, 10.0])
+def test_while_it_waits_for_its_own_attempt(monkeypatch: pytest.MonkeyPatch, hold: float | None) -> None:
+    play = Memory(monkeypatch, hold=hold).play
+    cet, stranger = play.greets(CET), play.greets(Settings.of({"timezone": "x"}))
+    assert [cet.done(), stranger.done()] == [False] * 2
+    if hold is None:
+        play.upstream.closed = AWAY
+    else:
+        play.upstream.sick = play.loop.time()
+    play.ticks()
+    assert cet.result() == (CET, CET_TOLD)
+    assert stranger.done() == (hold is None)
+    assert hold is not None or stranger.exception() is AWAY
+    play.end()
+
+
+@pytest.mark.parametrize("change", [{"on": False}, {"now": 1_700_090_000.0}])
+def test_who_does_not_want_it_or_it_is_too_old(memory: Memory, change: dict[str, Any]) -> None:
+    vars(memory).update(change)
+    login = memory.play.greets()
+    memory.play.fails(AWAY)
+    assert not login.done()
+
+
+def test_the_first_connection_is_waited_for_all_the_same(memory: Memory) -> None:
+    play = memory.play
+    reached = play.loop.create_task(play.keeper.greeting.reached())
+    login = play.greets()
+    play.fails(AWAY)
+    assert login.done() and not reached.done()
+    play.loop.pass_time(1)
+    play.ticks()
+    play.opens()
+    assert reached.done() and reached.exception() is None
+
+
+def test_the_server_speaks_for_itself_again(memory: Memory) -> None:
+    play, greeting = memory.play, memory.play.keeper.greeting
+    play.greets()
+    play.fails(AWAY)
+    other, client = play.client(), play.client()
+    client.sends(query("x"))
+    play.loop.pass_time(1)
+    play.ticks()
+    told = {**PARAMETERS, "TimeZone": "Asia/Tokyo", "DateStyle": "German, DMY"}
+    server = play.opens(told)
+    assert greeting.parameters == told and not greeting.remembers
+    server.answers(query("x"), complete("X"), IDLE)
+    news = (parameter_status("TimeZone", "Asia/Tokyo"), parameter_status("DateStyle", "German, DMY"))
+    client.gets(complete("X"), *news, IDLE)
+    client.sends(query("x"))
+    server.answers(query("x"), complete("X"), IDLE)
+    client.gets(complete("X"), IDLE)
+    other.sends(query("y"))
+    server.answers(query("y"), complete("Y"), IDLE)
+    other.gets(complete("Y"), *news, IDLE)
+    # What was tried out before counts for nothing now, and what it is now is remembered.
+    again = play.greets(CET)
+    agrees(server, parameter_status("TimeZone", "CET"))
+    assert again.result() == (CET, {**told, "TimeZone": "CET"})
+    assert memory.memoir.told(BASE) == told
+
+
+def test_what_is_learnt_is_remembered(memory: Memory) -> None:
+    play, memoir = memory.play, memory.memoir
+    play.greets()
+    server = play.opens()
+    settings = Settings.of({"timezone": "cet", "application_name": "psql"})
+    login = play.greets(settings)
+    agrees(server, parameter_status("TimeZone", "CET"))
+    assert login.result()
+    assert memoir.told(Settings.of({"timezone": "cet"})) == CET_TOLD
+    for number in range(15):
+        memoir.note(Settings.of({"lock_timeout": str(number)}), PARAMETERS)
+    assert play.greets(settings).result() == login.result()  # and so it is not the oldest
+    memoir.note(Settings.of({"lock_timeout": "99"}), PARAMETERS)
+    assert memoir.told(Settings.of({"timezone": "cet"})) == CET_TOLD and memoir.told(CET) is None
+    memory.now += 1000
+    play.keeper.greeting.remind()
+    assert memoir.at == memory.now
+    server.leaves()
+    memory.now += 1000
+    play.keeper.greeting.remind()
+    assert memoir.at == memory.now - 1000

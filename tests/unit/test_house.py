@@ -382,8 +382,8 @@ class Guest:
 def test_who_stands_at_the_door_is_counted(homes: Homes) -> None:
     house = homes.build(clients=Clients(max=3000))
 
-    def come(address: str, number: int) -> list[Guest]:
-        guests = [Guest() for _ in range(number)]
+    def come(address: str, number: int) -> list[Any]:
+        guests: list[Any] = [Guest() for _ in range(number)]
         for guest in guests:
             house.arrive(guest, Peer.at(address))
         return guests

@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 
 from pgambassador.cluster.upstream import Endpoint, parse_url
+from pgambassador.config import Cluster, Secret
 from pgambassador.config.discovery import PatroniDiscovery
 from pgambassador.errors import Unreachable
 from pgambassador.net.discovery.lasting import Lasting
 from pgambassador.net.discovery.source import Found
+from pgambassador.net.memoirs import Memoir, Memoirs
 from pgambassador.net.names import Names
 from pgambassador.net.transport import Address, numeric
-from pgambassador.process.keepsake import REFRESH, SOON, Keepsake
+from pgambassador.process.keepsake import PACE, REFRESH, SOON, Keepsake
 from pgambassador.process.store import Kept, Store
+from pgambassador.protocol.settings import Settings
 
 NOW = 1_700_000_000.0
 DB = Endpoint("db.example")
@@ -43,7 +46,17 @@ class Process:
         options = PatroniDiscovery(urls=("http://a:8008",))
         self.lasting = Lasting(self, parse_url(URL), options, lambda: NOW)
         watch: Any = SimpleNamespace(name="main", source=self.lasting)
-        self.keepsake = Keepsake(Store(str(folder), lambda: NOW), self.names, [watch], fallback, lambda: NOW)
+        self.remembers = True
+        clusters = {"main": Cluster(url=Secret(URL))}
+        self.memoirs = Memoirs(clusters, {}, lambda: self.remembers, lambda: NOW)
+        self.keepsake = Keepsake(
+            Store(str(folder), lambda: NOW), self.names, [watch], fallback, self.memoirs, lambda: NOW
+        )
+
+    def of(self, database: str = "shop") -> Memoir:
+        memoir = self.memoirs.of("main", database, "app")
+        assert memoir is not None
+        return memoir
 
     async def ask(self, endpoint: Endpoint) -> list[Address]:
         return [numeric(endpoint, text) for text in self.addresses]
@@ -78,13 +91,20 @@ def test_from_one_process_to_the_next(state: Path) -> None:
         one.servers = (Found(Endpoint("a.example")),)
         await one.names.resolve(DB)
         await one.lasting.find({})
+        one.of().learn({"server_version": "18.0"})
         await one.keepsake.write()
-        assert one.kept() == ["addresses", "servers"]
+        assert one.kept() == ["addresses", "parameters", "servers"]
         two = Process(state)
         await two.keepsake.recall()
         assert two.names.memory() == {"db.example": [["10.0.0.1"], NOW]}
+        assert two.of().told(Settings.of({})) == {"server_version": "18.0"}
         assert two.lasting.before() == (Found(Endpoint("a.example")), Found(DB))
-        assert two.keepsake.in_use == {"addresses": 0, "servers": 1, "configuration": 0}
+        assert two.keepsake.in_use == {
+            "addresses": 0,
+            "servers": 1,
+            "parameters": 0,
+            "configuration": 0,
+        }
 
     run(main)
     assert "hunter2" not in "".join(each.read_text() for each in state.iterdir())
@@ -137,14 +157,14 @@ def test_the_configuration_too(state: Path) -> None:
 def test_what_is_not_understood_is_ignored(state: Path, body: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         process = Process(state)
-        for kind in ("addresses", "servers"):
+        for kind in ("addresses", "servers", "parameters"):
             Store(str(state), lambda: NOW).write(kind, Kept(NOW, body))
         await process.keepsake.recall()
         assert process.names.memory() == {} and process.lasting.memory() is None
         assert await process.names.resolve(DB)
 
     run(main)
-    assert len(caplog.records) in (1, 2)
+    assert len(caplog.records) in (2, 3)
     assert all("is ignored: it is not understood" in record.message for record in caplog.records)
 
 
@@ -192,5 +212,80 @@ def test_a_disk_that_does_not_work_is_said_once(state: Path, caplog: pytest.LogC
 
     run(main)
     told = [record.message for record in caplog.records]
-    assert len([each for each in told if "is ignored: not a directory" in each]) == 2
-    assert len([each for each in told if "nothing can be kept" in each]) == 1 and len(told) == 3
+    assert len([each for each in told if "is ignored: not a directory" in each]) == 3
+    assert len([each for each in told if "nothing can be kept" in each]) == 1 and len(told) == 4
+
+
+def test_what_servers_have_said_is_written_at_longer_intervals(state: Path) -> None:
+    """Clients can make something else of it with each login."""
+
+    async def main() -> None:
+        process = Process(state)
+
+        async def at(now: float) -> int:
+            process.keepsake.tick(now)
+            await settled()
+            return process.keepsake.writes
+
+        begin = REFRESH + 10.0
+        assert await at(begin) == 0
+        process.of().learn({"TimeZone": "UTC"})
+        assert await at(begin + SOON) == 1
+        process.of().learn({"TimeZone": "CET"})
+        assert await at(begin + 2 * SOON) == 1
+        assert await at(begin + PACE) == 1
+        assert await at(begin + PACE + SOON) == 2
+        assert await at(begin + 2 * PACE + 2 * SOON) == 2
+        process.of("other").learn({"TimeZone": "CET"})
+        process.of("third").learn({"TimeZone": "CET"})
+        assert await at(begin + 2 * PACE + 3 * SOON) == 3
+        process.of().learn({"TimeZone": "UTC"})
+        await process.keepsake.close()
+        assert process.keepsake.writes == 4
+        after = Process(state)
+        await after.keepsake.recall()
+        assert after.of().told(Settings.of({})) == {"TimeZone": "UTC"}
+        # What is still true is written now and then.
+        assert await at(begin + 2 * REFRESH) == 5
+
+    run(main)
+
+
+def test_nor_is_it_written_or_read_where_nobody_wants_it(state: Path) -> None:
+    async def main() -> None:
+        process = Process(state)
+        process.of().learn({"TimeZone": "UTC"})
+        process.remembers = False
+        await process.keepsake.write()
+        assert process.kept() == []
+        process.remembers = True
+        await process.keepsake.write()
+        assert process.kept() == ["parameters"]
+        after = Process(state)
+        after.remembers = False
+        await after.keepsake.recall()
+        after.remembers = True
+        assert after.of().told(Settings.of({})) is None
+
+    run(main)
+
+
+def test_who_shares_the_directory_keeps_what_others_know(state: Path) -> None:
+    async def main() -> None:
+        one, two = Process(state), Process(state)
+        for process, database in ((one, "shop"), (two, "other"), (one, "shop"), (two, "third")):
+            process.of(database).learn({"TimeZone": database})
+            await process.keepsake.write()
+        after = Process(state)
+        await after.keepsake.recall()
+        for database in ("shop", "other", "third"):
+            assert after.of(database).told(Settings.of({})) == {"TimeZone": database}
+        # A file that is of no use is written anew.
+        (state / "parameters").write_text("x")
+        one.of("shop").learn({"TimeZone": "new"})
+        await one.keepsake.close()
+        after = Process(state)
+        await after.keepsake.recall()
+        assert after.of("shop").told(Settings.of({})) == {"TimeZone": "new"}
+
+    run(main)

@@ -15,7 +15,8 @@ from pgambassador.auth.doorway import FEW
 from pgambassador.auth.throttle import LONGEST, TURNS
 from pgambassador.config import Auth, Clients, Cluster, Config, Database, Secret
 from pgambassador.config.auth import AuthRule
-from pgambassador.errors import AmbassadorError, ServerRefused
+from pgambassador.config.failover import Failover
+from pgambassador.errors import AmbassadorError, ServerRefused, Unreachable
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
 from pgambassador.net.login import settings_of, welcome
@@ -198,6 +199,27 @@ def test_encryption_is_declined(door: Door) -> None:
     caller.sends(START)
     door.opens()
     caller.logs_in()
+
+
+def test_a_login_that_is_answered_without_the_server(doors: MakeDoor) -> None:
+    """Whatever server connection its client gets first, what that says is compared with what it was told."""
+    config: dict[str, Any] = {"failover": Failover(offline_logins=True), "state": "/nowhere"}
+    before = doors(**config)
+    caller = Caller(before, START)
+    before.opens()
+    caller.logs_in()
+    (session,) = before.house.keeper("shop", "app").clients
+    assert not session.bereaved
+    memory = before.house.memoirs.memory()
+    assert memory is not None
+    after = doors(**config)
+    after.house.memoirs.recall(memory)
+    caller = Caller(after, START)
+    after.fails(Unreachable("db.example refused the connection", passing=True))
+    caller.logs_in()
+    assert caller.parameters == PARAMETERS and after.house.memoirs.in_use == 1
+    (session,) = after.house.keeper("shop", "app").clients
+    assert session.bereaved
 
 
 def test_settings_are_those_of_the_client(door: Door) -> None:

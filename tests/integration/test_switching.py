@@ -79,20 +79,20 @@ def test_a_client_whose_state_cannot_be_reached_runs_nothing(
     server: Postgres, ambassador: Callable[..., Ambassador]
 ) -> None:
     """A role that has been dropped meanwhile: its statement must not run as somebody else."""
-    server.sql("drop table if exists written; create table written (by name)", database="app")
-    server.sql("create role passing; grant all on written to passing", database="app")
+    server.sql("drop table if exists signed; create table signed (by name)", database="app")
+    server.sql("create role passing; grant all on signed to passing", database="app")
     proxy = ambassador(server.url(database="app"), pool={"size": 1})
     with Wire.session(proxy.port) as other, Wire.session(proxy.port, role="passing") as client:
-        assert client.ask("insert into written values (current_user)").kinds == "CZ"
-        assert other.ask("select * from written").value == "passing"
+        assert client.ask("insert into signed values (current_user)").kinds == "CZ"
+        assert other.ask("select * from signed").value == "passing"
         other.ask("drop owned by passing")
         other.ask("drop role passing")
-        client.send(build.query("insert into written values (current_user)"))
+        client.send(build.query("insert into signed values (current_user)"))
         answer = client.rest()
         assert answer.kinds == "E"
         assert answer.error.fields["S"] == "FATAL"
         assert "settings" in answer.error.fields["M"]
-        assert other.ask("select count(*) from written").value == "1"
+        assert other.ask("select count(*) from signed").value == "1"
 
 
 def test_a_cancel_request_never_hits_the_switch(

@@ -82,6 +82,17 @@ def standby_takes_over(pair: Pair, proxy: Ambassador, seed: int, *, kill: bool) 
     return Played(load.ledger, load.ledger.compare(pair.found()), max(0.0, first - promoted))
 
 
+def knows(proxy: Ambassador, client: Wire, read: str, database: str = "app") -> None:
+    """Asks until it is known to be a read, which it is not before the database's catalog was read."""
+    with Wire.session(proxy.port, user="pgambassador", database="pgambassador") as console:
+
+        def known() -> bool:
+            assert client.ask(read).kinds == "TDCZ"
+            return ["class", "read"] in console.ask(f"show route for app {database} '{read}'").rows
+
+        wait_until(known, "its pool to know what only reads")
+
+
 # A black hole.
 
 
@@ -112,7 +123,8 @@ def black_hole(pair: Pair, proxy: Ambassador, clients: int, rounds: int = 3) -> 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * clients + 1000)), hard))
     link = pair.links[pair.primary]
-    pair.fresh()
+    with Wire.session(proxy.port) as client:
+        knows(proxy, client, "select 2")
 
     async def play() -> Hole:
         async with Crowd(proxy.port, clients) as crowd:

@@ -78,6 +78,7 @@ def test_a_thousand_clients_before_a_black_hole(pair: Pair, ambassador: Callable
     """Everybody is answered in the time that was set, the event loop turns, and memory stays as it is."""
     if not Cable.possible:
         pytest.skip("losing packets on purpose takes Linux, and here a privilege that this user has not")
+    pair.fresh()
     url = pair.url(connect_timeout="2", tcp_user_timeout="1000")
     proxy = ambassador(url, pool={**POOL, "wait_timeout": "2s"}, start=False)
     proxy.look_inside()

@@ -16,7 +16,7 @@ import pytest
 from pgambassador.embedded import Postgres, Workspace
 from pgambassador.wire import build
 from tests.adversity.promises import IN_FORCE, broken
-from tests.adversity.scenes import seed
+from tests.adversity.scenes import knows, seed
 from tests.harness import Ambassador, Wire, wait_until
 from tests.harness.ambassador import clean_environment
 from tests.harness.ledger import Ledger, Told
@@ -91,17 +91,6 @@ def start(lan: Lan, near: Warm, ambassador: Start) -> Iterator[Start]:
         yield make
 
 
-def known(proxy: Ambassador, client: Wire, database: str) -> None:
-    """Asks until it is known to be a read."""
-    with Wire.session(proxy.port, user="pgambassador", database="pgambassador") as console:
-
-        def read() -> bool:
-            assert client.ask(READ).value == "t"
-            return ["class", "read"] in console.ask(f"show route for app {database} '{READ}'").rows
-
-        wait_until(read, "its pool to know what only reads")
-
-
 def judge(ledger: Ledger, server: Postgres) -> None:
     found = server.sql("select key from deeds", database="app").splitlines()
     about = "\n".join((ledger.summary(), *ledger.wrong[:10]))
@@ -139,8 +128,8 @@ def test_a_cable_that_is_pulled(tcp: dict[str, str], lan: Lan, pair: Distant, st
             for database in ("lone", "lone", "app", "lone")
         )
         load.everybody(5, "before")
-        known(proxy, reader, "app")
-        known(proxy, lone, "lone")
+        knows(proxy, reader, READ, "app")
+        knows(proxy, lone, READ, "lone")
         ledger.intend("doubtful", "undone")
         ledger.tell(Told.DOUBT, "doubtful")
         inside.ask("begin")
@@ -192,7 +181,7 @@ def test_a_route_that_leads_nowhere(kind: str, lan: Lan, pair: Distant, start: S
         return bool(proxy.metrics().total("pgambassador_breaker_state", state="open"))
 
     with Wire.session(proxy.port, database="lone") as client:
-        known(proxy, client, "lone")
+        knows(proxy, client, READ, "lone")
         lan.route(kind, pair.here.address)
         try:
             answer = client.ask(READ)

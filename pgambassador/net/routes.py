@@ -149,7 +149,7 @@ class Routes:
 
     def heed(self, suspects: Suspects) -> None:
         """Other functions may change their sessions than before. So it is not known either what they read or
-        write, until the catalog has been read again."""
+        write, until the catalog has been read again: at once, as nothing goes to standbys meanwhile."""
         same = suspects is not EVERYBODY and suspects.fingerprint == self.suspects.fingerprint
         self.suspects = suspects
         if same:
@@ -160,6 +160,7 @@ class Routes:
             self._lane.cache.surprised(time.monotonic())
         self._rows = None
         self._learn(NOTHING_KNOWN)
+        self.tick(time.monotonic())
 
     def changed(self) -> None:
         """Functions or relations have changed."""
@@ -206,6 +207,7 @@ class Routes:
             if shelf is not None and error != b"":
                 shelf.seen = definitions
             if self._distrusted:
+                self.tick(time.monotonic())
                 return  # of what it says, some may be of the time before
             if error is None:
                 if rows != self._rows:

@@ -15,7 +15,7 @@ from pgambassador.protocol.suspects import Suspects
 from pgambassador.routing.catalog import QUERY
 from tests.keeping import Keeping
 from tests.messages import IDLE, complete, error, query, row
-from tests.playbook import Server
+from tests.playbook import Client, Server
 
 
 @pytest.fixture
@@ -105,12 +105,8 @@ def opened(play: Keeping) -> Server:
     return server
 
 
-def test_the_catalog_is_asked_for_when_clients_wait_and_again_later(play: Keeping) -> None:
-    known = routes(play)
-    server = opened(play)
-    now = time.monotonic()
-    known.tick(now)
-    server.gets_nothing()
+def crowd(play: Keeping, server: Server) -> Client:
+    """Two ask at once."""
     first, second = play.client(), play.client()
     first.sends(query("x"))
     second.sends(query("x"))
@@ -118,6 +114,31 @@ def test_the_catalog_is_asked_for_when_clients_wait_and_again_later(play: Keepin
         server.answers(query("x"), complete("X"), IDLE)
         client.gets(complete("X"), IDLE)
     assert play.lane.crowded
+    return first
+
+
+def test_when_functions_have_changed_the_catalog_is_read_at_once(play: Keeping) -> None:
+    """Also if it is just being read: what is said of it then may be of the time before."""
+    known = routes(play)
+    server = opened(play)
+    crowd(play, server)
+    play.does(lambda: known.heed(Suspects((), frozenset(), fingerprint=b"1")))
+    server.gets(QUERY)
+    play.does(lambda: known.heed(Suspects((), frozenset(), fingerprint=b"2")))
+    server.sends(row(b"isolation", b"serializable", b""), complete("SELECT 1"), IDLE)
+    assert play.lane.together == TOGETHER
+    server.answers(QUERY, row(b"isolation", b"serializable", b""), complete("SELECT 1"), IDLE)
+    assert play.lane.together == 0
+    server.gets_nothing()
+
+
+def test_the_catalog_is_asked_for_when_clients_wait_and_again_later(play: Keeping) -> None:
+    known = routes(play)
+    server = opened(play)
+    now = time.monotonic()
+    known.tick(now)
+    server.gets_nothing()
+    first = crowd(play, server)
     play.does(lambda: known.tick(now))
     server.answers(QUERY, row(b"isolation", b"serializable", b""), complete("SELECT 1"), IDLE)
     assert play.lane.together == 0

@@ -64,6 +64,11 @@ class Policy:
         session.state = backend.state = f"{name}={value}"
         return True
 
+    def abides(self, session: Session, backend: Backend) -> None: ...
+
+    def overheard(self) -> None:
+        self.heard.append(("overheard",))
+
     def unreported(self, session: Session, backend: Backend) -> bytes:
         return b""
 

@@ -11,6 +11,8 @@ cdef class Answers(Failures):
     cdef readonly bint resetting
     cdef readonly bint closed
     cdef bint unsettled
+    # Its client came bereaved, and is that no more once it has been told.
+    cdef bint consoles
     cdef object loop
     cdef unsigned char status
     # When the transaction began in which it is; 0: in none, or in one of which nothing has been answered yet.

@@ -182,6 +182,8 @@ cdef class Answers(Failures):
         had reported last, before that change, is not reported to it: the server says only what differs."""
         cdef bytes news = self.home.policy.unreported(self.session, self)
         self.unsettled = False
+        if self.consoles:
+            self.session.bereaved = False
         return self.session.channel.stage(news, len(news))
 
     cdef bint wants_all(self, int kind) noexcept:
@@ -313,6 +315,8 @@ cdef class Answers(Failures):
             raise ProtocolViolation("a ParameterStatus is malformed")
         name = parts[0].decode("utf-8", "replace")
         value = parts[1].decode("utf-8", "surrogateescape")
+        if self.session is None and self.rows_asked is not None and self.parameters.get(name) != value:
+            self.home.policy.overheard()  # no question of ours sets anything
         self.parameters[name] = value
         if self.session is None or self.session in self.landing:
             return False  # who asks again elsewhere is told there

@@ -34,8 +34,6 @@ cdef class Errands(Sight):
     # How often its server connection ended without a word, which may be the doing of what it asks, and when last.
     cdef int sudden
     cdef double lost_at
-    # Its server connection, or its server, was lost: parameters may not be as its client knows them.
-    cdef public bint bereaved
 
     cdef int take(self, Py_ssize_t n) except -1
     cdef bint acquire(self, int kind) except -1

@@ -2,7 +2,6 @@ from pgambassador.net.backend import Backend
 from pgambassador.net.sight import Sight
 
 class Errands(Sight):
-    bereaved: bool
     @property
     def closed(self) -> bool: ...
     @property

@@ -179,10 +179,12 @@ cdef class Errands(Sight):
 
     cdef int arrive(self, Backend backend) except -1:
         self.beginning = False
+        if self.bereaved:
+            self.policy.abides(self, backend)
         backend.join(self)
         backend.begun = self.now if self.begun is None else self.rested
+        backend.consoles = self.bereaved
         if self.bereaved:
-            self.bereaved = False
             backend.unsettled = True
         if self.begun is not None:
             self.begin(backend)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pgambassador.net.backend import Backend
     from pgambassador.net.keeper import Keeper
     from pgambassador.net.memoirs import Memoir
+    from pgambassador.net.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ BASE = Settings.of({})
 _TRIED_MOST = 500
 _TRIED_SIZE = 4096
 _TRIES = 3
+
+_READING = ("client_encoding", "standard_conforming_strings")
 
 Words = tuple[Settings, dict[str, str]]
 
@@ -51,6 +54,7 @@ class Greeting:
         self.remembers = False
         # Those who wait for it, and whether they can be answered without.
         self._first: dict[asyncio.Future[bool], bool] = {}
+        # What was given, as the server spells it, and what else differs from its own.
         self._tried: dict[Settings, dict[str, str]] = {}
         self._spoken: dict[Settings, Words] = {}
 
@@ -68,8 +72,7 @@ class Greeting:
             self._spoken.clear()
             self.parameters = parameters
             if not self._keeper.lane.total:
-                for session in self._keeper.clients:
-                    session.bereaved = True  # it may have been told something else
+                self.overheard()
         self.remembers = False
         if self.memoir is not None:
             self.memoir.learn(parameters)
@@ -78,6 +81,13 @@ class Greeting:
                 log.info("logins of %s are answered by its server again", self._whose, extra=self._names)
         for future in self._take_first():
             future.set_result(True)
+
+    def overheard(self) -> None:
+        """The server says something else than before: each client is told, with an answer of its own."""
+        for session in self._keeper.clients:
+            session.bereaved = True
+        for pool in self._keeper.all():
+            pool.lane.part()
 
     def remind(self) -> None:
         """What was learnt is still so."""
@@ -93,13 +103,23 @@ class Greeting:
                 future.set_exception(error.with_traceback(None))
 
     def away(self) -> None:
-        """The server is: who can be answered without it waits no longer."""
+        """The server may be: who can be answered without it waits no longer if it is."""
+        if not self._is_away(None):
+            return
         for future in [each for each, known in self._first.items() if known and not each.done()]:
             future.set_result(False)
 
     def _take_first(self) -> dict[asyncio.Future[bool], bool]:
         waiting, self._first = self._first, {}
         return {future: known for future, known in waiting.items() if not future.done()}
+
+    def abides(self, session: Session, backend: Backend) -> None:
+        """How its text is read stays as a client was told: it may have written down already what it asks."""
+        own, state = backend.defaults.values, session.state
+        for name in _READING:
+            told = session.facts.told.get(name)
+            if told is not None and name not in state.values and own.get(name, told) != told:
+                session.state = session.state.with_value(name, told)
 
     async def words(self, settings: Settings) -> Words:
         """The settings as the server spells them, and all ParameterStatus for a client that has them."""
@@ -113,13 +133,15 @@ class Greeting:
         if settings is BASE:
             return settings, self.parameters
         if (spoken := self._spoken.get(settings)) is not None:
-            self._note(settings)
+            if self.memoir is not None and self.memoir.memoirs.on:
+                self._note(self.memoir, settings)
             return spoken
         essential, name = _parted(settings)
         told = self.parameters
         if essential is not BASE:
-            told = self._tried.get(essential) or await self._try_out(essential)
-        self._note(settings)
+            told = self._told(essential) or await self._try_out(essential)
+        if self.memoir is not None and self.memoir.memoirs.on:
+            self._note(self.memoir, settings)
         words = _words(essential, name, told)
         if settings.size <= _TRIED_SIZE:
             if len(self._spoken) >= _TRIED_MOST:
@@ -185,12 +207,11 @@ class Greeting:
                 extra=self._names,
             )
 
-    def _note(self, settings: Settings) -> None:
+    def _note(self, memoir: Memoir, settings: Settings) -> None:
         """A client has come with them, and the server takes them."""
-        if self.memoir is not None and self.memoir.wanted:
-            essential, _ = _parted(settings)
-            if (told := self._tried.get(essential)) is not None:
-                self.memoir.note(essential, told)
+        essential, _ = _parted(settings)
+        if (differing := self._tried.get(essential)) is not None:
+            memoir.note(essential, differing)
 
     @property
     def _names(self) -> dict[str, str]:
@@ -216,7 +237,7 @@ class Greeting:
         queries = switch(before, settings)
         if settings in self._tried or not queries:
             # Somebody else has tried them meanwhile.
-            told = self._tried.get(settings) or dict(backend.parameters)
+            told = self._told(settings) or dict(backend.parameters)
             backend.ask(b"", 0)
             return told
         asked: asyncio.Future[tuple[bytes | None, dict[str, str]]]
@@ -241,8 +262,15 @@ class Greeting:
         if settings.size <= _TRIED_SIZE:
             if len(self._tried) >= _TRIED_MOST:
                 del self._tried[next(iter(self._tried))]
-            self._tried[settings] = told
+            given, own = settings.values, backend.link.parameters
+            # What was given stays so whatever the server's own becomes.
+            self._tried[settings] = {n: v for n, v in told.items() if n.lower() in given or own.get(n) != v}
         return told
+
+    def _told(self, settings: Settings) -> dict[str, str] | None:
+        """All parameters under settings that were tried out."""
+        differing = self._tried.get(settings)
+        return None if differing is None else {**(self.parameters or {}), **differing}
 
     async def _borrow(self) -> Backend:
         borrowed: asyncio.Future[Backend | None] = asyncio.get_running_loop().create_future()

@@ -80,7 +80,7 @@ class House:
         self.query_log = query_log
         self.gate = Gate(config.tls)
         self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
-        self.memoirs = Memoirs(config.clusters, self.keepers, lambda: self.config.failover.offline_logins)
+        self.memoirs = Memoirs(config.clusters, self.keepers, config.failover.offline_logins)
         self.lodging = lru_cache(maxsize=1000)(self._lodging)
         self.branches = {
             name: Branches(name, cluster, self._forgotten)
@@ -121,6 +121,7 @@ class House:
         self.porter.reload(config)
         self.doorway.resize(config.clients.max)
         self.guests.look()
+        self.memoirs.on = config.failover.offline_logins
         self.limits.reload(config)
         self.tolls.reload(config)
         self.memory.reload(config.clients.memory)

@@ -107,6 +107,7 @@ class Keeper(Openings):
         self.clients: set[Session] = set()
         self.backends: set[Backend] = set()
         self.greeting = Greeting(self)
+        self.abides, self.overheard = self.greeting.abides, self.greeting.overheard
         self.routes = Routes(self.lane, routing)
         self.carries, self.joins = self.routes.carries, self.routes.joins
         self.discreet = self.routes.discreet

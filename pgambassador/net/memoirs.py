@@ -55,46 +55,41 @@ class Memoir:
         self.at = 0.0
         self.parameters: dict[str, str] = {}
         self.sets: dict[Settings, dict[str, str]] = {}
-        """What differs from these under settings that were tried out; those used last come last."""
+        """What was given, as the server spells it, and what else differs from these under settings that were
+        tried out; those used last come last."""
         self.pool = pool
         self.announced = False
         """Whether the log says that it is used."""
-        self._memoirs = memoirs
+        self.memoirs = memoirs
         self._size = 0
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anything shall be remembered."""
-        return self._memoirs.on
 
     def learn(self, parameters: Mapping[str, str]) -> None:
         """A connection tells it, or still has it."""
-        if not self._memoirs.on or _size(parameters) > _OWN_SIZE:
+        if not self.memoirs.on or _size(parameters) > _OWN_SIZE:
             return
         if self.parameters.get(_VERSION) != parameters.get(_VERSION):
             self.sets.clear()
         news = parameters != self.parameters or not self.at
         self.parameters = dict(parameters)
-        self._memoirs.learnt(self, news=news)
+        self.memoirs.learnt(self, news=news)
 
-    def note(self, settings: Settings, told: Mapping[str, str]) -> None:
+    def note(self, settings: Settings, differing: dict[str, str]) -> None:
         """A client has logged in with settings that the server has taken."""
         if not self.at:
             return
         if settings in self.sets:
             self.sets[settings] = self.sets.pop(settings)
             return
-        differing = {name: value for name, value in told.items() if self.parameters.get(name) != value}
         if settings.size <= _SET_SIZE and self._may_be_kept(settings, differing):
             self.sets[settings] = differing
             while len(self.sets) > SETS:
                 del self.sets[next(iter(self.sets))]
             self._size = 0
-            self._memoirs.changes += 1  # it may be long ago that it was true
+            self.memoirs.changes += 1  # it may be long ago that it was true
 
     def told(self, settings: Settings) -> dict[str, str] | None:
         """What the server would say to a client with these settings, as far as is known."""
-        if not self._memoirs.on or not self.at or self._memoirs.clock() - self.at > AGE:
+        if not self.memoirs.on or not self.at or self.memoirs.clock() - self.at > AGE:
             return None
         if not settings.values:
             return self.parameters
@@ -104,7 +99,7 @@ class Memoir:
     def written(self) -> list[Any]:
         """What `recall` takes."""
         sets = [[settings.values, differing] for settings, differing in self.sets.items()]
-        return [*self.pool, self._memoirs.clusters.get(self.pool[0]), self.at, self.parameters, sets]
+        return [*self.pool, self.memoirs.clusters.get(self.pool[0]), self.at, self.parameters, sets]
 
     @property
     def size(self) -> int:
@@ -130,7 +125,8 @@ class Memoir:
         known = (reported - FIXED) | KNOWN
         if not names or _NAME in names or not names <= known:
             return False
-        if any(name.lower() not in reported for name in differing):
+        spelled = {name.lower() for name in differing}
+        if not names & reported <= spelled <= reported:
             return False
         return _size([settings.values, differing]) <= _SET_SIZE
 
@@ -139,26 +135,22 @@ class Memoir:
 
 
 class Memoirs:
-    """Those of a process; `on()` says whether they are wanted. `changes` counts how often something else
+    """Those of a process; `on`: they are wanted. `changes` counts how often something else
     became known."""
 
     def __init__(
         self,
         clusters: Mapping[str, Cluster],
         keepers: Mapping[Any, Keeper],
-        on: Callable[[], bool],
+        on: bool,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.changes = 0
+        self.on = on
         self.clusters = {name: _identity(cluster) for name, cluster in clusters.items()}
         self.clock = clock
         self._keepers = keepers
-        self._on = on
         self._pools: dict[Pool, Memoir] = {}  # those that were true last come last
-
-    @property
-    def on(self) -> bool:
-        return self._on()
 
     @property
     def in_use(self) -> int:
@@ -180,27 +172,36 @@ class Memoirs:
         self.changes += news
 
     def recall(self, kept: Mapping[str, Any]) -> None:
-        """What `memory` has told in another process, of pools that are not known here; raises ValueError,
-        TypeError, LookupError or AttributeError for anything else."""
+        """What `memory` has told in another process, of pools of which nothing as young is known here; raises
+        ValueError, TypeError, LookupError or AttributeError for anything else."""
+        self._remind()
         now = self.clock()
-        found = []
+        pools = dict(self._pools)
         for *names, of, at, parameters, sets in kept["pools"][:POOLS]:
-            cluster, database, user = _texts(names)
-            if (cluster, database, user) in self._pools:
-                continue
-            memoir = Memoir(self, (cluster, database, user))
+            pool = _pool(names)
             if not (isinstance(at, int | float) and math.isfinite(at)):
                 raise ValueError
+            known = self._pools.get(pool)
+            oldest = now - AGE if known is None else known.at
+            if min(at, now) <= oldest or of is None or of != self.clusters.get(pool[0]):
+                continue
+            memoir = pools[pool] = Memoir(self, pool)
             memoir.recall(min(at, now), parameters, sets)
-            if now - at <= AGE and of is not None and of == self.clusters.get(cluster):
-                found.append(memoir)
-        known = sorted((*self._pools.values(), *found), key=lambda each: each.at)
-        self._pools = {memoir.pool: memoir for memoir in known[-POOLS:]}
+            memoir.announced = known is not None and known.announced
+        youngest = sorted(pools.values(), key=lambda each: each.at)[-POOLS:]
+        self._pools = {memoir.pool: memoir for memoir in youngest}
+        for key, keeper in self._keepers.items():
+            if keeper.greeting.parameters is None:
+                keeper.greeting.memoir = self.of(*key)
+
+    def _remind(self) -> None:
+        """What is known of a server that is there is true now."""
+        for keeper in self._keepers.values():
+            keeper.greeting.remind()
 
     def memory(self) -> dict[str, Any] | None:
         """What is to be written; None if there is nothing to remember."""
-        for keeper in self._keepers.values():
-            keeper.greeting.remind()
+        self._remind()
         now, room, kept = self.clock(), SIZE, []
         for memoir in reversed(self._pools.values()):
             room -= memoir.size + _COMMA
@@ -228,6 +229,11 @@ def _texts(found: Collection[Any]) -> Collection[str]:
         if not isinstance(text, str) or b"\0" in build.encode(text):
             raise ValueError
     return found
+
+
+def _pool(names: Collection[Any]) -> Pool:
+    cluster, database, user = _texts(names)
+    return cluster, database, user
 
 
 def _checked(found: Any) -> dict[str, str]:

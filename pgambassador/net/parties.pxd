@@ -57,6 +57,8 @@ cdef class Client:
     cdef bint suspected
     # Before what it asks goes a BEGIN that its client has been told of.
     cdef bint beginning
+    # Its server connection, or its server, was lost: parameters may not be as it knows them, until it has been told.
+    cdef public bint bereaved
     # When it was told last that it may ask.
     cdef double rested
 

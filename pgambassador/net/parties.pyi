@@ -21,6 +21,7 @@ class Statement:
 class Client:
     # Whatever the policy brings servers into; compared by identity.
     state: Any
+    bereaved: bool
     @property
     def channel(self) -> Channel: ...
     @property

@@ -109,20 +109,20 @@ class States(Readings):
 
     def reported(self, session: Session, backend: Backend, name: str, value: str) -> bool:
         """A ParameterStatus for a client: whether it is news."""
-        facts = session.facts
-        if facts.told.get(name) == value:
+        if session.facts.told.get(name) == value:
             return False
-        facts.told = {**facts.told, name: value}
-        if name == "application_name":
-            facts.application_name = value
-            self.renamed(session)
-        # What nobody has set is as the connection began with it.
-        key = name.lower()
-        ours = session.state.values.get(key, backend.defaults.values.get(key)) == value
+        self._tell(session, name, value)
+        ours = session.state.values.get(name.lower()) == value
         if name not in FIXED and not ours and backend.marked_by is not session:
             # A function has set it, or the server's configuration has been reloaded.
             self._suspect(session, backend, survey.ALL)
         return True
+
+    def _tell(self, session: Session, name: str, value: str) -> None:
+        session.facts.told = {**session.facts.told, name: value}
+        if name == "application_name":
+            session.facts.application_name = value
+            self.renamed(session)
 
     def pid_told(self, session: Session, backend: Backend, pid: bytes) -> bytes:
         """The process ID of a notification's sender, as its reader knows it: its own, or a server's."""
@@ -131,13 +131,14 @@ class States(Readings):
 
     def unreported(self, session: Session, backend: Backend) -> bytes:
         """ParameterStatus for what a client should have been told by now."""
-        told = session.facts.told
+        told, own = session.facts.told, backend.defaults.values
         stale = [(n, value) for n, value in backend.parameters.items() if told.get(n, value) != value]
-        return b"".join(
-            build.parameter_status(name, value)
-            for name, value in stale
-            if self.reported(session, backend, name, value)
-        )
+        for name, value in stale:
+            if session.bereaved and own.get(name.lower()) == value:
+                self._tell(session, name, value)  # the connection began with it, and all are told
+            else:
+                self.reported(session, backend, name, value)
+        return b"".join(build.parameter_status(name, value) for name, value in stale)
 
     def tagged(self, session: Session, backend: Backend, tag: str) -> None:
         """A command has run that may concern the session."""

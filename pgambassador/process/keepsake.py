@@ -152,7 +152,10 @@ class Keepsake:
             if kept is not None:
                 memoirs.recall(kept.body)
         memory = memoirs.memory()
-        return {_PARAMETERS: (memoirs.changes, Kept(self._clock(), memory) if memory else None)}
+        if memory is None:
+            self._written[_PARAMETERS] = memoirs.changes  # nothing: no need to look again and again
+            return {}
+        return {_PARAMETERS: (memoirs.changes, Kept(self._clock(), memory))}
 
     async def _write(self, kind: str, kept: Kept) -> None:
         try:

@@ -477,3 +477,36 @@ def test_with_a_standby(ambassador: Make, workspace: Workspace, state: Path) -> 
     finally:
         standby.stop()
         primary.stop()
+
+
+@pytest.mark.parametrize("reached", [False, True])
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_text_is_read_as_clients_were_told(
+    ambassador: Make, server: Postgres, state: Path, mode: str, reached: bool
+) -> None:
+    """What it has quoted or encoded before it hears that the server does otherwise means the same."""
+    more = {"pool": {"mode": mode}}
+    proxy = start(ambassador, server, state, **more) if reached else learnt(ambassador, server, state, **more)
+    with ExitStack() as stack:
+        wire, given = (
+            stack.enter_context(Wire.session(proxy.port, **settings))
+            for settings in ({}, {"timezone": "cet", "extra_float_digits": "3"})
+        )
+        if reached:
+            server.stop()
+        server.configure({"standard_conforming_strings": "off", "client_encoding": "latin1"})
+        for each in (wire, given):
+            each.send(build.query("select 'a\\', length('\u00e9')"))
+        server.start()
+        try:
+            for each in (wire, given):
+                answer = each.until("Z")
+                assert answer.rows == [["a\\", "1"]] and answer.parameters == {}
+            with Wire(proxy.port) as late:
+                told = late.login(user="app", database="app").parameters
+                assert (told["standard_conforming_strings"], told["client_encoding"]) == ("off", "LATIN1")
+            # It may go back to what is usual there, and hears of it.
+            answer = wire.ask("reset standard_conforming_strings")
+            assert answer.parameters == {"standard_conforming_strings": "off"}
+        finally:
+            server.configure({"standard_conforming_strings": "on", "client_encoding": "utf8"})

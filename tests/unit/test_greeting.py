@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -211,6 +213,19 @@ def test_another_version_of_the_server_is_asked_again(play: Keeping, server: Ser
     assert task.result()[1]["server_version"] == "19.0"
 
 
+def test_what_was_tried_out_tells_of_what_the_server_says_now(play: Keeping, server: Server) -> None:
+    """Of the same version: what was given is as it was, and what was not is as it is now."""
+    utc = Settings.of({"timezone": "utc"})
+    login = play.greets(utc)
+    agrees(server)
+    assert login.result()[1] == PARAMETERS
+    server.leaves()
+    client = play.client()
+    client.sends(query("x"))
+    play.opens({**PARAMETERS, "TimeZone": "Asia/Tokyo", "DateStyle": "German, DMY"}).read_all()
+    assert play.greets(utc).result()[1] == {**PARAMETERS, "DateStyle": "German, DMY"}
+
+
 # --- While a server is away that was never reached ----------------------------------------------------------
 
 AWAY = Unreachable("db.example refused the connection", passing=True)
@@ -223,12 +238,12 @@ class Memory:
     """What was known last; `on` as it is configured."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **failover: Any) -> None:
-        self.on, self.now = True, 1_700_000_000.0
-        self.memoirs = Memoirs({}, {}, lambda: self.on, lambda: self.now)
+        self.now = 1_700_000_000.0
+        self.memoirs = Memoirs({}, {}, True, lambda: self.now)
         memoir = self.memoirs.of("main", "shop", "app")
         assert memoir is not None
         memoir.learn(PARAMETERS)
-        memoir.note(CET, CET_TOLD)
+        memoir.note(CET, {"TimeZone": "CET"})
         self.memoir = memoir
         self.play = Keeping(failover=Failover(**failover))
         self.play.keeper.greeting.memoir = memoir
@@ -294,6 +309,17 @@ def test_also_if_the_server_was_away_before(memory: Memory) -> None:
     assert task.exception() is WRONG
 
 
+def test_also_if_others_find_out_that_it_is_away(memory: Memory) -> None:
+    """What this pool has heard last is not that."""
+    play = memory.play
+    first = play.greets()
+    play.fails(WRONG)
+    assert first.exception() is WRONG
+    play.upstream.sick = time.monotonic()
+    task = play.greets()
+    assert not task.done() and not play.keeper.greeting.remembers
+
+
 def test_a_breaker_that_is_open_says_it_at_once(memory: Memory) -> None:
     play = memory.play
     play.upstream.admitting, play.upstream.closed = False, AWAY
@@ -323,9 +349,10 @@ def test_while_it_waits_for_its_own_attempt(monkeypatch: pytest.MonkeyPatch, hol
     play.end()
 
 
-@pytest.mark.parametrize("change", [{"on": False}, {"now": 1_700_090_000.0}])
-def test_who_does_not_want_it_or_it_is_too_old(memory: Memory, change: dict[str, Any]) -> None:
-    vars(memory).update(change)
+@pytest.mark.parametrize(("on", "later"), [(False, 0.0), (True, 90_000.0)])
+def test_who_does_not_want_it_or_it_is_too_old(memory: Memory, on: bool, later: float) -> None:
+    memory.memoirs.on = on
+    memory.now += later
     login = memory.play.greets()
     memory.play.fails(AWAY)
     assert not login.done()
@@ -370,6 +397,27 @@ def test_the_server_speaks_for_itself_again(memory: Memory) -> None:
     assert memory.memoir.told(BASE) == told
 
 
+def test_who_does_not_want_it_pays_nothing(memory: Memory) -> None:
+    """A login of a pool that knows its settings is one call."""
+    play = memory.play
+    play.greets()
+    play.opens()
+    memory.memoirs.on = False
+    named = Settings.of({"application_name": "psql"})
+    words = play.greets(named).result()
+    again = play.keeper.greeting.words(named)
+    calls: list[str] = []
+    sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        again.send(None)
+    except StopIteration as answer:
+        sys.setprofile(None)
+        assert answer.value == words
+    finally:
+        sys.setprofile(None)
+    assert calls == ["words"]
+
+
 def test_what_is_learnt_is_remembered(memory: Memory) -> None:
     play, memoir = memory.play, memory.memoir
     play.greets()
@@ -380,9 +428,9 @@ def test_what_is_learnt_is_remembered(memory: Memory) -> None:
     assert login.result()
     assert memoir.told(Settings.of({"timezone": "cet"})) == CET_TOLD
     for number in range(15):
-        memoir.note(Settings.of({"lock_timeout": str(number)}), PARAMETERS)
+        memoir.note(Settings.of({"lock_timeout": str(number)}), {})
     assert play.greets(settings).result() == login.result()  # and so it is not the oldest
-    memoir.note(Settings.of({"lock_timeout": "99"}), PARAMETERS)
+    memoir.note(Settings.of({"lock_timeout": "99"}), {})
     assert memoir.told(Settings.of({"timezone": "cet"})) == CET_TOLD and memoir.told(CET) is None
     memory.now += 1000
     play.keeper.greeting.remind()

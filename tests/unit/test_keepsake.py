@@ -46,9 +46,8 @@ class Process:
         options = PatroniDiscovery(urls=("http://a:8008",))
         self.lasting = Lasting(self, parse_url(URL), options, lambda: NOW)
         watch: Any = SimpleNamespace(name="main", source=self.lasting)
-        self.remembers = True
         clusters = {"main": Cluster(url=Secret(URL))}
-        self.memoirs = Memoirs(clusters, {}, lambda: self.remembers, lambda: NOW)
+        self.memoirs = Memoirs(clusters, {}, True, lambda: NOW)
         self.keepsake = Keepsake(
             Store(str(folder), lambda: NOW), self.names, [watch], fallback, self.memoirs, lambda: NOW
         )
@@ -255,16 +254,16 @@ def test_nor_is_it_written_or_read_where_nobody_wants_it(state: Path) -> None:
     async def main() -> None:
         process = Process(state)
         process.of().learn({"TimeZone": "UTC"})
-        process.remembers = False
+        process.memoirs.on = False
         await process.keepsake.write()
         assert process.kept() == []
-        process.remembers = True
+        process.memoirs.on = True
         await process.keepsake.write()
         assert process.kept() == ["parameters"]
         after = Process(state)
-        after.remembers = False
+        after.memoirs.on = False
         await after.keepsake.recall()
-        after.remembers = True
+        after.memoirs.on = True
         assert after.of().told(Settings.of({})) is None
 
     run(main)
@@ -287,5 +286,35 @@ def test_who_shares_the_directory_keeps_what_others_know(state: Path) -> None:
         after = Process(state)
         await after.keepsake.recall()
         assert after.of("shop").told(Settings.of({})) == {"TimeZone": "new"}
+
+    run(main)
+
+
+def test_while_nothing_is_known_the_disk_is_not_asked_again_and_again(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of other clusters may be there, and large."""
+    reads: list[str] = []
+    read = Store.read
+
+    def reading(store: Store, kind: str) -> Kept | None:
+        reads.append(kind)
+        return read(store, kind)
+
+    monkeypatch.setattr(Store, "read", reading)
+
+    async def main() -> None:
+        process = Process(state)
+        for tick in range(10):
+            process.keepsake.tick(REFRESH + tick * SOON)
+            await settled()
+        assert reads == ["parameters"]
+        process.of().learn({"TimeZone": "UTC"})
+        process.keepsake.tick(REFRESH + 10 * SOON)
+        await settled()
+        assert process.kept() == ["parameters"]
+        process.keepsake.tick(2 * REFRESH + 10 * SOON)
+        await settled()
+        assert reads == ["parameters"] * 3
 
     run(main)

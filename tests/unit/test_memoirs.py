@@ -31,9 +31,9 @@ class Process:
     """One: its clock, and what it knows."""
 
     def __init__(self, *, now: float = NOW, on: bool = True, host: str = "db.example") -> None:
-        self.now, self.on = now, on
+        self.now = now
         self.keepers: dict[Any, Any] = {}
-        self.memoirs = Memoirs({"main": cluster(host)}, self.keepers, lambda: self.on, lambda: self.now)
+        self.memoirs = Memoirs({"main": cluster(host)}, self.keepers, on, lambda: self.now)
 
     def of(self, database: str = "shop", user: str = "app") -> Memoir:
         memoir = self.memoirs.of("main", database, user)
@@ -53,7 +53,7 @@ class Process:
 def process() -> Process:
     process = Process()
     process.of().learn(SAID)
-    process.of().note(CET, TOLD)
+    process.of().note(CET, {"TimeZone": "CET"})
     return process
 
 
@@ -96,7 +96,7 @@ def test_each_pool_has_its_own_time(process: Process) -> None:
     assert between.of().told(CET) is None
     # A client that logs in while the server is away makes it no younger.
     between = process.next(later=-20)
-    between.of().note(Settings.of({"jit": "off"}), SAID)
+    between.of().note(Settings.of({"jit": "off"}), {})
     assert between.next().of().told(Settings.of({"jit": "off"})) == SAID
     assert between.next(later=40).of().told(Settings.of({"jit": "off"})) is None
     process.now -= 100_000  # somebody has put the clock right
@@ -129,7 +129,7 @@ def test_what_is_still_so_is_young(process: Process) -> None:
 def test_what_may_be_a_secret_is_not_kept(process: Process, values: dict[str, str]) -> None:
     given_by_it = Settings.of(values)
     before = process.memoirs.changes
-    process.of().note(given_by_it, {**SAID, "TimeZone": values.get("timezone", "UTC")})
+    process.of().note(given_by_it, {"TimeZone": values.get("timezone", "UTC")})
     assert process.of().told(given_by_it) is None and process.memoirs.changes == before
     assert "s3cret" not in json.dumps(process.memoirs.memory())
 
@@ -149,14 +149,14 @@ def test_what_drivers_set_is_kept(process: Process) -> None:
 def test_the_sets_used_last_are_kept(process: Process) -> None:
     sets = [Settings.of({"statement_timeout": str(number)}) for number in range(SETS)]
     for each in sets:
-        process.of().note(each, SAID)
+        process.of().note(each, {})
     after = process.next().of()
     assert after.told(CET) is None
     assert [after.told(each) for each in sets] == [SAID] * SETS
     changes = process.memoirs.changes
-    process.of().note(sets[0], SAID)
+    process.of().note(sets[0], {})
     assert process.memoirs.changes == changes
-    process.of().note(CET, TOLD)
+    process.of().note(CET, {"TimeZone": "CET"})
     after = process.next().of()
     assert after.told(sets[0]) == SAID and after.told(sets[1]) is None and after.told(CET) == TOLD
 
@@ -179,7 +179,7 @@ def test_the_oldest_pool_goes(process: Process) -> None:
 
 def test_nothing_is_known_of_a_pool_that_was_never_reached() -> None:
     process = Process()
-    process.of().note(CET, TOLD)
+    process.of().note(CET, {"TimeZone": "CET"})
     assert process.memoirs.memory() is None and process.memoirs.changes == 0
     process.of().learn({"server_version": "x" * 100_000})
     assert process.memoirs.memory() is None
@@ -188,9 +188,9 @@ def test_nothing_is_known_of_a_pool_that_was_never_reached() -> None:
 def test_what_is_not_wanted_is_not_learnt() -> None:
     process = Process(on=False)
     process.of().learn(SAID)
-    process.of().note(CET, TOLD)
+    process.of().note(CET, {"TimeZone": "CET"})
     assert process.memoirs.memory() is None
-    process.on = True
+    process.memoirs.on = True
     process.of().learn(SAID)
     assert process.of().told(Settings.of({})) == SAID
 
@@ -287,9 +287,9 @@ def test_what_may_be_a_secret_is_not_taken_from_the_file_either(process: Process
 
 
 def test_what_others_have_kept_is_added(process: Process) -> None:
-    other = Process(now=NOW + 5)
+    other = Process(now=NOW - 5)
     other.of().learn({**SAID, "TimeZone": "PST"})
-    other.now += 1
+    other.now = NOW + 6
     other.of("other").learn(SAID)
     memory = other.memoirs.memory()
     process.now += 10
@@ -301,3 +301,48 @@ def test_what_others_have_kept_is_added(process: Process) -> None:
     assert process.of().told(CET) is None and process.of("other").told(Settings.of({})) == SAID
     process.memoirs.recall(json.loads(json.dumps(memory)))
     assert process.of().told(Settings.of({})) is None  # it is the oldest
+
+
+def keeper_of(process: Process) -> Any:
+    """Of a pool whose server has not been reached."""
+    greeting = SimpleNamespace(remind=lambda: None, parameters=None, memoir=process.of())
+    keeper = process.keepers["main", "shop", "app", ()] = SimpleNamespace(greeting=greeting)
+    return keeper
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_others_have_heard_since_counts(process: Process, known: bool) -> None:
+    """A process that does not reach a server keeps nothing younger from those who come later, and uses it."""
+    waits = process.next() if known else Process()
+    waits.now += 10
+    greeting = keeper_of(waits).greeting
+    process.now += 5
+    process.of().learn({**SAID, "TimeZone": "PST"})
+    waits.memoirs.recall(json.loads(json.dumps(process.memoirs.memory())))
+    assert waits.next().of().at == NOW + 5
+    assert greeting.memoir.told(Settings.of({})) == {**SAID, "TimeZone": "PST"}
+
+
+def test_what_is_so_now_is_not_replaced(process: Process) -> None:
+    """Whatever others have heard of it: this process has a connection."""
+    greeting = SimpleNamespace(remind=lambda: process.of().learn(SAID), parameters=SAID)
+    process.keepers["main", "shop", "app", ()] = SimpleNamespace(greeting=greeting)
+    other = Process(now=NOW + 5)
+    other.of().learn({**SAID, "TimeZone": "PST"})
+    process.now += 10
+    process.memoirs.recall(json.loads(json.dumps(other.memoirs.memory())))
+    assert process.of().told(CET) == TOLD and process.of().at == NOW + 10
+
+
+def test_what_was_given_stays_as_it_was_given(process: Process) -> None:
+    """Though the server's own was the same then, and is not any more."""
+    utc = Settings.of({"timezone": "utc"})
+    process.of().note(utc, {"TimeZone": "UTC"})
+    process.of().learn({**SAID, "TimeZone": "Asia/Tokyo"})
+    assert process.next().of().told(utc) == SAID
+    memory = process.memoirs.memory()
+    assert memory is not None
+    memory["pools"][0][6] = [[{"timezone": "utc"}, {}]]
+    after = Process()
+    after.memoirs.recall(memory)
+    assert after.of().told(utc) is None

@@ -21,7 +21,7 @@ from pgambassador.routing.catalog import Catalog, Effect
 from pgambassador.routing.question import QUERY
 from pgambassador.routing.replay import Phase
 from pgambassador.wire import build
-from tests.keeping import Keeping
+from tests.keeping import PARAMETERS, Keeping
 from tests.messages import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
@@ -40,11 +40,13 @@ from tests.messages import (
     execute,
     fatal,
     notice,
+    parameter_status,
     parse,
     query,
     row,
 )
 from tests.playbook import Client, Server
+from tests.policies import Routes
 
 READ, WRITE = query("select a from t"), query("insert into t values (1)")
 MARKED = query("/* pgambassador: idempotent */ insert into t values (1)")
@@ -1429,3 +1431,65 @@ def test_who_shared_the_connection_has_only_read(play: Keeping, owed: str, told:
     fate = play.keeper.aftermath.bereft(client.session, server.backend, loss)
     assert fate is not None and fate.answers.endswith(IDLE)
     assert told in fate.answers and (b"SERROR" in fate.answers) == bool(told)
+
+
+def test_who_may_know_other_parameters_is_told_however_often_it_is_asked_again(play: Keeping) -> None:
+    """It was told at its login what was known last, and the first connection dies before its answer."""
+    client = play.client()
+    client.session.bereaved = True
+    client.sends(READ)
+    other = {**PARAMETERS, "TimeZone": "Asia/Tokyo"}
+    server = play.opens(other)
+    server.gets(READ)
+    server.leaves()
+    server = play.opens(other)
+    server.answers(READ, *ROWS)
+    client.gets(*ROWS[:-1], parameter_status("TimeZone", "Asia/Tokyo"), IDLE)
+    assert not client.session.bereaved
+    client.sends(READ)
+    server.answers(READ, *ROWS)
+    client.gets(*ROWS)
+
+
+def test_who_waits_while_its_server_becomes_another_is_told_alone(
+    play: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, those who wait would have shared the next connection."""
+    play.keeper.lane.batching = True
+    monkeypatch.setattr(play.keeper.routes, "circle", Routes().circle)  # what it is that reads
+    first, *others = [play.client() for _ in range(3)]
+
+    def wait(server: Server) -> None:
+        first.sends(BEGIN)
+        server.answers(BEGIN, *BEGUN)
+        first.gets(*BEGUN)
+        for client in others:
+            client.sends(READ)
+
+    first.sends(READ)
+    server = play.opens()
+    server.answers(READ, *ROWS)
+    first.gets(*ROWS)
+    for _ in range(100):
+        wait(server)
+        first.sends(COMMIT)
+        server.answers(COMMIT, complete("COMMIT"), IDLE)
+        first.gets(complete("COMMIT"), IDLE)
+        if server.read_all() == READ + READ:
+            break
+        server.sends(*ROWS)
+        server.answers(READ, *ROWS)
+        for client in others:
+            client.gets(*ROWS)
+    else:
+        raise AssertionError("nobody shares")
+    server.sends(*ROWS, *ROWS)
+    for client in others:
+        client.gets(*ROWS)
+    wait(server)
+    server.leaves()
+    server = play.opens({**PARAMETERS, "TimeZone": "Asia/Tokyo"})
+    for client in others:
+        server.answers(READ, *ROWS)
+        client.gets(*ROWS[:-1], parameter_status("TimeZone", "Asia/Tokyo"), IDLE)
+    first.read_all()

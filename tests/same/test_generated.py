@@ -111,6 +111,8 @@ PASSING = (
 VALUES = ("1", "2", "3", "0", "x", None)
 NAMES = ("n1", "n2")
 WITH_A_VALUE_NAMES = ("v1", "v2")
+LEADS_BACK = "r1"
+"""What leads back to the start packet: by SQL's EXECUTE it leads to the server's own default first."""
 LIMITS = (0, 1, 2, 1000)
 
 Lines = list[str]
@@ -140,13 +142,15 @@ def parsed(draw: st.DrawFn) -> tuple[Lines, int]:
     named = how == "named"
     name = draw(st.sampled_from(NAMES if named else WITH_A_VALUE_NAMES))
     text = draw(st.sampled_from(STATEMENTS if named else WITH_A_VALUE))
+    if text.startswith(("reset", "discard")) or text.endswith("default"):
+        name = LEADS_BACK
     # Rows that nobody has asked for may change with an ALTER TABLE; those that a client was told of may not.
     return [words("Close S", name), words("Parse", name, json.dumps(text)), words("Describe S", name)], 3
 
 
 @st.composite
 def bound(draw: st.DrawFn) -> tuple[Lines, int]:
-    name = draw(st.sampled_from(('""', *NAMES, *WITH_A_VALUE_NAMES, "missing")))
+    name = draw(st.sampled_from(('""', *NAMES, LEADS_BACK, *WITH_A_VALUE_NAMES, "missing")))
     values = [draw(st.sampled_from(VALUES))] if name in WITH_A_VALUE_NAMES else []
     portal = draw(st.sampled_from(('""', '""', "p")))
     formats = draw(st.sampled_from(("", "[] [1]")))

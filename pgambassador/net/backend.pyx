@@ -221,6 +221,7 @@ cdef class Backend(Carrier):
     cpdef adopt(self, Statement statement, Client client):
         """The server is being taught a statement; beyond the limit it forgets the one used longest ago."""
         self.prepared[statement] = None
+        self.taught = self.ledger.total
         if len(self.prepared) > self.home.statement_limit:
             self.drop(next(iter(self.prepared)), client)
 

@@ -20,6 +20,8 @@ cdef class Carrier(Answers):
     # how many have used it.
     cdef bytes parsed
     cdef Py_ssize_t uses
+    # How many entries the ledger had seen when the last statement was sent that the server did not know.
+    cdef unsigned long long taught
 
     cdef int carry(self, list clients, double now) except -1
     cdef Py_ssize_t company(self, list clients, Py_ssize_t start, double most) except -1
@@ -29,5 +31,7 @@ cdef class Carrier(Answers):
     cdef int dismiss(self, list landing) except -1
     cdef Py_ssize_t ending(self, Py_ssize_t i) noexcept
     cdef bint shared(self, Py_ssize_t ending) noexcept
+    cdef bint owes(self, Py_ssize_t size) noexcept
+    cdef bint may_lack(self, Client client, bytes name) except -1
     cdef int clear_behind(self, Client first) except -1
     cdef bint leave(self, Client client) except -1

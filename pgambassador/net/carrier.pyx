@@ -197,6 +197,40 @@ cdef class Carrier(Answers):
         """Whether its Sync is that of others."""
         return self.ledger.ring[(self.ledger.first + ending) & self.ledger.mask].action == FAKE
 
+    cdef bint owes(self, Py_ssize_t size) noexcept:
+        """Whether a statement without a name that is longer than this is still to be answered."""
+        cdef Py_ssize_t i
+        cdef Entry *entry
+        for i in range(self.ledger.count):
+            entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
+            if entry.kind == c'P' and type(<object>entry.note) is bytes and len(<bytes>entry.note) > size:
+                return True
+        return False
+
+    cdef bint may_lack(self, Client client, bytes name) except -1:
+        """Whether an earlier part of the client's, in which the server was sent a statement, may have failed before
+        that: what skips it does not skip what is asked now."""
+        cdef Py_ssize_t i = self.ledger.count
+        cdef Entry *entry
+        cdef bint earlier = False, sent = False
+        if self.taught <= self.ledger.total - i or client.riding:
+            return False
+        statement = client.statements.get(name)
+        while i > 0 and statement is not None:
+            i -= 1
+            entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
+            if entry.kind == c'S' or entry.kind == c'Q' or entry.kind == c'F':
+                earlier = True
+                if sent:
+                    return False
+            elif sent and entry.action == FORWARD:
+                return True
+            elif entry.kind == c'P' and <object>entry.note is statement and entry.action != FAKE:
+                if not earlier:
+                    return False
+                sent = True
+        return False
+
     cdef int clear_behind(self, Client first) except -1:
         """All but this one ask elsewhere."""
         cdef Client client

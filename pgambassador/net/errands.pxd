@@ -17,6 +17,8 @@ cdef class Errands(Sight):
     cdef bytes refusal
     # The text of a BEGIN that its client has been told of, which goes out with what comes next.
     cdef bytes begun
+    # What is known of that.
+    cdef Verdict opening
     # What it does on the primary may have written something.
     cdef bint wrote
     # What is sent of that part is noted with its connection, this read's from so many bytes on.
@@ -44,6 +46,7 @@ cdef class Errands(Sight):
     cdef int asks_first(self) except -1
     cdef int note_down(self, Backend backend) except -1
     cdef Lane choose(self)
+    cdef double longest(self) noexcept
     cdef bint comes_too_soon(self, Backend backend) noexcept
     cdef bint may_follow(self, Backend backend, int kind) except -1
     cdef bint adds_nothing(self, int kind) except -1

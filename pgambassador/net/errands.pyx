@@ -38,13 +38,16 @@ cdef class Errands(Sight):
         cdef Verdict verdict = self.verdict
         cdef Lane lane = None
         cdef bint reads = verdict.read or verdict.begins == READ_ONLY
+        cdef double max_lag = verdict.max_lag
         if self.begun is not None:
+            if max_lag < 0:
+                max_lag = self.opening.max_lag
             # A part may only prepare it.
             reads = verdict.makes_read_only and (
                 self.scanner.at[0] == c'Q' or self.restriction_at(self.scanner.at) is not None
             )
         if reads and not self.stays and not self.again_at_primary:
-            lane = choice.pick(self.written_at, self.now, verdict.max_lag)
+            lane = choice.pick(self.written_at, self.now, max_lag)
             if lane is None and choice.strict:
                 self.refusal = self.policy.routes.no_replica
                 return None
@@ -54,6 +57,14 @@ cdef class Errands(Sight):
             return self.lane
         self.wrote = False
         return lane
+
+    cdef double longest(self) noexcept:
+        """Seconds that it waits for a connection: as its hint says, or that of the BEGIN that goes before it."""
+        if self.verdict.wait_timeout >= 0:
+            return self.verdict.wait_timeout
+        if self.begun is not None and self.opening.wait_timeout >= 0:
+            return self.opening.wait_timeout
+        return self.wait_most
 
     cdef bint comes_too_soon(self, Backend backend) noexcept:
         """Whether what is asked behind the first part waits: until the connection is known to be in its client's state,
@@ -134,7 +145,7 @@ cdef class Errands(Sight):
             lane.crowded = True
             if (looked or self.look(kind)) and self.may_share() and self.verdict.steady():
                 self.asked = lane
-                self.patience = self.verdict.wait_timeout if self.verdict.wait_timeout >= 0 else self.wait_most
+                self.patience = self.longest()
                 lane.gather(self, self.now)
                 return False
         # What is repeated must not meet the next connection that is dead and has not said so yet.
@@ -148,7 +159,7 @@ cdef class Errands(Sight):
             return True
         self.sharing = ALONE
         looked = looked or self.look(kind)
-        self.patience = self.verdict.wait_timeout if self.verdict.wait_timeout >= 0 else self.wait_most
+        self.patience = self.longest()
         if looked and lane.batching and not again and self.begun is None and not self.fate:
             self.may_share()
         if lane.waiting >= lane.most_waiting and not again:

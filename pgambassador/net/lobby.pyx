@@ -59,13 +59,18 @@ cdef class Lobby(Tollgate):
         return True
 
     cdef bint puts_off(self, int kind) except -1:
-        """Answer a BEGIN that does not say what its transaction does, if there is a standby that may have it."""
+        """Answer a BEGIN that does not say what its transaction does, if there is a standby that may have it. Other
+        characters than ASCII's in a comment may be none in the client's encoding, or none that the server has."""
+        cdef bytes text
         if self.begun is not None or not (<Choice>self.lane.choice).lanes or self.stays:
             return False
         if kind != c'Q':
             return self.puts_off_part()
+        text = (<const char *>self.scanner.at)[5:self.scanner.have - 1]
+        if not text.isascii():
+            return False
         self.unnamed = self.unnamed_at = None
-        self.promise((<const char *>self.scanner.at)[5:self.scanner.have - 1], b"", b"")
+        self.promise(text, b"", b"")
         return True
 
     cdef bint puts_off_part(self) except -1:
@@ -93,7 +98,7 @@ cdef class Lobby(Tollgate):
                 return False
             closed = (<const char *>at)[6:min(stop - at - 1, 6 + NAME_MOST)]
             at = stop
-        if at[0] != c'S' or behind_message(at) != at + 5:
+        if at[0] != c'S' or behind_message(at) != at + 5 or not text.isascii():
             return False
         if parse is not None and name:
             self.statements[name] = self.policy.statement(parse[parse.index(b"\0", 5) + 1:], self.state)
@@ -127,6 +132,7 @@ cdef class Lobby(Tollgate):
         """Its client is told that a transaction has begun."""
         cdef bytes answer = before + (STARTED if self.verdict.starts else BEGUN) + after + READY_WITHIN
         self.begun = text
+        self.opening = self.verdict
         self.rested = self.now
         self.lane.promised.add(self)
         self.repeating = self.again_at_primary = False

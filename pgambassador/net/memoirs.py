@@ -71,6 +71,8 @@ class Memoir:
             self.sets.clear()
         news = parameters != self.parameters or not self.at
         self.parameters = dict(parameters)
+        if news:
+            self.sets = {given: told for given, told in self.sets.items() if self._may_be_kept(given, told)}
         self.memoirs.learnt(self, news=news)
 
     def note(self, settings: Settings, differing: dict[str, str]) -> None:

@@ -35,13 +35,12 @@ cdef class Preparing(Waiter):
     cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1
     cdef bint certain_of_unnamed(self, Backend backend) except -1
     cdef bint stall(self) except -1
-    cdef bint owes_bulk(self, Backend backend) except -1
     cdef int bind(self, Backend backend) except -1
     cdef bint as_told(self, Backend backend, Statement statement, int kind) except -1
     cdef int make_sure(self, Backend backend, Statement statement) except -1
     cdef int bring_unnamed(self, Backend backend) except -1
     cdef int describe(self, Backend backend) except -1
-    cdef int lend(self, Backend backend, bytes text) except -1
+    cdef bint lend(self, Backend backend, bytes text) except -1
     cdef int forward(self) except -1
     cdef int cut(self, Backend backend) except -1
     cdef Py_ssize_t name_end(self, Py_ssize_t start) noexcept

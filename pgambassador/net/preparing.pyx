@@ -49,11 +49,13 @@ cdef class Preparing(Waiter):
             backend.ledger.put(c'P', FORWARD, self, None, None, self.now)
             return self.forward()
         if end == 6:
-            if self.scanner.size > BULKY and self.owes_bulk(backend):
+            if self.scanner.size > BULKY and backend.owes(BULKY):
                 return self.stall()
             before = self.unnamed
-            if self.statements and mentions_state(at, self.scanner.have):
-                self.lend(backend, at[6:self.scanner.have])
+            if self.statements and mentions_state(at, self.scanner.have) and not self.lend(
+                backend, at[6:self.scanner.have]
+            ):
+                return 0
             self.unnamed = at[:self.scanner.have]
             self.changing[b""] = self.part
             backend.unnamed_of = self
@@ -103,7 +105,8 @@ cdef class Preparing(Waiter):
         shared = backend.marked_by is None
         if self.statements and mentions_state(at, self.scanner.have):
             text = at[end:self.scanner.have]
-            self.lend(backend, text)
+            if not self.lend(backend, text):
+                return 0
             shared = shared and len(text) <= LENT_MOST and not named_by_sql(text)  # names are the client's own
         statement = self.policy.statement(at[end:self.scanner.have], self.state if shared else None)
         if not shared:
@@ -132,16 +135,6 @@ cdef class Preparing(Waiter):
         self.changing[name] = self.part
         return 0
 
-    cdef bint owes_bulk(self, Backend backend) except -1:
-        """Whether a long statement without a name is still to be answered."""
-        cdef Py_ssize_t i
-        cdef Entry *entry
-        for i in range(backend.ledger.count):
-            entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
-            if entry.kind == c'P' and type(<object>entry.note) is bytes and len(<bytes>entry.note) > BULKY:
-                return True
-        return False
-
     cdef bint certain(self, Backend backend, bytes name, bint may_end) except -1:
         """Whether it is known what a name means, whatever becomes of all that is under way; else wait if that helps.
 
@@ -153,7 +146,7 @@ cdef class Preparing(Waiter):
         cdef Entry *entry
         cdef bint answered = False, named = name in self.changing
         if not may_end and (not self.changing or self.changing.get(name, self.part) == self.part):
-            return True
+            return not backend.may_lack(self, name) or self.stall()
         if may_end and not named and self.forgetting == self.part and backend.forgetting >= number - i:
             return False
         while i > 0:
@@ -187,8 +180,8 @@ cdef class Preparing(Waiter):
         """The same of the unnamed statement: where a Parse was skipped the server has another one, perhaps not ours."""
         cdef Py_ssize_t i
         cdef Entry *entry
-        if self.changing.get(b"", self.part) == self.part:
-            return True
+        if self.unnamed is None or self.changing.get(b"", self.part) == self.part:
+            return True  # none is the server's to say
         for i in range(backend.ledger.count):
             entry = &backend.ledger.ring[(backend.ledger.first + i) & backend.ledger.mask]
             if (entry.kind == c'P' or entry.kind == c'p') and <object>entry.note is self.unnamed:
@@ -224,8 +217,9 @@ cdef class Preparing(Waiter):
                 self.lane.wary or mentions_state(<const char *>self.unnamed, len(self.unnamed))
             ):
                 self.cut(backend)
+                if not self.lend(backend, self.unnamed[6:]):
+                    return 0
                 self.policy.called(self, backend, self.unnamed[6:], (<const char *>at)[end:self.scanner.have])
-                self.lend(backend, self.unnamed[6:])
             self.bring_unnamed(backend)
         elif self.lane.sticky:
             if self.statements:
@@ -247,8 +241,9 @@ cdef class Preparing(Waiter):
         if statement is not None:
             if statement.sets or self.lane.wary:
                 self.cut(backend)
+                if not self.lend(backend, statement.text):
+                    return 0
                 self.policy.called(self, backend, statement.text, (<const char *>at)[end:self.scanner.have])
-                self.lend(backend, statement.text)
             backend.unfamiliar = False
             if not self.as_told(backend, statement, c'B'):
                 return 0
@@ -331,8 +326,8 @@ cdef class Preparing(Waiter):
                 return 0
             self.bring_unnamed(backend)
         if statement is not None:
-            if statement.sets:
-                self.lend(backend, statement.text)
+            if statement.sets and not self.lend(backend, statement.text):
+                return 0
             if not self.as_told(backend, statement, c'D'):
                 return 0
             frame = build.describe_statement(statement.name)
@@ -345,14 +340,17 @@ cdef class Preparing(Waiter):
         backend.ledger.put(c'D', FORWARD, self, note, None, self.now)
         return self.forward()
 
-    cdef int lend(self, Backend backend, bytes text) except -1:
+    cdef bint lend(self, Backend backend, bytes text) except -1:
         """SQL's EXECUTE, PREPARE and DEALLOCATE may mean names that only we know: the server is given them, for this
-        message or up to the next Sync. What is executed is the statement; elsewhere an empty one will do."""
+        message or up to the next Sync. What is executed is the statement; elsewhere an empty one will do. False: the
+        message waits until it is known what a name means."""
         cdef Statement statement
         cdef bytes name, frames
         if self.lane.sticky or not self.statements or len(text) > LENT_MOST:
-            return 0
+            return True
         for name, uses in named_by_sql(text).items():
+            if not self.certain(backend, name, False):
+                return False
             statement = self.statements.get(name)
             if statement is None or name in self.lent or name in self.litter:
                 continue
@@ -369,7 +367,7 @@ cdef class Preparing(Waiter):
             backend.ledger.put(c'C', SWALLOW, self, None, None, self.now)
             backend.ledger.put(c'P', SWALLOW, self, None, None, self.now)
             self.lent[name] = b"deallocate" in uses and b"prepare" in uses
-        return 0
+        return True
 
     cdef int forward(self) except -1:
         """The chunk goes on as it came."""

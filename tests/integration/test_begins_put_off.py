@@ -192,6 +192,29 @@ CONVERSATIONS = {
     "both without effect": [
         unnamed(b"begin") + parse(b"t", RESTRICT) + SYNC, CREATE, ROLLBACK,
     ],
+    "a comment in no encoding": [query(b"begin /* \xff */"), query("select 1")],
+    "a comment in no encoding, unnamed": [unnamed(b"begin /* \xff */") + SYNC, query("select 1")],
+    "a comment that is not ASCII": [
+        query("begin /* \xe4 */".encode()), COMMIT, unnamed("begin -- \xe4".encode()) + SYNC, COMMIT,
+    ],
+    "by name behind an error": [
+        named(b"s", b"begin") + SYNC + COMMIT,
+        unnamed(b"select 1/0") + bind(b"s") + execute() + SYNC + again(b"s") + COMMIT,
+    ],
+    "by SQL, behind an error": [
+        unnamed(b"wrong") + parse(b"s", b"select 5") + SYNC + unnamed(b"execute s") + SYNC
+        + unnamed(b"prepare s as select 6") + unnamed(b"execute s") + SYNC,
+        unnamed(b"deallocate s") + SYNC,
+    ],
+    "closed behind an error": [
+        parse(b"s", b"select 5") + SYNC,
+        unnamed(b"select 1/0") + close_statement(b"s") + SYNC + named(b"t", b"execute s") + SYNC,
+        query("deallocate all"),
+    ],
+    "nothing is left to bind behind a PREPARE": [
+        query("prepare p as select 1"), BEGIN + close_statement(b"") + named(b"s", b"select 2") + again(b""),
+        ROLLBACK,
+    ],
     "the wrong one of two": [
         parse(b"", RESTRICT) + SYNC, unnamed(b"begin") + bind(b"") + execute() + SYNC, CREATE,
         ROLLBACK,

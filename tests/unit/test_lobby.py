@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 from struct import pack
+from time import monotonic
 from typing import Any, cast
 
 import pytest
 
+from pgambassador.net.verdicts import Verdict, Verdicts
+from pgambassador.routing.decision import Decision
 from pgambassador.wire import build
 from tests.messages import (
     BIND_COMPLETE,
@@ -161,6 +164,16 @@ def test_what_is_not_as_usual_the_primary_answers(split: Split, asked: bytes) ->
     assert not client.session.promised
     standby.gets_nothing()
     client.gets_nothing()
+
+
+@pytest.mark.parametrize("text", ["begin -- \xe4".encode(), b"begin /* \xff */"])
+def test_what_may_be_text_in_no_encoding_is_the_servers(split: Split, text: bytes) -> None:
+    """It could not be taken back."""
+    primary, client = split.primary(), split.play.client()
+    for asked in (query(text), unnamed(text) + SYNC):
+        client.sends(asked)
+        primary.answers(asked, error("22021"), IDLE)
+        client.gets(error("22021"), IDLE)
 
 
 def test_its_name_is_known_as_if_a_server_had_been_told_it(split: Split) -> None:
@@ -516,6 +529,48 @@ def test_rows_of_a_standby_behind_it(split: Split) -> None:
     standby.answers(query(b"select mark"), columns(b"mark"), complete("SELECT 0"), TRANSACTION)
     client.gets(columns(b"mark"), complete("SELECT 0"), TRANSACTION)
     assert client.session.written_at < 0
+
+
+@pytest.mark.parametrize("begin", [query(b"begin -- hint"), unnamed(b"begin -- hint") + SYNC])
+@pytest.mark.parametrize(
+    ("before", "behind", "there"),
+    [(None, None, True), (0.5, None, False), (60.0, None, True), (0.5, 60.0, True), (60.0, 0.5, False)],
+)
+def test_its_hints_hold_for_what_it_goes_out_with(
+    split: Split,
+    begin: bytes,
+    before: float | None,
+    behind: float | None,
+    there: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That says where its transaction runs, and what it says itself comes first."""
+    verdicts = {
+        b"begin -- hint": Decision("transaction", "primary", "it begins", begins="unsaid", max_lag=before),
+        RESTRICT: Decision("transaction", "any", "reads only", makes_read_only=True, max_lag=behind),
+    }
+    routes = cast(Any, split.play.policy).routes
+    monkeypatch.setattr(routes, "verdicts", Verdicts(lambda text: Verdict(verdicts[text])))
+    split.lane.fresh_until = monotonic() - 5
+    primary, standby, client = split.primary(), split.standby(), split.play.client()
+    client.sends(begin)
+    assert client.read_all()
+    client.sends(query(RESTRICT))
+    assert (standby if there else primary).read_all()
+
+
+def test_its_hint_says_how_long_it_waits(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is before what it goes out with."""
+    decision = Decision("transaction", "primary", "it begins", begins="unsaid", wait_timeout=0.25)
+    routes = cast(Any, split.play.policy).routes
+    monkeypatch.setattr(
+        routes, "verdicts", Verdicts(lambda text: Verdict(decision) if text == b"begin" else Verdict())
+    )
+    client = split.play.client()
+    begins(client)
+    client.sends(WRITE)
+    assert client.session.waiting
+    assert client.session.patience == 0.25
 
 
 # What holds for whoever has been promised a transaction.

@@ -663,6 +663,44 @@ def test_a_closed_name_can_be_used_again(play: Playbook) -> None:
     client.gets(CLOSE_COMPLETE, PARSE_COMPLETE, BIND_COMPLETE, IDLE)
 
 
+@pytest.mark.parametrize("first", [parse(b"", b"wrong"), execute()])
+def test_what_was_taught_behind_an_error_is_not_known_to_the_next_part(play: Playbook, first: bytes) -> None:
+    client, server = join(play)
+    teach(client, server, b"s", b"select 1", b"pga_1")
+    server.leaves()
+    server = play.server()
+    asked = bind(b"s"), execute(), SYNC
+    client.sends(first, *asked, *asked)
+    server.answers((first, parse(b"pga_1", b"select 1"), bind(b"pga_1"), execute(), SYNC), error(), IDLE)
+    client.gets(error(), IDLE)
+    server.answers(
+        (parse(b"pga_1", b"select 1"), bind(b"pga_1"), execute(), SYNC),
+        *(PARSE_COMPLETE, BIND_COMPLETE, *ONE, IDLE),
+    )
+    client.gets(BIND_COMPLETE, *ONE, IDLE)
+
+
+def test_what_was_taught_as_the_first_of_a_part_is_waited_for_by_nobody(play: Playbook) -> None:
+    client, server = join(play)
+    teach(client, server, b"s", b"select 1", b"pga_1")
+    server.leaves()
+    server = play.server()
+    client.sends(bind(b"s"), execute(), SYNC, bind(b"s"), execute(), bind(b"s"), SYNC)
+    ours = bind(b"pga_1")
+    server.gets(parse(b"pga_1", b"select 1"), ours, execute(), SYNC, ours, execute(), ours, SYNC)
+
+
+def test_where_nothing_unnamed_is_left_nobody_waits_for_it(play: Playbook) -> None:
+    """Behind a Parse of ours in the same part, which no Sync follows yet."""
+    client, server = join(play)
+    teach(client, server, b"s", b"select 1", b"pga_1")
+    server.backend.tied = True
+    client.sends(
+        parse(b"", b"select 1"), SYNC, close_statement(b""), parse(b"t", b"select 2"), bind(b""), SYNC
+    )
+    assert server.read_all().endswith(bind(b"") + SYNC)
+
+
 def test_close_without_a_connection_is_answered_here(play: Playbook) -> None:
     client, server = join(play)
     teach(client, server, b"s", b"select 1", b"pga_1")

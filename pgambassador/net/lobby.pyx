@@ -14,7 +14,7 @@ from pgambassador.net.verdicts cimport READ_ONLY, UNSAID
 from pgambassador.wire.framing cimport Scanner
 
 cdef bytes BEGUN = b"C\0\0\0\x0aBEGIN\0", STARTED = b"C\0\0\0\x16START TRANSACTION\0"
-cdef bytes CLOSED = b"3\0\0\0\4", READY_WITHIN = b"Z\0\0\0\5T"
+cdef bytes CLOSED = b"3\0\0\0\4"
 
 
 cdef class Lobby(Tollgate):
@@ -90,7 +90,7 @@ cdef class Lobby(Tollgate):
             return False
         at += <Py_ssize_t>size
         if at[0] == c'P' or at[0] == c'B':
-            self.restricted_at(at)
+            self.heed_restriction(at)
             return False
         if at[0] == c'C':
             stop = behind_message(at)
@@ -116,8 +116,9 @@ cdef class Lobby(Tollgate):
         scanner.left = 0
         return True
 
-    cdef int restricted_at(self, const unsigned char *at) except -1:
-        """What stands behind a BEGIN of the same part: if that makes its transaction read only, and is executed."""
+    cdef int heed_restriction(self, const unsigned char *at) except -1:
+        """Behind a BEGIN of the same part: if that makes its transaction read only, and is executed, a standby may have
+        all of it."""
         if at[0] == c'B' and at[5] == 0 and at[6] == 0:
             return 0  # that is the BEGIN, or what was there before it
         if self.restriction_at(at) is None:
@@ -130,12 +131,13 @@ cdef class Lobby(Tollgate):
 
     cdef int promise(self, bytes text, bytes before, bytes after) except -1:
         """Its client is told that a transaction has begun."""
-        cdef bytes answer = before + (STARTED if self.verdict.starts else BEGUN) + after + READY_WITHIN
+        cdef bytes answer
         self.begun = text
         self.opening = self.verdict
         self.rested = self.now
         self.lane.promised.add(self)
         self.repeating = self.again_at_primary = False
+        answer = before + (STARTED if self.verdict.starts else BEGUN) + after + self.readiness()
         return self.channel.stage(answer, len(answer))
 
     cdef bint said_goodbye(self) except -1:

@@ -20,6 +20,7 @@ from psycopg import Connection
 from pgambassador.embedded import Authority, Postgres, Workspace, ports, system
 from tests.harness import HBA, Ambassador, Link, populate
 from tests.harness.ambassador import clean_environment
+from tests.harness.network import Lan
 from tests.harness.warm import Warm
 
 # How long an example takes depends on what else the machine does, and says nothing.
@@ -181,3 +182,14 @@ def observer(primary: Postgres) -> Iterator[Connection]:
     """A superuser at the primary, past every ambassador."""
     with psycopg.connect(primary.url(), autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture(scope="module")
+def lan() -> Iterator[Lan]:
+    """Two machines and a switch, of this test module alone."""
+    try:
+        made = Lan(2)
+    except OSError as error:
+        pytest.skip(f"no networks of one's own can be made here: {error}")
+    with made:
+        yield made

@@ -40,16 +40,6 @@ Start = Callable[..., Ambassador]
 
 
 @pytest.fixture(scope="module")
-def lan() -> Iterator[Lan]:
-    try:
-        made = Lan(2)
-    except OSError as error:
-        pytest.skip(f"no networks of one's own can be made here: {error}")
-    with made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def pairs() -> Iterator[list[Distant]]:
     made: list[Distant] = []
     yield made

@@ -16,16 +16,6 @@ MOST = 2
 HERE = f"{PREFIX}.1"
 
 
-@pytest.fixture(scope="module")
-def lan() -> Iterator[Lan]:
-    try:
-        made = Lan(2)
-    except OSError as error:
-        pytest.skip(f"no networks of one's own can be made here: {error}")
-    with made:
-        yield made
-
-
 @pytest.fixture
 def proxy(
     lan: Lan, primary: Postgres, ambassador: Callable[..., Ambassador], tmp_path: Path

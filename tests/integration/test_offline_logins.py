@@ -287,7 +287,10 @@ def test_who_comes_together_is_told_apart(ambassador: Make, server: Postgres, st
     """When the pool knows what is short, clients share its connection, but for their first statement."""
     proxy = learnt(ambassador, server, state, pool={"size": 1})
     server.configure({"timezone": "Asia/Tokyo"})
-    number = lambda name: proxy.metrics().total(f"pgambassador_{name}")  # noqa: E731
+
+    def number(name: str) -> float:
+        return proxy.metrics().total(f"pgambassador_{name}")
+
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire.session(proxy.port)) for _ in range(8)]
         other = stack.enter_context(Wire.session(proxy.port))

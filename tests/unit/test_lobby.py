@@ -298,31 +298,28 @@ def test_what_is_refused_before_it_was_sent_fails_the_transaction(split: Split) 
     client.gets(complete("X"), IDLE)
 
 
-def test_who_stays_at_the_primary_begins_there(split: Split) -> None:
-    cast(Any, split.play.policy).routes.route = "primary"
+def begins_at_the_primary(split: Split) -> None:
+    """Nothing is put off."""
     primary, client = split.primary(), split.play.client()
     asked = unnamed(b"begin") + SYNC
     client.sends(asked)
     primary.answers(asked, BEGUN)
     client.gets(BEGUN)
+
+
+def test_who_stays_at_the_primary_begins_there(split: Split) -> None:
+    cast(Any, split.play.policy).routes.route = "primary"
+    begins_at_the_primary(split)
 
 
 def test_without_standbys_nothing_is_put_off(split: Split) -> None:
     split.choice.lanes = ()
-    primary, client = split.primary(), split.play.client()
-    asked = unnamed(b"begin") + SYNC
-    client.sends(asked)
-    primary.answers(asked, BEGUN)
-    client.gets(BEGUN)
+    begins_at_the_primary(split)
 
 
 def test_where_sessions_keep_their_connections_nothing_is_put_off(plays: MakePlay) -> None:
     split = Split(plays(policy=Routed(), limit=1, sticky=True))
-    primary, client = split.primary(), split.play.client()
-    asked = unnamed(b"begin") + SYNC
-    client.sends(asked)
-    primary.answers(asked, BEGUN)
-    client.gets(BEGUN)
+    begins_at_the_primary(split)
 
 
 # What is made read only.

@@ -18,6 +18,8 @@ cdef class Answers(Failures):
     # When the transaction began in which it is; 0: in none, or in one of which nothing has been answered yet.
     cdef readonly double begun
     cdef unsigned long long rows
+    # Bytes that clients have been given of the answers since the last that was settled.
+    cdef Py_ssize_t said
     # When that was asked for the sake of a client that was told of them before.
     cdef object asked_at
 

@@ -80,7 +80,6 @@ cdef class Answers(Failures):
         """Settle n bytes of the shared buffer."""
         cdef Scanner scanner = self.scanner
         cdef Client owner = None, creditor
-        cdef Entry *head
         cdef const unsigned char *run = NULL
         cdef Py_ssize_t length = 0
         cdef int kind
@@ -152,10 +151,6 @@ cdef class Answers(Failures):
         home.bytes_sent += length
         if length:
             owner.request = None
-            if self.riders is not None and owner.joined and self.ledger.count:
-                head = self.ledger.head()
-                if head.action == FORWARD and <object>head.owner is owner:
-                    owner.torn += length
         if not self.closed and not scanner.left and self.ledger.count and self.ledger.head().action == FAKE:
             if length:
                 owner.channel.stage(<const char *>run, length)
@@ -225,6 +220,7 @@ cdef class Answers(Failures):
         else:
             head = self.ledger.head()
             self.reader = <Client>head.owner
+            self.said += self.scanner.size
             if self.reader.request is not None and kind in (c'D', c'C', c'I', c'Z', c's', c'G', c'H', c'W'):
                 self.reader.request = None
         if kind == c'A':
@@ -364,6 +360,7 @@ cdef class Answers(Failures):
                 self.home.transactions += 1
                 (<Client>head.owner).committed()
             self.sqlstate = ""
+            self.said = 0
             if <object>head.note is SURVEY:
                 self.aimed = False
                 rows, self.rows_asked = self.rows_asked, None

@@ -17,6 +17,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from pgambassador.net.failures cimport BETWEEN
 from pgambassador.net.parties cimport APART, BEFORE_SYNC, IN_QUERY, LOUD, QUIET_AS_IT_IS, Client
 from pgambassador.protocol.ledger cimport FAKE, FORWARD, SWALLOW, Entry
+from pgambassador.routing.brevity cimport KEPT
 
 from pgambassador.wire import build
 
@@ -91,13 +92,16 @@ cdef class Carrier(Answers):
         """How many from here share a transaction. If theirs is one simple query it begins."""
         cdef Client first = <Client>clients[start], client = first
         cdef Py_ssize_t n = 1, size = len(first.request)
-        cdef double seconds = first.expected
+        cdef double seconds = first.expected, volume = first.volume
         cdef bytes head
         while first.manner != APART and start + n < len(clients):
             client = <Client>clients[start + n]
             seconds += client.expected
+            volume += client.volume
             size += len(client.request)
-            if client.manner != first.manner or seconds >= most or (first.manner == IN_QUERY and size > TEXT_MOST):
+            if client.manner != first.manner or seconds >= most or volume >= KEPT or (
+                first.manner == IN_QUERY and size > TEXT_MOST
+            ):
                 size -= len(client.request)
                 break
             n += 1

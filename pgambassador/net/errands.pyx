@@ -175,6 +175,7 @@ cdef class Errands(Sight):
         cdef Verdict verdict = self.verdict
         self.doing = verdict
         self.expected = verdict.seconds
+        self.volume = verdict.volume
         if not self.brief or not self.extent or self.bereaved:
             self.sharing = ALONE
         elif verdict.brief():
@@ -251,7 +252,6 @@ cdef class Errands(Sight):
         self.request = bytes(self.scanner.kept[:self.extent])
         self.backend = backend
         self.riding = True
-        self.torn = 0
         self.beginning = self.noting = False
         self.begins_here()
         return 0

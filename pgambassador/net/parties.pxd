@@ -43,16 +43,15 @@ cdef class Client:
     cdef bint stalled
     # What it has asked, while that can be asked again: no byte of the answer has been passed on.
     cdef bytes request
-    # Seconds that what it asks usually takes.
+    # Seconds that what it asks usually takes, and bytes of its answer.
     cdef double expected
+    cdef double volume
     # It shares a server connection with others.
     cdef readonly bint riding
     # How it may share a transaction as well, and whether it does.
     cdef int manner
     cdef int tone
     cdef bint joined
-    # Bytes of its answer in that which came before the rest.
-    cdef Py_ssize_t torn
     # What it asked with others has failed, perhaps because of it.
     cdef bint suspected
     # Before what it asks goes a BEGIN that its client has been told of.

@@ -33,9 +33,6 @@ cdef Py_ssize_t TRIFLE = 8 * 1024
 # Bytes that a statement's name takes, beside those of the statement.
 cdef Py_ssize_t NAMING = 200
 
-# A server lets go of what it has to say by 8 KiB: an answer of which so much comes before the rest is of that size.
-cdef Py_ssize_t PART = 4 * 1024
-
 # Not the buffer of the server connections: one of those may have to be read while a client's bytes are looked at.
 cdef char inbox[SHARED]
 
@@ -279,9 +276,8 @@ cdef class Session(Wake):
                     failed and (self.riding or self.suspected),
                 )
                 self.suspected = False
-                if self.torn >= PART:
-                    self.doing.spills()
-                    self.torn = 0
+                self.doing.said(backend.said)
+            backend.said = 0
             backend.answered_at = now
         if lane.sink is not None and (
             seconds >= lane.slow or failed or (lane.sample > 0 and rand() < lane.sample * RAND_MAX)

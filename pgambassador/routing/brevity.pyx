@@ -7,9 +7,12 @@
    are none of the first kind.
 2. What is long now and then counts as long, however brief it is on average. What has been long of late shares
    no transaction, since the server keeps the answers before it to itself until it is done, and no connection while
-   others are idle. Nor does what has more to say than the server keeps: it would end where it may not ask again.
+   others are idle.
 3. What does not seem brief is tried out: now and then one goes as the last of those who share a connection, so that
    nobody waits behind it. Many in a row that were quick there prove it; the more were not, the more seldom it is tried.
+4. Who shares a transaction must be able to ask again until its answer is there, so no part of that may come before the
+   rest: all answers together have to be less than the server keeps until the end (`KEPT`). What is expected of one is
+   the most that it has had to say, forgotten slowly.
 """
 
 # Brief is what takes less than that on average, and is seldom long.
@@ -20,6 +23,7 @@ cdef double OF_LATE = 0.003
 # What the last one counts for in the average, and in the share of long ones.
 cdef double MEAN = 1 / 32.0
 cdef double SHARE = 1 / 256.0
+cdef double FORGOTTEN = 1 / 1024.0
 
 cdef enum:
     # Measures that tell less, which do not count behind one that tells all.
@@ -31,7 +35,7 @@ cdef enum:
 
 
 cdef class Brevity:
-    """`seconds`: the average; `long_ones`: from 0 to 1."""
+    """`seconds`: the average; `long_ones`: from 0 to 1; `volume`: bytes of the answer."""
 
     def __cinit__(self):
         self.seconds = -1
@@ -69,9 +73,8 @@ cdef class Brevity:
             self.trust = TRUST
         return 0
 
-    cpdef int spills(self) noexcept:
-        """A part of its answer came by itself: what stands behind it in its transaction may hold up the rest."""
-        self.stalls = 1
+    cpdef int said(self, Py_ssize_t size) noexcept:
+        self.volume = max(size, self.volume - (self.volume - size) * FORGOTTEN)
         return 0
 
     cpdef bint brief(self) noexcept:
@@ -80,7 +83,7 @@ cdef class Brevity:
 
     cpdef bint steady(self) noexcept:
         """Others may share its transaction."""
-        return self.stalls < OF_LATE
+        return self.stalls < OF_LATE and self.volume < KEPT
 
     cpdef bint volunteers(self) noexcept:
         """Of one that does not seem brief: whether this time it is tried out."""

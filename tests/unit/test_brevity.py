@@ -60,13 +60,23 @@ def test_what_has_been_long_of_late_is_not_steady() -> None:
 
 def test_what_has_much_to_say_is_brief_and_not_steady() -> None:
     brevity = known(0)
-    brevity.spills()
-    for _ in range(1000):
-        brevity.took(0, True, False)
+    brevity.said(20_000)
+    for _ in range(900):
+        brevity.said(70)
         assert brevity.brief() and not brevity.steady()
-    for _ in range(1000):
-        brevity.took(0, True, False)
+    for _ in range(100):
+        brevity.said(70)
     assert brevity.steady()  # it was the constant in it, perhaps
+
+
+def test_what_it_has_to_say_is_the_most_of_late() -> None:
+    brevity = known(0)
+    assert brevity.volume == 0
+    for size in (70, 500, 60):
+        brevity.said(size)
+    assert 490 < brevity.volume < 500
+    brevity.said(500)
+    assert brevity.volume == 500
 
 
 def test_what_often_fails_where_others_share_its_transaction_is_not() -> None:

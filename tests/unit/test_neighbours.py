@@ -132,7 +132,7 @@ def test_what_the_log_says_of_a_text_of_several_is_for_nobody(play: Playbook, le
             queue.server.sends(log, part(b"0"), part(b"1"), log, IDLE)
             for number, client in enumerate(clients):
                 client.gets(answer(b"%d" % number))
-            queue._begins()
+            queue.begins()
 
 
 def test_hints_for_planners_are_their_statements_own(play: Playbook) -> None:
@@ -175,7 +175,7 @@ def test_who_fails_alone_as_well_goes_alone(play: Playbook) -> None:
             reply = answer(b"0") if found == READ else error("22021") + IDLE
             queue.server.sends(reply)
             clients[found].gets(reply)
-        queue._begins()
+        queue.begins()
     else:
         raise AssertionError("they always go together")
     for client in clients.values():
@@ -190,7 +190,7 @@ def test_a_text_that_fails_late_has_ended_the_unnamed_statement(play: Playbook) 
     queue.moves()
     queue.server.answers(parse(b"", SQL) + SYNC, PARSE_COMPLETE, IDLE)
     client.gets(PARSE_COMPLETE, IDLE)
-    queue._begins()
+    queue.begins()
     client.writes(asks(0))
     other = queue.waits(asks(1))
     queue.moves()

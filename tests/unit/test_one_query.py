@@ -127,7 +127,7 @@ def test_what_fails_often_is_not_asked_together(play: Playbook) -> None:
             queue.server.sends(error("22012"), IDLE, error("22012"), IDLE)
             for client in clients:
                 client.gets(error("22012"), IDLE)
-        queue._begins()
+        queue.begins()
     assert asked not in (one(asks(0), asks(1)), asks(0) + asks(1))
 
 
@@ -248,7 +248,7 @@ def test_the_unnamed_statement_ends_as_with_a_query_of_its_own(play: Playbook) -
     client.gets(PARSE_COMPLETE, IDLE)
     queue.server.answers(READ, answer(b"1"))
     other.gets(answer(b"1"))
-    queue._begins()
+    queue.begins()
     client.writes(READ)
     other.writes(READ)
     queue.moves()
@@ -289,7 +289,7 @@ def test_another_statement_comes_between(play: Playbook, between: bytes) -> None
     queue.moves()
     queue.server.answers(parse(b"", b"select mark ") + SYNC, PARSE_COMPLETE, IDLE)
     keeper.gets(PARSE_COMPLETE, IDLE)
-    queue._begins()
+    queue.begins()
     clients = [queue.waits(extended(SQL))]
     if between == b"kept":
         keeper.writes(USE + SYNC)

@@ -34,7 +34,7 @@ def test_who_redefines_the_unnamed_statement_behind_its_use_shares_no_connection
     first.gets(extended_answer(b"0"))
     queue.server.answers(parse(b"", SQL) + SYNC, PARSE_COMPLETE, IDLE)
     second.gets(PARSE_COMPLETE, IDLE)
-    queue._begins()
+    queue.begins()
     first.writes(ASKED)
     second.writes(bind(b"") + execute() + parse(b"", OTHER) + SYNC)
     queue.moves()

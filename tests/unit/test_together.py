@@ -147,20 +147,24 @@ def test_what_has_been_long_of_late_has_its_own(play: Playbook) -> None:
         client.gets(extended_answer(b"%d" % number))
 
 
-@pytest.mark.parametrize(("size", "shares"), [(5000, False), (500, True)])
-def test_what_has_more_to_say_than_a_server_keeps_has_its_own(
-    play: Playbook, size: int, shares: bool
+@pytest.mark.parametrize(("size", "together"), [(9000, 1), (5000, 1), (3000, 2), (500, 3)])
+def test_what_they_have_to_say_fits_into_what_a_server_keeps(
+    play: Playbook, size: int, together: int
 ) -> None:
-    """It cannot ask again when a part of its answer has come, and the rest may wait for those behind it."""
-    queue, clients = crowd(play)
-    begun, rest = PARSE_COMPLETE + BIND_COMPLETE + row(b"0" * size), complete("SELECT 1")
-    queue.server.sends(begun)
-    clients[0].gets(begun)
-    queue.server.sends(rest, later(b"1"), later(b"2"), IDLE)
-    clients[0].gets(rest, IDLE)
-    for number in (1, 2):
-        clients[number].gets(extended_answer(b"%d" % number))
-    assert play.policy.routes.verdicts.of(SQL).steady() is shares
+    """Nobody could ask again when a part of its answer has come, and the rest may wait for those behind it."""
+    queue = Queue(play)
+    alone = queue.waits(ASKED)
+    queue.moves()
+    queue.server.answers(ASKED, extended_answer(b"0" * size))
+    alone.gets(extended_answer(b"0" * size))
+    queue.begins()
+    clients = [queue.waits(ASKED) for _ in range(3)]
+    queue.moves()
+    shares = [len(clients[first : first + together]) for first in range(0, 3, together)]
+    queue.server.gets(*(heard(share) + SYNC for share in shares))
+    queue.server.sends(*(answers(*[b"1"] * share) + IDLE for share in shares))
+    for client in clients:
+        client.gets(extended_answer(b"1"))
 
 
 @pytest.mark.parametrize("never", ["pool", "session"])

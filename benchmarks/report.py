@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.scenarios import IN_TURN, UNSHARED
+from benchmarks.scenarios import IN_TURN, IN_TURN_BOUNDED, UNSHARED
 from benchmarks.servers import DIRECT
 from benchmarks.targets import OURS, verdicts
 
@@ -39,7 +39,7 @@ OTHER_METRICS = (
     ("renewal", Metric("far", "p99 at all other times, µs", "{:,.0f}")),
     *(
         (load, Metric(key, f"{load}: {title}", shown))
-        for load in ("replicas", IN_TURN)
+        for load in ("replicas", IN_TURN, IN_TURN_BOUNDED)
         for key, title, shown in (
             ("tps", "queries per second", "{:,.0f}"),
             ("p99", "p99, µs", "{:,.0f}"),

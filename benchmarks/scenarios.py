@@ -13,6 +13,7 @@ from benchmarks import policy, procfs
 from benchmarks.idle import IdleClients
 from benchmarks.local import BenchmarkError
 from benchmarks.servers import (
+    BOUNDED,
     CROWDED,
     DEFAULT,
     LOGIN,
@@ -49,6 +50,7 @@ UNSHARED = ", no batching"
 READ = "SELECT abalance FROM pgbench_accounts WHERE aid ="
 WRITE = "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid ="
 IN_TURN = "replicas, in turn"
+IN_TURN_BOUNDED = "replicas, in turn, bounded"
 NEAR = 0.25
 """Seconds before and after a renewal that count as near it."""
 
@@ -219,7 +221,7 @@ def renewal(bench: Bench, running: Running) -> Numbers:
     return {"near": _p99(near), "far": _p99(far), "spike": _p99(near) / _p99(far)}
 
 
-def replicas(name: str, scripts: dict[str, int]) -> Scenario:
+def replicas(name: str, scripts: dict[str, int], flavour: Flavour = REPLICATED) -> Scenario:
     """20 clients, who see what they have written, and where that ran. `scripts` and their shares."""
 
     def measure(bench: Bench, running: Running) -> Numbers:
@@ -244,7 +246,7 @@ def replicas(name: str, scripts: dict[str, int]) -> Scenario:
             "writes": 100 * sum(written) / (sum(read) + sum(written)),
         }
 
-    return Scenario(name, measure, REPLICATED)
+    return Scenario(name, measure, flavour)
 
 
 def mixed(flavour: Flavour, *, one_shape: bool) -> Scenario:
@@ -281,6 +283,7 @@ def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
     else:
         # In session mode more clients than server connections would wait for each other forever.
         found += [select("prepared", clients, SESSION) for clients in CLIENTS if clients <= POOL_SIZE]
+    in_turn = {f"{READ} :aid;": 9, f"{WRITE} :aid;": 1}
     modes = ["simple", "extended", *(["prepared"] if prepared_in_transactions else [])]
     return [
         *found,
@@ -290,7 +293,8 @@ def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
         Scenario("idle", idle, fresh=True, proxies_only=True),
         Scenario("renewal", renewal, RENEWING, ours_only=True),
         replicas("replicas", {f"\\if :client_id < 2\n{WRITE} :aid;\n\\else\n{READ} :aid;\n\\endif": 1}),
-        replicas(IN_TURN, {f"{READ} :aid;": 9, f"{WRITE} :aid;": 1}),
+        replicas(IN_TURN, in_turn),
+        replicas(IN_TURN_BOUNDED, in_turn, BOUNDED),
         *(mixed(flavour, one_shape=one) for one in (False, True) for flavour in (CROWDED, UNBATCHED)),
         Scenario("routing", routing, ours_only=True),
     ]

@@ -44,6 +44,7 @@ class Flavour:
     """Passwords end soon; they come from a command, which notes in RENEWALS when it is asked."""
     replicated: bool = False
     """In front of the primary that has replicas; who can, reads from these."""
+    consistency: str = "session"
     batching: bool = True
 
 
@@ -53,6 +54,7 @@ SESSION = Flavour(pool_mode="session")
 CROWDED = Flavour(pool_size=8)
 RENEWING = Flavour(renewing=True)
 REPLICATED = Flavour(replicated=True)
+BOUNDED = Flavour(replicated=True, consistency="bounded")
 UNBATCHED = Flavour(pool_size=8, batching=False)
 RENEWALS = "renewals"
 _TOKEN_LIFE = 4
@@ -170,7 +172,11 @@ class Ambassador:
         port, http = free_port(), free_port()
         cluster: dict[str, object] = {
             "url": database.url,
-            "routing": {"batching": flavour.batching, "functions": {"read": ["nap"]}},
+            "routing": {
+                "batching": flavour.batching,
+                "consistency": flavour.consistency,
+                "functions": {"read": ["nap"]},
+            },
         }
         settings: dict[str, object] = {
             "listen": [f"{HOST}:{port}"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.scenarios import UNSHARED
+from benchmarks.scenarios import IN_TURN_BOUNDED, UNSHARED
 from benchmarks.servers import DIRECT
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ def verdicts(results: Results, bouncer: str) -> Iterator[Verdict]:
         "slow-down of active clients beside 2,000 idle ones", results.median("idle", OURS, "slowdown"), 1.1
     )
 
-    yield from _below(
-        "reads that the primary got, 2 replicas, %", results.median("replicas", OURS, "reads"), 1
-    )
+    for load in ("replicas", IN_TURN_BOUNDED):
+        yield from _below(f"reads that the primary got, {load}, %", results.median(load, OURS, "reads"), 1)
     for load in ("mixed", "mixed, one shape"):
         ratio = results.between(load, f"{load}{UNSHARED}", OURS, "p99")
         yield from _at_most(f"p99 of the short ones, {load}, of that without batching", ratio, 1.0)

@@ -151,7 +151,7 @@ def test_what_has_been_long_of_late_has_its_own(play: Playbook) -> None:
 def test_what_they_have_to_say_fits_into_what_a_server_keeps(
     play: Playbook, size: int, together: int
 ) -> None:
-    """Nobody could ask again when a part of its answer has come, and the rest may wait for those behind it."""
+    """Who has got a part of its answer cannot ask again, and the rest may wait for those behind it."""
     queue = Queue(play)
     alone = queue.waits(ASKED)
     queue.moves()

@@ -97,9 +97,12 @@ class Queue:
         self.play = play
         self.server = play.server()
         self.holder = play.client()
-        verdict = play.policy.routes.verdicts.of(b"select mark")
-        probe = play.client()
-        # It is known to be brief when it has been so, on this machine: who waits is looked at.
+        self.settles()
+
+    def settles(self) -> None:
+        """What they ask is known to be brief when it has been so, on this machine: who waits is looked at."""
+        verdict = self.play.policy.routes.verdicts.of(b"select mark")
+        probe = self.play.client()
         for _ in range(1000):
             self.begins()
             if 0 <= verdict.seconds < 0.001 and verdict.steady():

@@ -171,7 +171,8 @@ class Aftermath:
         tries: int,
     ) -> Second | None:
         """A server has refused a statement outside a transaction: when it is asked again, if it is."""
-        if sqlstate == STANDBY and backend.parameters.get("in_hot_standby") != "on":
+        demoted = sqlstate == STANDBY and backend.home is self._keeper.lane
+        if demoted and backend.parameters.get("in_hot_standby") != "on":
             return None
         if self._keeper.timekeeper.has_given_up(backend) or session.facts.failures:
             return None  # or its server has not told yet what it has set
@@ -183,7 +184,7 @@ class Aftermath:
                 return None
             error = _unknown(f"The server ended the connection ({sqlstate}).")
             return Second(LOOK_EVERY, False) if self.riddles.pose(session, asked, error) else None
-        if sqlstate == STANDBY:
+        if demoted:
             self._keeper.demoted(backend)
         if not self._grant():
             return None
@@ -231,11 +232,10 @@ class Aftermath:
     def _kind(self, session: Session, notes: Sequence[object]) -> Kind:
         """What statements may do, by what is kept of them."""
         circle = self._keeper.routes.circle(session)
-        kinds = []
-        for note in notes:
-            text = None if note is None else statement_text(note)
-            kinds.append(kind_of(None if text is None else circle.verdicts.of(text).decision, text))
-        return kind_together(kinds)
+        texts = [None if note is None else statement_text(note) for note in notes]
+        return kind_together(
+            [kind_of(None if text is None else circle.verdicts.of(text).decision, text) for text in texts]
+        )
 
     def _kinds(self, session: Session, parts: Sequence[Part], begun: bool) -> list[Kind]:
         """Of each part. `begun`: what has been answered of the first may have written, and may not last."""

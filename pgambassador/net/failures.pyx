@@ -206,7 +206,7 @@ cdef class Failures:
         found = failure(self.scanner.at + 5, self.scanner.have - 5)
         self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
         if owner.request is None and not self.fence and not self.home.sticky:
-            if found.fatal or (self.sqlstate in SECOND_TRY and not self.home.standby):
+            if found.fatal or self.sqlstate in SECOND_TRY and (self.sqlstate == "25006" or not self.home.standby):
                 self.second = owner if owner.reconsiders(self, self.sqlstate) else None
         if owner.request is None:
             return False

@@ -202,3 +202,28 @@ def test_a_function_that_lies_is_asked_on_the_primary(
             psycopg.errors.FeatureNotSupported, match="INSERT is not allowed in a non-volatile"
         ):
             connection.execute("select lie()")
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_what_a_hint_has_sent_to_the_replica_in_vain_is_asked_on_the_primary(
+    proxy: Ambassador, connection: Connection, primary: Postgres, replica: Postgres, prepare: bool
+) -> None:
+    """The replica refuses what writes (25006), of which nothing lasts; the next one goes to the primary."""
+    connection.execute("create table if not exists led_astray (n int)")
+    connection.execute("truncate led_astray")
+    connection.execute(
+        "create or replace function astray(n int) returns int language sql as"
+        " $$ insert into led_astray values (n); select inet_server_port() $$"
+    )
+    wait_until(lambda: port(connection) == replica.port, "reads are back at the replica")
+    before = repeated(proxy)
+    sql = b"/* pgambassador: replica */ select astray(%d)" % prepare
+    for _ in range(3):
+        assert connection.execute(sql, prepare=prepare).fetchone() == (primary.port,)
+    assert connection.execute("select count(*) from led_astray").fetchone() == (3,)
+    assert repeated(proxy) == before + 1
+
+
+def repeated(proxy: Ambassador) -> float:
+    name, metrics = "pgambassador_lost_statements_total", proxy.metrics()
+    return metrics.total(name, outcome="replayed") if any(each == name for each, _ in metrics) else 0

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from pgambassador.admin.exchange import Exchange
 from pgambassador.auth.peer import Peer
 from pgambassador.auth.rules import LOGICAL, PHYSICAL, SESSION
+from pgambassador.config.values import seconds
 from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
 from pgambassador.net import patience
 from pgambassador.net.arrival import peer_of
@@ -48,6 +49,7 @@ CANNOT_CONNECT_NOW = "57P03"
 # What clients are told at their login is remembered up to this size, which they have a say in.
 _KEEP = 2048
 _CANCELED = build.error_response("ERROR", "57014", "canceling statement due to user request")
+LIMIT = "pgambassador.login_timeout"
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 _NONE: Mapping[str, str] = {}
 
@@ -177,7 +179,7 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
     house.check_open()
     kind = _kind(packet.params["replication"]) if "replication" in packet.params else SESSION
     visitor.begin(start.tail)
-    limit = house.config.login_timeout(packet.database, packet.user)
+    limit = _limit(packet, house.config.login_timeout(packet.database, packet.user))
     if limit[0] != house.config.clients.login_timeout:
         house.guests.allow(guest, limit)
     shown = _shown(peer, visitor)
@@ -204,6 +206,18 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
             # As a server does it: whom it knows is told so, and then what else is wrong.
             await visitor.send(success)
         raise
+
+
+def _limit(packet: StartupPacket, limit: tuple[float, str]) -> tuple[float, str]:
+    """How long its login may take, and where that is written: who comes may ask for less than others have."""
+    if "options" not in packet.params and LIMIT not in packet.params:
+        return limit
+    try:
+        given = read_options(packet.params.get("options", ""))[0] | packet.params
+    except Refused:
+        return limit  # which only those are told whom a server would know
+    asked = seconds(given.get(LIMIT, ""))
+    return (asked, LIMIT) if asked and asked < limit[0] else limit
 
 
 class _Entrant(NamedTuple):

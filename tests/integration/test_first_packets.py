@@ -256,7 +256,7 @@ def test_a_client_that_does_not_finish_its_login_is_sent_away(
 def test_logins_of_a_database_or_a_user_may_have_another_time(
     primary: Postgres, ambassador: Callable[..., Ambassador]
 ) -> None:
-    """By the names in the start packet, whoever sends it."""
+    """By the names in the start packet, whoever sends it; or less, if that asks for it."""
     proxy = ambassador(
         primary.url("app", USERS["app"].password, "app"),
         auth={"method": "scram-sha-256", "users": {"app": "secret"}},
@@ -264,17 +264,27 @@ def test_logins_of_a_database_or_a_user_may_have_another_time(
         users={"hasty": {"login_timeout": "200ms"}},
     )
     with ExitStack() as stack:
-        named = {("app", "app"): "", ("quick", "app"): "databases.quick", ("app", "hasty"): "users.hasty"}
-        wires = {names: stack.enter_context(Wire(proxy.port)) for names in named}
-        for (database, user), wire in wires.items():
-            wire.send(build.startup_message({"user": user, "database": database}))
+        own = "pgambassador"
+        cases = [
+            ("app", "app", {}, ""),
+            ("quick", "app", {}, "databases.quick"),
+            ("app", "hasty", {}, "users.hasty"),
+            ("app", "app", {"options": f"-c {own}.login_timeout=250ms"}, own),
+            ("app", "app", {f"{own}.login_timeout": "0.1s"}, own),
+            ("app", "hasty", {f"{own}.login_timeout": "1h"}, "users.hasty"),
+            ("app", "app", {f"{own}.login_timeout": "0"}, ""),
+            ("app", "app", {f"{own}.login_timeout": "soon"}, ""),
+        ]
+        wires = [stack.enter_context(Wire(proxy.port)) for _ in cases]
+        for (database, user, more, _), wire in zip(cases, wires, strict=True):
+            wire.send(build.startup_message({"user": user, "database": database, **more}))
             assert wire.receive().kind == "R"
-        for names, option in named.items():
+        for (*_, option), wire in zip(cases, wires, strict=True):
             if option:
-                answer = wires[names].rest()
+                answer = wire.rest()
                 refused(answer, "57014", "login")
                 assert answer[-1].fields["H"] == f"The limit is {option}.login_timeout."
-        assert wires["app", "app"].quiet
+        assert all(wire.quiet for (*_, option), wire in zip(cases, wires, strict=True) if not option)
 
 
 def test_there_is_a_limit_to_how_many_may_be_logging_in(

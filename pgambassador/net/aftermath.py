@@ -172,13 +172,13 @@ class Aftermath:
     ) -> Second | None:
         """A server has refused a statement outside a transaction: when it is asked again, if it is."""
         demoted = sqlstate == STANDBY and backend.home is self._keeper.lane
-        if demoted and backend.parameters.get("in_hot_standby") != "on":
-            return None
-        if self._keeper.timekeeper.has_given_up(backend) or session.facts.failures:
+        told = not demoted or backend.parameters.get("in_hot_standby") == "on"
+        if not told or self._keeper.timekeeper.has_given_up(backend) or session.facts.failures:
             return None  # or its server has not told yet what it has set
         self.riddles.forget(session)
         asked = asked_by(request, unnamed, session)
-        kind = self._kind(session, asked)
+        several = sqlstate == STANDBY and not demoted and len(asked) > 1
+        kind = Kind.COMMIT if several else self._kind(session, asked)
         if outcome(sqlstate, Phase.SENT, kind, within=False, tries=tries) is not Outcome.REPLAY:
             if sqlstate not in FAREWELLS or tries >= DEATHS_MOST:
                 return None

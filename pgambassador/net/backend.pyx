@@ -85,6 +85,8 @@ cdef class Backend(Carrier):
                 if self.spoiled and not self.cancelling:
                     return self.lose("a cancel request may still reach it")
                 return self.release()
+            if self.resetting and self.ledger.count == 0 and self.status != c'I':
+                self.close("what was asked there has left a transaction open")
             return 0
         if self.dying and not self.told and self.ready():
             self.session = None

@@ -258,6 +258,8 @@ cdef class Carrier(Answers):
                 Py_INCREF(None)
                 entry.owner = <void *>None
                 Py_DECREF(client)
+        if leads:
+            self.said = 0
         if self.reader is client:
             self.reader = None
         if client in self.riders:

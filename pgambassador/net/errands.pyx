@@ -208,6 +208,7 @@ cdef class Errands(Sight):
     cdef int anew(self, Backend backend) except -1:
         """All that it has asked here was answered: what comes now is as if it had just got the connection."""
         self.begins_here()
+        self.doing = None
         self.beginning = False
         self.noting = True
         self.noted = self.scanner.pos - self.scanner.have

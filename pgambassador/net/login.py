@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 CANNOT_CONNECT_NOW = "57P03"
 # What clients are told at their login is remembered up to this size, which they have a say in.
 _KEEP = 2048
+# So much of what strangers say is read without need.
+_READ = 1024
 _CANCELED = build.error_response("ERROR", "57014", "canceling statement due to user request")
 LIMIT = "pgambassador.login_timeout"
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
@@ -210,13 +213,12 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
 
 def _limit(packet: StartupPacket, limit: tuple[float, str]) -> tuple[float, str]:
     """How long its login may take, and where that is written: who comes may ask for less than others have."""
-    if "options" not in packet.params and LIMIT not in packet.params:
-        return limit
-    try:
-        given = read_options(packet.params.get("options", ""))[0] | packet.params
-    except Refused:
-        return limit  # which only those are told whom a server would know
-    asked = seconds(given.get(LIMIT, ""))
+    text = packet.params.get(LIMIT)
+    options = packet.params.get("options", "")
+    if text is None and "login" in options and len(options) <= _READ:
+        with contextlib.suppress(Refused):  # only those are told whom a server would know
+            text = read_options(options)[0].get(LIMIT)
+    asked = None if text is None else seconds(text)
     return (asked, LIMIT) if asked and asked < limit[0] else limit
 
 

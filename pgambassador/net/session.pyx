@@ -269,14 +269,15 @@ cdef class Session(Wake):
             lane.count_query(seconds, failed)
         else:
             (<Lane>backend.home).count_query(seconds, failed)
-            if self.doing is not None:
+            if self.doing is not None and self.brief and self.part == self.first_part + 1:
+                # It is what was looked at, and alone.
                 self.doing.took(
                     now - max(started, backend.answered_at),
                     self.riding and not self.joined and backend.answered_at > started,
                     failed and (self.riding or self.suspected),
                 )
-                self.suspected = False
                 self.doing.said(backend.said)
+            self.suspected = False
             backend.said = 0
             backend.answered_at = now
         if lane.sink is not None and (

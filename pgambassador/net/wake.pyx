@@ -169,6 +169,8 @@ cdef class Wake(Lobby):
         cdef bint older = backend.opened < self.lost_at
         if self.closed or self.leaving or backend.status != c'I' or self.beginning or backend.pinned:
             return False
+        if sqlstate == "25006" and backend.home.standby and (backend.tied or backend.cancelling):
+            return False  # what it has locked there is its own; and what is cancelled does not begin elsewhere
         if backend.overdue or backend.rows_asked is not None:
             return False  # what its client has set before would be lost with the connection
         if self.channel.sent + self.channel.held.used != backend.told_before:

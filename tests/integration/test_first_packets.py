@@ -274,6 +274,7 @@ def test_logins_of_a_database_or_a_user_may_have_another_time(
             ("app", "hasty", {f"{own}.login_timeout": "1h"}, "users.hasty"),
             ("app", "app", {f"{own}.login_timeout": "0"}, ""),
             ("app", "app", {f"{own}.login_timeout": "soon"}, ""),
+            ("app", "app", {"options": f"-c a.b={'x' * 1000} -c {own}.login_timeout=100ms"}, ""),
         ]
         wires = [stack.enter_context(Wire(proxy.port)) for _ in cases]
         for (database, user, more, _), wire in zip(cases, wires, strict=True):

@@ -224,6 +224,24 @@ def test_what_a_hint_has_sent_to_the_replica_in_vain_is_asked_on_the_primary(
     assert repeated(proxy) == before + 1
 
 
+def test_a_read_only_transaction_that_writes_after_all_leaves_nothing_behind(
+    proxy: Ambassador, connection: Connection, primary: Postgres, replica: Postgres
+) -> None:
+    """It begins in one part with what writes."""
+    connection.execute("create sequence if not exists counts")
+    wait_until(lambda: port(connection) == replica.port, "reads are back at the replica")
+    part = extended(b"begin read only") + extended(b"/* pgambassador: replica */ select nextval('counts')")
+    with Wire.session(proxy.port, database="app") as wire:
+        for _ in range(3):
+            wire.send(part, SYNC)
+            assert wire.until("Z").error.sqlstate == "25006"
+            wire.ask("rollback")
+    wait_until(
+        lambda: proxy.metrics().total("pgambassador_server_connections", state="active") == 0,
+        "all connections are free",
+    )
+
+
 def repeated(proxy: Ambassador) -> float:
     name, metrics = "pgambassador_lost_statements_total", proxy.metrics()
     return metrics.total(name, outcome="replayed") if any(each == name for each, _ in metrics) else 0

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from pgambassador.net.aftermath import IN_FAILED
+from pgambassador.net.aftermath import IN_FAILED, Second
 from pgambassador.net.choice import Choice
 from pgambassador.net.lane import Lane
 from pgambassador.wire import build
@@ -462,6 +462,26 @@ def test_a_write_behind_a_read_is_done_though_the_standby_keeps_its_client(split
     standby.answers(WRITE, error("25006"), IDLE)
     client.gets(error("25006"), IDLE)
     standby.backend.pinned = False
+
+
+@pytest.mark.parametrize("but", ["", "it has locks there", "it is cancelled"])
+def test_what_was_sent_to_a_standby_in_vain_is_asked_of_the_primary(split: Split, but: str) -> None:
+    ruled = query("ruled")
+    split.play.policy.second = Second(0.0, False)
+    standby, primary, client = split.standby(), split.primary(), split.play.client()
+    client.writes(ruled)
+    standby.gets(ruled)
+    if but == "it has locks there":
+        standby.backend.tied = True
+    elif but:
+        standby.backend.cancel_begins()
+    standby.sends(error("25006"), IDLE)
+    if but:
+        client.gets(error("25006"), IDLE)
+    else:
+        primary.answers(ruled, WROTE)
+        client.gets(WROTE)
+        assert not split.lane.active
 
 
 # The standby has to be asked something before.

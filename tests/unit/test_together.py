@@ -167,6 +167,17 @@ def test_what_they_have_to_say_fits_into_what_a_server_keeps(
         client.gets(extended_answer(b"1"))
 
 
+def test_what_is_asked_behind_it_in_one_write_is_another_matter(play: Playbook) -> None:
+    queue, long = Queue(play), b"0" * 9000
+    verdict = play.policy.routes.verdicts.of(SQL)
+    client = queue.waits(ASKED, extended(b"select long"))
+    queue.moves()
+    queue.server.gets(ASKED, extended(b"select long"))
+    queue.server.sends(extended_answer(b"0"), extended_answer(long))
+    client.gets(extended_answer(b"0"), extended_answer(long))
+    assert 0 < verdict.volume < 500
+
+
 @pytest.mark.parametrize("never", ["pool", "session"])
 def test_what_is_serializable_may_fail_at_its_end_and_has_its_own(plays: MakePlay, never: str) -> None:
     play = ready(plays(policy=Routed(), limit=1))

@@ -700,6 +700,20 @@ def test_a_standby_in_the_place_of_the_primary_is_not_asked(play: Keeping) -> No
         assert heard(client) == "08001 ZI"
 
 
+def test_a_standby_is_not_left_in_a_transaction_that_began_there(play: Keeping) -> None:
+    insert = parse(b"", b"insert into t values (1)") + bind(b"") + execute()
+    part = parse(b"", b"begin") + bind(b"") + execute() + insert + SYNC
+    client, server = standby(play, part)
+    begun = PARSE_COMPLETE + BIND_COMPLETE + complete("BEGIN")
+    server.sends(begun, PARSE_COMPLETE, BIND_COMPLETE, error("25006"), build.ready_for_query(b"E"))
+    client.gets_nothing()
+    server.gets_end()
+    again = play.opens({"in_hot_standby": "off"})
+    rest = PARSE_COMPLETE + BIND_COMPLETE + complete("INSERT 0 1") + build.ready_for_query(b"T")
+    again.answers(part, begun, rest)
+    client.gets(begun, rest)
+
+
 def test_the_primary_may_be_read_only(play: Keeping) -> None:
     client, server = served(play)
     server.sends(error("25006"), IDLE)

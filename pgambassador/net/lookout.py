@@ -73,6 +73,11 @@ class Lookout:
     def knows(self) -> bool:
         return self._lane.sticky or self._learnt
 
+    @property
+    def wonders(self) -> bool:
+        """Whether everybody is suspected only until an answer comes."""
+        return self.suspects is EVERYBODY and (self._changed or self.asking)
+
     def greet(self, backend: Backend) -> None:
         """A connection that was opened while nothing is known: nobody gets it before the answer."""
         if self.asking:

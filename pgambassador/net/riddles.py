@@ -1,7 +1,8 @@
 """What was lost with its server connection before anybody knew whether it only reads.
 
-1. It waits until the catalog of its database is known, and is asked again if it proves to read. Else, or if
-   that takes too long, its client is told that nobody knows what became of it.
+1. It waits until the catalog of its database is known, and what functions do to their session, and is asked
+   again if it proves to read. Else, or if that takes too long, its client is told that nobody knows what
+   became of it.
 2. Only what may prove to be a read waits: of what certainly writes its client is told at once.
 """
 
@@ -12,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pgambassador.net.statements import statement_text
+from pgambassador.routing.catalog import NOT_YET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 LOOK_EVERY: Final = 0.02
 _SOLVED_WITHIN: Final = 5.0
-_PUZZLING: Final = "is not known yet"
-"""How `routing.decision` says that it would have to know the catalog."""
 
 
 class _Riddle(NamedTuple):
@@ -47,13 +47,18 @@ class Riddles:
         circle = routes.circle(session)
         for note in asked:
             decision = None if note is None else circle.verdicts.of(statement_text(note)).decision
-            if decision is None or not (decision.kind == "read" or decision.reason.startswith(_PUZZLING)):
+            if decision is None or not (decision.kind == "read" or decision.reason.startswith(NOT_YET)):
                 return False
-        if routes.catalog.known:
+        if not self._puzzled:
             return False
         self._posed[session] = _Riddle(asked, now + _SOLVED_WITHIN, error)
         routes.needed(now)
         return True
+
+    @property
+    def _puzzled(self) -> bool:
+        """Whether it is not known what functions do, and soon will be."""
+        return not self._keeper.routes.catalog.known or self._keeper.lookout.wonders
 
     def forget(self, session: Session) -> None:
         """It is told something else, or has gone."""
@@ -67,7 +72,7 @@ class Riddles:
         riddle, now, routes = self._posed.get(session), time.monotonic(), self._keeper.routes
         if riddle is None:
             return
-        if not routes.catalog.known and now < riddle.until:
+        if self._puzzled and now < riddle.until:
             routes.needed(now)
             self.look_later(session)
             return

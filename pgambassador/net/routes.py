@@ -22,7 +22,7 @@ from pgambassador.net.patience import as_error
 from pgambassador.net.verdicts import Verdict, Verdicts
 from pgambassador.protocol.suspects import EVERYBODY, NOBODY, Suspects
 from pgambassador.routing.cache import Cache, Shelf
-from pgambassador.routing.catalog import NOTHING_KNOWN, QUERY, Catalog, read
+from pgambassador.routing.catalog import NOT_YET, NOTHING_KNOWN, QUERY, Catalog, read
 from pgambassador.routing.decision import Decision, Overrides, decide, said
 from pgambassador.routing.explanation import wants_replica
 from pgambassador.wire import parse
@@ -69,12 +69,19 @@ class Circle:
 
     def decide(self, text: bytes) -> Decision:
         """Where a statement goes."""
-        if self._routes.suspects.among(text):
-            return replace(SUSPECT, wait_timeout=said(parse.decode(text)).wait_timeout)
-        return decide(parse.decode(text), self._routes.catalog, self.overrides)
+        suspects, sql = self._routes.suspects, parse.decode(text)
+        if not suspects.among(text):
+            return decide(sql, self._routes.catalog, self.overrides)
+        if suspects is EVERYBODY:
+            found = decide(sql, self._routes.catalog, self.overrides)
+            if found.kind == "read" or found.reason.startswith(NOT_YET):
+                return replace(PUZZLING, wait_timeout=found.wait_timeout)
+        return replace(SUSPECT, wait_timeout=said(sql).wait_timeout)
 
 
 SUSPECT: Final = Decision("session", "primary", "may change its session, by what its functions do")
+PUZZLING: Final = replace(SUSPECT, reason=f"{NOT_YET}, nor what functions do to their session")
+"""What would be a read for all that is known."""
 
 
 class Routes:

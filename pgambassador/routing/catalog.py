@@ -16,7 +16,7 @@ from pgambassador.routing import builtin
 from pgambassador.routing.question import BETWEEN, MOST, QUERY
 from pgambassador.wire import parse
 
-__all__ = ["NOTHING_KNOWN", "QUERY", "Catalog", "Effect", "read"]
+__all__ = ["NOTHING_KNOWN", "NOT_YET", "QUERY", "Catalog", "Effect", "read"]
 
 
 class Effect(Enum):
@@ -94,6 +94,8 @@ class Catalog:
 
 
 NOTHING_KNOWN: Final = Catalog({}, frozenset(), known=False)
+NOT_YET: Final = "is not known yet"
+"""How the reason begins for which a statement is no read, where only the catalog is missing."""
 
 _LABELS: Final = {
     "own": Effect.VOLATILE,

@@ -16,7 +16,7 @@ from pgambassador.config.cache import Cache
 from pgambassador.config.routing import Functions, RouteRule
 from pgambassador.routing import hints
 from pgambassador.routing.builtin import SETTINGS
-from pgambassador.routing.catalog import NOTHING_KNOWN, Catalog, Effect
+from pgambassador.routing.catalog import NOT_YET, NOTHING_KNOWN, Catalog, Effect
 from pgambassador.routing.grammar import Kind
 from pgambassador.routing.hints import Hints, Target
 from pgambassador.routing.reading import TEXT_MOST, Reading, comments, fingerprint, read
@@ -245,7 +245,7 @@ def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decisio
 
 def _findings(reading: Reading, catalog: Catalog, overrides: Overrides) -> Iterator[_Finding]:
     if not catalog.known:
-        yield _Finding("unknown", "is not known yet to use no function that writes", True)
+        yield _Finding("unknown", f"{NOT_YET} to use no function that writes", True)
         return
 
     def calls(names: Iterable[str], how: str) -> Iterator[_Finding]:

@@ -15,6 +15,7 @@ from pgambassador.errors import Unreachable
 from pgambassador.net.aftermath import Loss
 from pgambassador.net.choice import Choice
 from pgambassador.net.lane import Lane
+from pgambassador.protocol import suspects
 from pgambassador.protocol.settings import Settings
 from pgambassador.routing.cache import Cache, Shelf
 from pgambassador.routing.catalog import Catalog, Effect
@@ -1077,6 +1078,28 @@ def test_what_may_be_a_read_waits_until_that_is_known(
     play.loop.pass_time(0.1)
     server = next(peer for peer in play.peers if isinstance(peer, Server) and not peer.gone)
     server.answers(READ, *ROWS)
+    client.gets(*ROWS)
+    assert play.keeper.aftermath.outcomes == {"replayed": 1}
+
+
+def test_what_is_lost_while_everybody_is_suspected_waits_as_well(play: Keeping) -> None:
+    """Functions have changed, and it is asked what they do."""
+    client, server = served(play, READ)
+    play.keeper.lookout.again(play.loop.time())
+    server.writes(fatal())
+    server.leaves()
+    client.gets_nothing()
+    play.loop.pass_time(0.1)
+    client.gets_nothing()
+    again = play.opens()
+    again.answers(QUERY, error(), IDLE)
+    client.gets_nothing()
+    play.ticks(1.0)
+    again.answers(suspects.query(), complete("SELECT"), IDLE)
+    knows(play)
+    play.keeper.routes.circle(client.session).verdicts.clear()
+    play.loop.pass_time(0.1)
+    again.answers(READ, *ROWS)
     client.gets(*ROWS)
     assert play.keeper.aftermath.outcomes == {"replayed": 1}
 

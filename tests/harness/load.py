@@ -344,7 +344,8 @@ class Raw(Client):
         """What has been said of an answer cannot be taken back, so that no error can be kept from it."""
         fields = error.fields if error else {"C": "", "M": ""}
         where = told_of(phase, fields.get("D", ""), half=bool(answer.kinds.strip("EZ")))
-        self.ledger.trouble(Trouble(where, fields["C"], self.ended, fields["M"], time.monotonic()))
+        message = f"{fields['M']} {fields.get('D', '')}".rstrip()
+        self.ledger.trouble(Trouble(where, fields["C"], self.ended, message, time.monotonic()))
         if fields["C"] in DOUBTFUL and phase is not Phase.INSIDE and UNDONE not in fields.get("D", ""):
             for keys in parts:
                 self.ledger.tell(Told.DOUBT, *keys)

@@ -2,7 +2,7 @@
 
 1. Nothing is executed twice that is not proven to read, or marked as `idempotent` by who wrote it, unless it
    was certainly not executed at all: no byte of it was sent, or the server says that it only answers reads. A
-   BEGIN that stands alone changes nothing either: the transaction that it has begun died with its connection.
+   BEGIN, SET or DEALLOCATE that stands alone changes nothing either: what it has done died with its connection.
 2. No commit that was acknowledged is lost: nothing of an answer is taken back, and nothing is asked again of
    which a byte has been passed on.
 3. What is not known is said as not known: a write, or a COMMIT, whose answer did not come is 08007. Only what
@@ -49,8 +49,8 @@ class Kind(enum.Enum):
     """What a statement, or a part of a pipeline, may do."""
 
     READ = enum.auto()
-    BEGIN = enum.auto()
-    """Begins a transaction, and nothing else."""
+    SESSION = enum.auto()
+    """Changes its server connection and nothing else: begins a transaction, sets something, drops a name."""
     MARKED = enum.auto()
     """May write; whoever wrote it says that twice is as good as once."""
     WRITE = enum.auto()
@@ -77,7 +77,7 @@ def outcome(event: str, phase: Phase, kind: Kind, *, within: bool, tries: int) -
     if _again(event, phase, kind, within=within, tries=tries):
         return Outcome.REPLAY
     if event in (LOST, CRASH_SHUTDOWN):
-        if phase is Phase.UNSENT or kind in (Kind.READ, Kind.BEGIN, Kind.ROLLBACK):
+        if phase is Phase.UNSENT or kind in (Kind.READ, Kind.SESSION, Kind.ROLLBACK):
             return Outcome.BROKEN
         return Outcome.BROKEN if within and kind is not Kind.COMMIT else Outcome.UNKNOWN
     if event == ADMIN_SHUTDOWN and within and kind is Kind.COMMIT and phase is not Phase.UNSENT:
@@ -85,7 +85,7 @@ def outcome(event: str, phase: Phase, kind: Kind, *, within: bool, tries: int) -
     return Outcome.SAID
 
 
-_REPEATED: Final = (Kind.READ, Kind.BEGIN, Kind.MARKED)
+_REPEATED: Final = (Kind.READ, Kind.SESSION, Kind.MARKED)
 
 
 def _again(event: str, phase: Phase, kind: Kind, *, within: bool, tries: int) -> bool:
@@ -110,8 +110,8 @@ def kind_of(decision: Decision | None, text: bytes | None) -> Kind:
         return Kind.READ
     if decision.kind == "transaction" and decision.single and ending(text) == "rollback":
         return Kind.ROLLBACK
-    if decision.begins and decision.single:
-        return Kind.BEGIN
+    if decision.single and (decision.begins or _SETS.match(text) is not None):
+        return Kind.SESSION
     if not decision.single or (decision.kind == "transaction" and _INSIDE.match(text) is None):
         return Kind.COMMIT
     return Kind.MARKED if decision.idempotent else Kind.WRITE
@@ -133,10 +133,12 @@ _END: Final = re.compile(
     rb"" + _BLANK + rb"*(;(?:" + _BLANK + rb"|;)*)?(.*)\Z"
 )
 _INSIDE: Final = re.compile(
-    rb"(?is)(?:" + _BLANK + rb"|;)*(?:savepoint|release|set|"
+    rb"(?is)(?:" + _BLANK + rb"|;)*(?:savepoint|release|"
     rb"rollback" + _BLANK + rb"+(?:(?:work|transaction)" + _BLANK + rb"+)?to)\b"
 )
 """What is about its transaction and does not end it."""
+_SETS: Final = re.compile(rb"(?is)(?:" + _BLANK + rb"|;)*(?:set|reset|discard|deallocate)\b")
+"""What is about its session, and in a transaction about that."""
 _READ_MOST: Final = 4096
 
 

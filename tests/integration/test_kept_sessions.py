@@ -306,6 +306,28 @@ def test_what_follows_a_begin_in_one_go_is_not_asked_again(
 
 
 @pytest.mark.parametrize("by", ["simple", "extended"])
+@pytest.mark.parametrize("sql", ["set timezone = 'Asia/Tokyo'", "deallocate all"])
+def test_what_is_done_to_a_connection_alone_is_asked_again(
+    sql: str, by: str, shaky: Ambassador, link: Link
+) -> None:
+    with Wire.session(shaky.port) as client:
+        client.send(parse(b"mine", b"select 1"), SYNC)
+        client.until("Z")
+        link.stall()
+        client.send(build.query(sql) if by == "simple" else extended(sql.encode()))
+        wait_until(lambda: active(shaky) == 1)
+        link.cut()
+        link.resume()
+        answer = client.until("Z")
+        assert (answer.kinds.lstrip("12").replace("S", ""), answer[-1].payload) == ("CZ", b"I"), answer
+        zone = client.ask("show timezone").value
+        assert (zone == "Asia/Tokyo") == sql.startswith("set")
+        client.send(bind(b"mine") + execute() + SYNC)
+        assert ("E" in client.until("Z").kinds) == (sql == "deallocate all")
+        goes_on(client)
+
+
+@pytest.mark.parametrize("by", ["simple", "extended"])
 def test_what_was_just_set_is_set_again(by: str, proxy: Ambassador, observer: Connection) -> None:
     """The server has had no time to say what a SET has set, but its text does."""
     sql = "set timezone = 'Asia/Tokyo'"

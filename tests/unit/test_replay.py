@@ -34,7 +34,7 @@ AGAIN = Outcome.REPLAY
 ALL = list(itertools.product(EVENTS, Phase, Kind, (False, True), TRIES))
 
 FAREWELLS = ("57P01", "57P02", "57P05")
-HARMLESS = (Kind.READ, Kind.BEGIN, Kind.MARKED)
+HARMLESS = (Kind.READ, Kind.SESSION, Kind.MARKED)
 # All that is ever asked again: event, phase, kind, and how often.
 TABLE: dict[tuple[str, Phase, Kind], int] = {
     **{(event, Phase.UNSENT, kind): DEATHS_MOST for event in (LOST, *FAREWELLS) for kind in Kind},
@@ -61,7 +61,7 @@ def test_what_may_have_been_done_is_never_said_not_to_have_been() -> None:
         if found is Outcome.BROKEN:
             assert (
                 phase is Phase.UNSENT
-                or kind in (Kind.READ, Kind.BEGIN, Kind.ROLLBACK)
+                or kind in (Kind.READ, Kind.SESSION, Kind.ROLLBACK)
                 or (within and kind is not Kind.COMMIT)
             ), (event, phase, kind, within)
 
@@ -108,7 +108,18 @@ def of(text: str, overrides: Overrides = Overrides()) -> Kind:  # noqa: B008
         ("call p()", Kind.WRITE),
         ("vacuum", Kind.WRITE),
         ("create index concurrently on t (a)", Kind.WRITE),
-        ("set a.b = 1", Kind.WRITE),
+        ("set a.b = 1", Kind.SESSION),
+        ("set local a.b = 1", Kind.SESSION),
+        (" /* mine */ RESET role;", Kind.SESSION),
+        ("discard all", Kind.SESSION),
+        ("deallocate prepare x", Kind.SESSION),
+        ("DEALLOCATE ALL", Kind.SESSION),
+        ("/* pgambassador: idempotent */ set a.b = 1", Kind.SESSION),
+        ("select set_config('a.b', '1', false)", Kind.WRITE),
+        ("set a.b = 1; insert into t values (1)", Kind.COMMIT),
+        ("reset all; reset all", Kind.COMMIT),
+        ("prepare x as select 1", Kind.WRITE),
+        ("settle", Kind.COMMIT),
         ("listen x", Kind.WRITE),
         ("/* pgambassador: idempotent */ update t set a = 1", Kind.MARKED),
         ("update t set a = 1 -- pgambassador: idempotent", Kind.MARKED),
@@ -124,14 +135,14 @@ def of(text: str, overrides: Overrides = Overrides()) -> Kind:  # noqa: B008
         ("prepare transaction 'x'", Kind.COMMIT),
         ("commit prepared 'x'", Kind.COMMIT),
         ("rollback prepared 'x'", Kind.COMMIT),
-        ("begin", Kind.BEGIN),
-        ("start transaction isolation level serializable read only", Kind.BEGIN),
-        ("begin;", Kind.BEGIN),
+        ("begin", Kind.SESSION),
+        ("start transaction isolation level serializable read only", Kind.SESSION),
+        ("begin;", Kind.SESSION),
         ("begin; insert into t values (1)", Kind.COMMIT),
         ("begin; begin", Kind.COMMIT),
         ("begin; rollback", Kind.COMMIT),
         ("select 1; begin", Kind.COMMIT),
-        ("/* pgambassador: idempotent */ begin", Kind.BEGIN),
+        ("/* pgambassador: idempotent */ begin", Kind.SESSION),
         ("rollback and chain", Kind.COMMIT),
         ("rollback", Kind.ROLLBACK),
         ("savepoint a", Kind.WRITE),
@@ -139,8 +150,8 @@ def of(text: str, overrides: Overrides = Overrides()) -> Kind:  # noqa: B008
         ("rollback to a", Kind.WRITE),
         ("rollback work -- not all of it\n to savepoint a", Kind.WRITE),
         ("rollback work", Kind.ROLLBACK),
-        ("set transaction read only", Kind.WRITE),
-        ("set constraints all immediate", Kind.WRITE),
+        ("set transaction read only", Kind.SESSION),
+        ("set constraints all immediate", Kind.SESSION),
         ("savepoint a; commit", Kind.COMMIT),
         ("insert into t values (1); commit", Kind.COMMIT),
         ("rollback; insert into t values (1)", Kind.COMMIT),
@@ -167,9 +178,9 @@ def test_of_several_the_most_counts() -> None:
     assert kind_together([Kind.ROLLBACK]) is Kind.ROLLBACK
     assert kind_together([Kind.ROLLBACK, Kind.WRITE]) is Kind.COMMIT
     assert kind_together([Kind.READ, Kind.COMMIT, Kind.WRITE]) is Kind.COMMIT
-    assert kind_together([Kind.BEGIN]) is Kind.BEGIN
-    assert kind_together([Kind.BEGIN, Kind.READ]) is Kind.WRITE  # it goes on in a transaction
-    assert kind_together([Kind.BEGIN, Kind.COMMIT]) is Kind.COMMIT
+    assert kind_together([Kind.SESSION]) is Kind.SESSION
+    assert kind_together([Kind.SESSION, Kind.READ]) is Kind.WRITE  # it goes on in a transaction
+    assert kind_together([Kind.SESSION, Kind.COMMIT]) is Kind.COMMIT
 
 
 @pytest.mark.parametrize(

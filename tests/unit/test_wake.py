@@ -754,6 +754,54 @@ def test_a_conflict_of_what_is_not(play: Keeping, message: bytes) -> None:
     assert heard(client) == "40001 ZI"
 
 
+# What is done to a connection alone.
+
+
+@pytest.mark.parametrize("last_words", [False, True])
+@pytest.mark.parametrize("sql", ["set timezone = 'UTC'", "reset all", "discard all", "DEALLOCATE ALL"])
+@pytest.mark.parametrize("simple", [False, True])
+def test_what_went_with_its_connection_is_asked_again(
+    play: Keeping, simple: bool, sql: str, last_words: bool
+) -> None:
+    asked = query(sql) if simple else extended(sql.encode())
+    client, server = served(play, asked)
+    server.sends(*((fatal(),) if last_words else ()))
+    server.leaves()
+    client.gets_nothing()
+    again = opened(play)
+    done = (*(() if simple else (PARSE_COMPLETE, BIND_COMPLETE)), complete(sql.upper()), IDLE)
+    again.answers(asked, *done)
+    client.gets(*done)
+
+
+def test_names_given_back_are_given_back_again(play: Keeping) -> None:
+    """The server is told of a client's own name, each time."""
+    client = play.client()
+    made = parse(b"mine", b"select a from t") + SYNC
+    client.sends(made)
+    server = opened(play)
+    server.read_all()
+    server.sends(PARSE_COMPLETE, IDLE)
+    client.gets(PARSE_COMPLETE, IDLE)
+    gone = query("deallocate mine")
+    client.sends(gone)
+    said = server.read_all()
+    assert gone in said and parse(b"mine", b"") in said
+    server.leaves()
+    client.gets_nothing()
+    again = opened(play)
+    assert again.read_all() == said
+    again.sends(CLOSE_COMPLETE, PARSE_COMPLETE, complete("DEALLOCATE"), IDLE, CLOSE_COMPLETE, IDLE)
+    client.gets(complete("DEALLOCATE"), IDLE)
+    assert b"mine\0" not in client.session.statements
+
+
+def test_what_sets_and_writes_is_not_asked_again(play: Keeping) -> None:
+    client, server = served(play, query("set timezone = 'UTC'; insert into t values (1)"))
+    server.leaves()
+    assert heard(client) == f"{UNKNOWN} ZI"
+
+
 # A BEGIN.
 
 
@@ -1018,7 +1066,7 @@ def test_a_set_whose_end_nobody_has_heard_of_has_set_nothing(play: Keeping) -> N
     server.sends(complete("SET"))
     client.gets(complete("SET"))
     server.leaves()
-    assert heard(client) == f"{UNKNOWN} ZI"
+    assert heard(client) == f"{BROKEN} ZI"
     assert has_set(play, client) == {}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.results import Results
@@ -31,6 +32,7 @@ class Rounds:
     def run(self, loads: Sequence[Scenario], count: int) -> Results:
         results = Results()
         for number in range(count):
+            self._bench = replace(self._bench, round=number + 1)
             shift = number % len(self._targets)
             order = self._targets[shift:] + self._targets[:shift]
             for load in loads:

@@ -59,13 +59,14 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Bench:
-    """What every measurement needs: the server, a folder for files, how long to load; `replicated` makes the
-    primary that has replicas when it is needed first."""
+    """What every measurement needs: the server, a folder for files, how long to load, and in which round;
+    `replicated` makes the primary that has replicas when it is needed first."""
 
     database: Database
     folder: Path
     seconds: int
     replicated: Callable[[], Database]
+    round: int = 1
 
     def of(self, flavour: Flavour) -> Bench:
         """With the server that targets of that flavour stand before."""
@@ -264,7 +265,9 @@ def mixed(flavour: Flavour, *, one_shape: bool) -> Scenario:
         )
         # A hundredth of a few seconds is what one moment of a busy machine makes of it.
         patient = replace(bench, seconds=3 * bench.seconds)
-        numbers = _pgbench(patient, running, 64, f"--rate={MIXED_RATE}", scripts=scripts)
+        # The same statements at the same times with and without batching: how many long ones meet is chance.
+        options = f"--rate={MIXED_RATE}", f"--random-seed={bench.round}"
+        numbers = _pgbench(patient, running, 64, *options, scripts=scripts)
         short = [micros for _, micros, script in _transactions(bench) if script == 0]
         return {"tps": numbers["tps"], "p99": _p99(short)}
 

@@ -5,9 +5,10 @@
    another, between the two answers (`apart`). Else the way there and back is in it, and whatever time passes until
    a busy machine comes to it, which others would not have to wait once more. Such measures count only where there
    are none of the first kind.
-2. What is long now and then counts as long, however brief it is on average. What has been long of late shares
-   no transaction, since the server keeps the answers before it to itself until it is done, and no connection while
-   others are idle.
+2. What is long now and then counts as long, however brief it is on average. What has been long more than once of
+   late shares no transaction, since the server keeps the answers before it to itself until it is done, and no
+   connection while others are idle. That is remembered for some thousand statements: of a hundredth that are long
+   one must not be met in a transaction because for a while there was none.
 3. What does not seem brief is tried out: now and then one goes as the last of those who share a connection, so that
    nobody waits behind it. Many in a row that were quick there prove it; the more were not, the more seldom it is tried.
 4. Who shares a transaction must be able to ask again until its answer is there, so no part of that may come before the
@@ -19,8 +20,10 @@
 cdef double BRIEF = 0.005
 cdef double LONG = 0.020
 cdef double SELDOM = 0.05
-cdef double OF_LATE = 0.003
-# What the last one counts for in the average, and in the share of long ones.
+cdef double OF_LATE = 0.0015
+# More than that is not remembered: a machine that stops for a moment makes many long at once.
+cdef double OFTEN_LONG = 0.003
+# What the last one counts for in the average, in the share of long ones, and in what is remembered for longer.
 cdef double MEAN = 1 / 32.0
 cdef double SHARE = 1 / 256.0
 cdef double FORGOTTEN = 1 / 1024.0
@@ -54,7 +57,7 @@ cdef class Brevity:
             self.seconds = seconds
         self.seconds += (seconds - self.seconds) * MEAN
         self.long_ones += ((seconds > LONG or alarms) - self.long_ones) * SHARE
-        self.stalls += ((seconds > LONG) - self.stalls) * SHARE
+        self.stalls = min(self.stalls + ((seconds > LONG) - self.stalls) * FORGOTTEN, OFTEN_LONG)
         if not self.brief():
             self.trust = 0
         return 0
@@ -69,7 +72,7 @@ cdef class Brevity:
         if self.quick >= TRIALS:
             self.quick = 0
             self.seconds = seconds
-            self.long_ones = self.stalls = 0
+            self.long_ones = 0
             self.trust = TRUST
         return 0
 

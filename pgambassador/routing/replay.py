@@ -2,7 +2,7 @@
 
 1. Nothing is executed twice that is not proven to read, or marked as `idempotent` by who wrote it, unless it
    was certainly not executed at all: no byte of it was sent, or the server says that it only answers reads. A
-   BEGIN, SET or DEALLOCATE that stands alone changes nothing either: what it has done died with its connection.
+   BEGIN, SET or DEALLOCATE that stands alone changes nothing either: what it did died with its connection.
 2. No commit that was acknowledged is lost: nothing of an answer is taken back, and nothing is asked again of
    which a byte has been passed on.
 3. What is not known is said as not known: a write, or a COMMIT, whose answer did not come is 08007. Only what

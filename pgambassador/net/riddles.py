@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pgambassador.net.statements import statement_text
-from pgambassador.routing.catalog import NOT_YET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +46,7 @@ class Riddles:
         circle = routes.circle(session)
         for note in asked:
             decision = None if note is None else circle.verdicts.of(statement_text(note)).decision
-            if decision is None or not (decision.kind == "read" or decision.reason.startswith(NOT_YET)):
+            if decision is None or not decision.seems_to_read:
                 return False
         if not self._puzzled:
             return False

@@ -74,7 +74,7 @@ class Circle:
             return decide(sql, self._routes.catalog, self.overrides)
         if suspects is EVERYBODY:
             found = decide(sql, self._routes.catalog, self.overrides)
-            if found.kind == "read" or found.reason.startswith(NOT_YET):
+            if found.seems_to_read:
                 return replace(PUZZLING, wait_timeout=found.wait_timeout)
         return replace(SUSPECT, wait_timeout=said(sql).wait_timeout)
 

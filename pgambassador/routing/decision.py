@@ -56,6 +56,11 @@ class Decision:
     wait_timeout: float | None = None
     single: bool = False
 
+    @property
+    def seems_to_read(self) -> bool:
+        """It does, or would for all that is known before the catalog is."""
+        return self.kind == "read" or self.reason.startswith(NOT_YET)
+
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
@@ -161,10 +166,6 @@ class _Finding:
     movable: bool
     alone: bool = True
 
-    @property
-    def rank(self) -> int:
-        return _RANKS.index(self.kind)
-
 
 _RANKS: Final[tuple[Kind, ...]] = ("write", "pinning", "session", "unknown", "read")
 _CALLS: Final[dict[Effect, tuple[Kind, bool, str]]] = {
@@ -214,22 +215,7 @@ def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decisio
     tables = _touched(reading, catalog)
     loose = any(overrides.effect(catalog, *each) is Effect.LOOSE for each in reading.functions)
     batchable = reading.plain and reading.statements == 1 and not loose
-    findings = list(_findings(reading, catalog, overrides))
-    if findings:
-        found = min(findings, key=lambda each: each.rank)
-        return Decision(
-            found.kind,
-            "primary",
-            found.reason,
-            batchable=batchable and not any(each.alone for each in findings),
-            idempotent=found.kind == "read",
-            tables=tables,
-            writes=_effects(findings, tables),
-            literal=reading.literal,
-            movable=found.movable,
-            single=reading.statements == 1,
-        )
-    return Decision(
+    harmless = Decision(
         "read",
         "replica",
         "only reads",
@@ -240,6 +226,20 @@ def _itself(reading: Reading, catalog: Catalog, overrides: Overrides) -> Decisio
         literal=reading.literal,
         movable=True,
         single=reading.statements == 1,
+    )
+    findings = list(_findings(reading, catalog, overrides))
+    if not findings:
+        return harmless
+    found = min(findings, key=lambda each: _RANKS.index(each.kind))
+    return replace(
+        harmless,
+        kind=found.kind,
+        target="primary",
+        reason=found.reason,
+        batchable=batchable and not any(each.alone for each in findings),
+        idempotent=found.kind == "read",
+        writes=_effects(findings, tables),
+        movable=found.movable,
     )
 
 

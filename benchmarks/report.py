@@ -32,6 +32,7 @@ LOAD_METRICS = (
 OTHER_METRICS = (
     ("login", Metric("tps", "logins per second", "{:,.0f}")),
     ("login", Metric("cpu", "CPU per login and query, µs", "{:,.0f}")),
+    ("login, 2 at once", Metric("tps", "logins per second, two at once", "{:,.0f}")),
     ("copy", Metric("speed", "1 GiB COPY TO, MB/s", "{:,.0f}")),
     ("copy", Metric("cpu", "CPU for the COPY, s", "{:.2f}")),
     ("copy", Metric("growth", "RSS growth during the COPY, MB", "{:.1f}")),

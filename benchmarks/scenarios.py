@@ -120,14 +120,19 @@ def select(mode: str, clients: int, flavour: Flavour = DEFAULT) -> Scenario:
 
 
 def _pgbench(
-    bench: Bench, running: Running, clients: int, *options: str, scripts: Sequence[str] = ("-S",)
+    bench: Bench,
+    running: Running,
+    clients: int,
+    *options: str,
+    scripts: Sequence[str] = ("-S",),
+    threads: int = 2,
 ) -> Numbers:
     prefix = bench.folder / "latency"
     for old in bench.folder.glob("latency.*"):
         old.unlink()
     # One client has few transactions, so all are kept; with more, every fourth is plenty for a p99.
     rate = "1" if clients == 1 else "0.25"
-    threads = min(clients, 2)
+    threads = min(clients, threads)
     with _watched(running) as cpu:
         output = bench.database.client(
             "pgbench",
@@ -177,10 +182,15 @@ def warm_up(bench: Bench, running: Running) -> None:
     _pgbench(replace(bench, seconds=1), running, POOL_SIZE)
 
 
-def login(bench: Bench, running: Running) -> Numbers:
-    """A new connection for every statement; clients log in with SCRAM."""
-    numbers = _pgbench(bench, running, 8, "-C")
-    return {key: numbers[key] for key in ("tps", "cpu") if key in numbers}
+def login(at_once: int) -> Scenario:
+    """A new connection for every statement of 8 clients, who log in with SCRAM. pgbench logs in one client of
+    each of its threads at a time."""
+
+    def measure(bench: Bench, running: Running) -> Numbers:
+        numbers = _pgbench(bench, running, 8, "-C", threads=at_once)
+        return {key: numbers[key] for key in ("tps", "cpu") if key in numbers}
+
+    return Scenario("login" if at_once == 8 else f"login, {at_once} at once", measure, LOGIN)
 
 
 def copy(bench: Bench, running: Running) -> Numbers:
@@ -293,7 +303,7 @@ def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
     return [
         *found,
         *(select(mode, clients, CROWDED) for mode in modes for clients in CROWDS),
-        Scenario("login", login, LOGIN),
+        *(login(at_once) for at_once in (8, 2)),
         Scenario("copy", copy, fresh=True),
         Scenario("idle", idle, fresh=True, proxies_only=True),
         Scenario("renewal", renewal, RENEWING, ours_only=True),

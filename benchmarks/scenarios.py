@@ -49,6 +49,7 @@ as soon as they are answered would fill more of the pool with long statements wh
 UNSHARED = ", no batching"
 READ = "SELECT abalance FROM pgbench_accounts WHERE aid ="
 WRITE = "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid ="
+BY_TWOS = "login, 2 at once"
 IN_TURN = "replicas, in turn"
 IN_TURN_BOUNDED = "replicas, in turn, bounded"
 NEAR = 0.25
@@ -182,7 +183,7 @@ def warm_up(bench: Bench, running: Running) -> None:
     _pgbench(replace(bench, seconds=1), running, POOL_SIZE)
 
 
-def login(at_once: int) -> Scenario:
+def login(name: str, at_once: int) -> Scenario:
     """A new connection for every statement of 8 clients, who log in with SCRAM. pgbench logs in one client of
     each of its threads at a time."""
 
@@ -190,7 +191,7 @@ def login(at_once: int) -> Scenario:
         numbers = _pgbench(bench, running, 8, "-C", threads=at_once)
         return {key: numbers[key] for key in ("tps", "cpu") if key in numbers}
 
-    return Scenario("login" if at_once == 8 else f"login, {at_once} at once", measure, LOGIN)
+    return Scenario(name, measure, LOGIN)
 
 
 def copy(bench: Bench, running: Running) -> Numbers:
@@ -303,7 +304,8 @@ def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
     return [
         *found,
         *(select(mode, clients, CROWDED) for mode in modes for clients in CROWDS),
-        *(login(at_once) for at_once in (8, 2)),
+        login("login", 8),
+        login(BY_TWOS, 2),
         Scenario("copy", copy, fresh=True),
         Scenario("idle", idle, fresh=True, proxies_only=True),
         Scenario("renewal", renewal, RENEWING, ours_only=True),

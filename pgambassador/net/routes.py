@@ -70,13 +70,12 @@ class Circle:
     def decide(self, text: bytes) -> Decision:
         """Where a statement goes."""
         suspects, sql = self._routes.suspects, parse.decode(text)
-        if not suspects.among(text):
-            return decide(sql, self._routes.catalog, self.overrides)
-        if suspects is EVERYBODY:
-            found = decide(sql, self._routes.catalog, self.overrides)
-            if found.seems_to_read:
-                return replace(PUZZLING, wait_timeout=found.wait_timeout)
-        return replace(SUSPECT, wait_timeout=said(sql).wait_timeout)
+        if suspects is not EVERYBODY and suspects.among(text):
+            return replace(SUSPECT, wait_timeout=said(sql).wait_timeout)
+        found = decide(sql, self._routes.catalog, self.overrides)
+        if suspects is not EVERYBODY:
+            return found
+        return replace(PUZZLING if found.seems_to_read else SUSPECT, wait_timeout=found.wait_timeout)
 
 
 SUSPECT: Final = Decision("session", "primary", "may change its session, by what its functions do")

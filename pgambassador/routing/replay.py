@@ -126,18 +126,20 @@ def kind_together(kinds: list[Kind]) -> Kind:
 
 
 _BLANK: Final = rb"(?:\s|--[^\r\n]*(?:[\r\n]|\Z)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)"
+_BEGINNING: Final = rb"(?is)(?:" + _BLANK + rb"|;)*"
+"""What may stand before a statement, whatever its letters' case."""
 _END: Final = re.compile(
-    rb"(?is)(?:" + _BLANK + rb"|;)*(?:(commit|end)|rollback|abort)\b"
+    _BEGINNING + rb"(?:(commit|end)|rollback|abort)\b"
     rb"(?:" + _BLANK + rb"+(?:work|transaction)\b)?"
     rb"(?:" + _BLANK + rb"+and" + _BLANK + rb"+no" + _BLANK + rb"+chain\b)?"
     rb"" + _BLANK + rb"*(;(?:" + _BLANK + rb"|;)*)?(.*)\Z"
 )
 _INSIDE: Final = re.compile(
-    rb"(?is)(?:" + _BLANK + rb"|;)*(?:savepoint|release|"
+    _BEGINNING + rb"(?:savepoint|release|"
     rb"rollback" + _BLANK + rb"+(?:(?:work|transaction)" + _BLANK + rb"+)?to)\b"
 )
 """What is about its transaction and does not end it."""
-_SETS: Final = re.compile(rb"(?is)(?:" + _BLANK + rb"|;)*(?:set|reset|discard|deallocate)\b")
+_SETS: Final = re.compile(_BEGINNING + rb"(?:set|reset|discard|deallocate)\b")
 """What is about its session, and in a transaction about that."""
 _READ_MOST: Final = 4096
 

@@ -105,6 +105,17 @@ def served(play: Keeping, first: bytes = WRITE) -> tuple[Client, Server]:
     return client, server
 
 
+def prepared(play: Keeping, asked: bytes) -> tuple[Client, Server]:
+    """A client that has prepared a statement, and the server that knows it."""
+    client = play.client()
+    client.sends(asked)
+    server = opened(play)
+    server.read_all()
+    server.sends(PARSE_COMPLETE, IDLE)
+    client.gets(PARSE_COMPLETE, IDLE)
+    return client, server
+
+
 def within(play: Keeping) -> tuple[Client, Server]:
     """A client in a transaction."""
     client, server = served(play, BEGIN)
@@ -776,13 +787,7 @@ def test_what_went_with_its_connection_is_asked_again(
 
 def test_names_given_back_are_given_back_again(play: Keeping) -> None:
     """The server is told of a client's own name, each time."""
-    client = play.client()
-    made = parse(b"mine", b"select a from t") + SYNC
-    client.sends(made)
-    server = opened(play)
-    server.read_all()
-    server.sends(PARSE_COMPLETE, IDLE)
-    client.gets(PARSE_COMPLETE, IDLE)
+    client, server = prepared(play, parse(b"mine", b"select a from t") + SYNC)
     gone = query("deallocate mine")
     client.sends(gone)
     said = server.read_all()
@@ -946,12 +951,7 @@ def test_what_comes_behind_a_whole_one_is_not_taken_for_it(play: Keeping) -> Non
 
 
 def test_a_statement_that_is_closed_behind_its_use_is_there_when_that_is_asked_again(play: Keeping) -> None:
-    client = play.client()
-    client.sends(parse(b"mine", b"select a from t") + SYNC)
-    server = opened(play)
-    server.read_all()
-    server.sends(PARSE_COMPLETE, IDLE)
-    client.gets(PARSE_COMPLETE, IDLE)
+    client, server = prepared(play, parse(b"mine", b"select a from t") + SYNC)
     close = build.frame(ord("C"), b"Smine\0")
     client.sends(bind(b"mine") + execute() + close + SYNC)
     asked = server.read_all()
@@ -1299,13 +1299,8 @@ def test_nor_is_what_was_still_to_be_asked(play: Keeping) -> None:
 
 
 def test_a_name_that_is_given_again_while_its_client_is_surveyed(play: Keeping) -> None:
-    client = play.client()
     asked = parse(b"s", b"select a from t") + SYNC
-    client.sends(asked)
-    server = opened(play)
-    server.read_all()
-    server.sends(PARSE_COMPLETE, IDLE)
-    client.gets(PARSE_COMPLETE, IDLE)
+    client, server = prepared(play, asked)
     client.sends(SET)
     server.answers(SET, complete("SET"), IDLE)
     client.gets(complete("SET"), IDLE)

@@ -138,9 +138,11 @@ class Keyring:
             return self._issued(kept, kept.secret, fresh=False)
 
     def newer(self, login: Login, than: Issued) -> Issued | None:
-        """What has come since, if it is another secret."""
+        """What has come since, if it is another secret that has not ended as well."""
         kept = self._entry(login)
         if kept.secret is None or kept.number <= than.number or kept.secret == than.secret:
+            return None
+        if self.is_over(kept.secret):
             return None
         return self._issued(kept, kept.secret, fresh=True)
 

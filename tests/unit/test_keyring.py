@@ -507,6 +507,19 @@ def test_but_if_it_has_ended_while_the_login_was_under_way() -> None:
     assert held(place, attempt) == second
 
 
+def test_another_that_has_ended_as_well_is_not_tried() -> None:
+    """A login took long: meanwhile there was a renewal, and the clock jumped over the end of that one, too."""
+    place = Place()
+    attempt, _ = place.get()
+    place.pass_time(0.8 * LIFE)
+    place.answer()
+    place.wall += 2 * LIFE
+    asked = refuse(place, attempt)
+    third = place.answer()
+    assert asked.result() is True
+    assert held(place, attempt) == third
+
+
 def test_not_if_the_source_says_the_same() -> None:
     place = Place()
     _, secret = place.get()

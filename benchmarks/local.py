@@ -37,7 +37,11 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
 
 
 class Program:
-    """A server in the background, its output in a file.  `drop`: it refuses to run as root."""
+    """A server in the background, its output in a file.  `drop`: it refuses to run as root.
+
+    It has a session of its own, as a service has: where Linux shares processors out by session (`autogroup`),
+    it would have to share what the load gets, beside servers' processes of which each has a session.
+    """
 
     def __init__(self, argv: Sequence[str], log: Path, *, drop: bool = False) -> None:
         self.log = log
@@ -48,6 +52,7 @@ class Program:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
+                    start_new_session=True,
                     **(account().identity if drop else {}),
                 )
             except OSError as error:

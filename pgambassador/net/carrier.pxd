@@ -12,6 +12,8 @@ cdef class Carrier(Answers):
     cdef double answered_at
     cdef double boarded
     cdef double departed
+    # When those who share it were sent elsewhere, all of them: nobody awaits what is left.
+    cdef double forsaken
     # Who is speaking shares the Sync of who speaks next.
     cdef bint joining
     # Who is speaking says one of the statements of a simple query.

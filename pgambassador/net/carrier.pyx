@@ -26,6 +26,9 @@ from pgambassador.wire import build
 # processor for a while is what the slowest hundredth of answers comes from.
 cdef double PATIENCE = 0.002
 cdef double UNUSUAL = 4
+# Then the first of those who share its Sync asks again as well, which may be what takes long: so much is lost at most.
+cdef double LOST = 0.02
+cdef double LOST_UNUSUAL = 8
 
 cdef bytes SYNC = b"S\x00\x00\x00\x04"
 # A text that several have written is no longer than this.
@@ -57,6 +60,7 @@ cdef class Carrier(Answers):
         self.last = None
         self.unfamiliar = True
         self.departed = self.boarded = now
+        self.forsaken = 0
         self.joining = False
         for client in clients:
             client.board(self, now)
@@ -176,15 +180,20 @@ cdef class Carrier(Answers):
         anybody still rides."""
         cdef Client first
         cdef double usual = self.home.first_answer
+        cdef double passed = now - max(self.boarded, self.answered_at)
         if self.riders is None or self.closed or not self.ledger.count:
             return False
         first = <Client>self.ledger.head().owner
         if first is not None:
             usual = max(usual, first.expected)
-        if now - max(self.boarded, self.answered_at) >= max(PATIENCE, UNUSUAL * usual):
-            # If it shares its Sync another one may be what takes long. It stays all the same: its timeouts are what
-            # ends a statement that nobody else waits for any more.
+        if passed >= max(PATIENCE, UNUSUAL * usual):
             self.clear_behind(first)
+        if first is not None and first.request is not None and self.shared(self.ending(0)) and (
+            passed >= max(LOST, LOST_UNUSUAL * usual)
+        ):
+            # Another one may be what takes long, for a lock perhaps that this client holds in another session.
+            self.clear_behind(None)
+            self.forsaken = now
         return True
 
     cdef Py_ssize_t ending(self, Py_ssize_t i) noexcept:
@@ -276,7 +285,8 @@ cdef class Carrier(Answers):
     def running(self):
         """Whose answer comes next of those that clients await, since when the server has had what it answers, the
         note of that, which of all that was ever asked here ends it, and whether others share its Sync; None if no
-        client awaits any. Up to a Sync the server keeps answers to itself, and what of it runs cannot be told."""
+        client awaits any. Up to a Sync the server keeps answers to itself, and what of it runs cannot be told. Of what
+        was forsaken, because it took long, it is nobody's, since then."""
         cdef Py_ssize_t first, last
         cdef Entry *entry
         for first in range(self.ledger.count):
@@ -284,8 +294,9 @@ cdef class Carrier(Answers):
             if entry.action == FORWARD and entry.kind != c'c':
                 break
         else:
-            return None
+            if not self.forsaken or not self.ledger.count:
+                return None
+            return None, max(self.forsaken, self.answered_at), None, self.turn + self.ending(0), True
         last = self.ending(first)
         since = max(entry.started, self.answered_at)
-        number = self.ledger.total - self.ledger.count + last
-        return <object>entry.owner, since, <object>entry.note, number, self.shared(last)
+        return <object>entry.owner, since, <object>entry.note, self.turn + last, self.shared(last)

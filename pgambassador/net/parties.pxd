@@ -91,7 +91,7 @@ cdef class Home:
     # Seconds that those who share a transaction usually take at most; 0: nobody does.
     cdef public double together
     # Seconds that those who share a connection usually wait for the first of their answers.
-    cdef double first_answer
+    cdef public double first_answer
     cdef public Py_ssize_t statement_limit
     cdef public object policy
     cdef public Py_ssize_t high_water

@@ -36,6 +36,7 @@ class Home:
     sticky: bool
     standby: bool
     together: float
+    first_answer: float
     statement_limit: int
     high_water: int
     @property

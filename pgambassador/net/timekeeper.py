@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GRACE = 10.0
-TOGETHER_MOST: Final = 0.25
-"""Seconds that a client's answer may be held back by those with whom it shares a transaction."""
+FORSAKEN_MOST: Final = 0.25
+"""Seconds that a read goes on which nobody awaits any more, since all who shared its connection have left."""
 _WIDTH: Final = 0.25
 _FOR_EVER: Final = 1e300
 _WORDS: Final = {
@@ -128,6 +128,8 @@ class Timekeeper:
         shared: bool,
         now: float,
     ) -> None:
+        if session is None and now - since >= FORSAKEN_MOST:
+            self._cancel(backend, number, now)
         if not isinstance(session, Session):
             return
         timeouts = session.facts.allowance.timeouts
@@ -141,9 +143,6 @@ class Timekeeper:
         if b"pgambassador" in text.lower():
             hint = _hinted(text)
             limit = limit if hint is None else hint
-        if session.riding and shared and session.unheard:
-            # A neighbour may wait for a lock, perhaps one that this client holds in another session.
-            limit = TOGETHER_MOST if limit is None else min(limit, TOGETHER_MOST)
         if limit is None or now - since < limit:
             return
         if session.riding and shared:

@@ -5,12 +5,14 @@ Nothing here measures times: what takes too long does not end by itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -577,47 +579,84 @@ def test_nobody_else_is_cancelled(
     wait_until(lambda: set(sessions(observer).values()) <= {"idle"}, "the end of all statements")
 
 
-@pytest.mark.parametrize("protocol", ["simple", "extended"])
-def test_those_who_share_its_connection_are_answered(
-    protocol: str, primary: Postgres, ambassador: Callable[..., Ambassador], observer: Connection
-) -> None:
-    """Reads that were brief until now share a write; one of them meets a lock."""
-    proxy = ambassador(url(primary), pool={"size": 1}, timeouts={"statement": "500ms"})
-    with Wire.session(proxy.port) as owner:
-        owner.ask("create table if not exists met (x int); create table if not exists clear (x int)")
-    observer.execute("select 1")
-    clients = [Wire.session(proxy.port) for _ in range(8)]
-    try:
-        batches = lambda: proxy.metrics().total("pgambassador_batches_total")  # noqa: E731
+class Crowd:
+    """Clients that ask all at once and share connections, for what they ask is known to be brief."""
 
-        def round_of(text: Callable[[int], str]) -> list[Any]:
-            for number, client in enumerate(clients):
-                client.send(
-                    build.query(text(number))
-                    if protocol == "simple"
-                    else extended(text(number).encode()) + SYNC
-                )
-            return [client.until("Z") for client in clients]
+    def __init__(self, proxy: Ambassador, protocol: str) -> None:
+        self.protocol = protocol
+        self.clients = [Wire.session(proxy.port) for _ in range(8)]
+        batches = lambda: proxy.metrics().total("pgambassador_batches_total")  # noqa: E731
 
         def shared() -> bool:
             before = batches()
             for _ in range(10):
-                round_of(lambda number: "select * from clear" if number else "select * from met")
+                self.ask(lambda number: "select * from clear" if number else "select * from met")
+                self.heard()
             return batches() > before
 
         wait_until(shared, "clients that share a connection", deadline=20)
+
+    def ask(self, text: Callable[[int], str]) -> None:
+        for number, client in enumerate(self.clients):
+            asked = text(number)
+            simple = self.protocol == "simple"
+            client.send(build.query(asked) if simple else extended(asked.encode()) + SYNC)
+
+    def heard(self) -> list[Any]:
+        return [client.until("Z") for client in self.clients]
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.socket.close()
+
+
+@pytest.fixture
+def tables(primary: Postgres) -> Iterator[None]:
+    primary.sql("create table met (); create table clear ()", database="app")
+    primary.sql("grant select on met, clear to app", database="app")
+    yield
+    primary.sql("drop table met, clear", database="app")
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("protocol", ["simple", "extended"])
+def test_those_who_share_its_connection_are_answered(
+    protocol: str, primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """Reads that were brief until now share a write; one of them meets a lock."""
+    proxy = ambassador(url(primary), pool={"size": 1}, timeouts={"statement": "500ms"})
+    crowd = Crowd(proxy, protocol)
+    with contextlib.closing(crowd):
         with psycopg.connect(primary.url(database="app")) as locker:
             locker.execute("lock table met in access exclusive mode")
             for _ in range(3):
-                answers = round_of(lambda number: f"select * from {'met' if number == 3 else 'clear'}")
+                crowd.ask(lambda number: f"select * from {'met' if number == 3 else 'clear'}")
+                answers = crowd.heard()
                 assert "statement timeout of 0.5 s" in answers[3].error.fields["M"]
                 assert not [answer for answer in answers[:3] + answers[4:] if "E" in answer.kinds]
-        assert not [each for each in round_of(lambda number: "select * from met") if "E" in each.kinds]
-    finally:
-        for client in clients:
-            client.socket.close()
-    with Wire.session(proxy.port) as owner:
-        owner.ask("drop table met; drop table clear")
+        crowd.ask(lambda number: "select * from met")
+        assert not [each for each in crowd.heard() if "E" in each.kinds]
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("protocol", ["simple", "extended"])
+def test_they_are_without_a_limit_too(
+    protocol: str, primary: Postgres, ambassador: Callable[..., Ambassador]
+) -> None:
+    """Who met the lock waits for it, alone. What those who went elsewhere have left behind is cancelled."""
+    blocked = "select count(*) from pg_locks where relation = 'met'::regclass and not granted;"
+    proxy = ambassador(url(primary), pool={"size": 3})
+    crowd = Crowd(proxy, protocol)
+    with contextlib.closing(crowd):
+        with psycopg.connect(primary.url(database="app")) as locker:
+            locker.execute("lock table met in access exclusive mode")
+            crowd.ask(lambda number: f"select * from {'met' if number == 5 else 'clear'}")
+            late = crowd.clients.pop(5)
+            assert not [each for each in crowd.heard() if "E" in each.kinds]
+            wait_until(lambda: primary.sql(blocked, database="app") == "1", "the other is cancelled")
+            assert not select.select([late.socket], [], [], 0)[0]
+        assert "E" not in late.until("Z").kinds
+        late.socket.close()
 
 
 # Opening connections.

@@ -508,7 +508,7 @@ def test_but_if_it_has_ended_while_the_login_was_under_way() -> None:
 
 
 def test_another_that_has_ended_as_well_is_not_tried() -> None:
-    """A login took long: meanwhile there was a renewal, and the clock jumped over the end of that one, too."""
+    """A login took long: meanwhile there was a renewal, and the clock jumped over its end, too."""
     place = Place()
     attempt, _ = place.get()
     place.pass_time(0.8 * LIFE)

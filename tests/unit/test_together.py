@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -47,6 +48,25 @@ ASKED = extended(SQL)
 FAILED = PARSE_COMPLETE + BIND_COMPLETE + error("22012")
 LATE = math.inf
 CANCELED = build.error_response("ERROR", "57014", "canceling statement")
+
+
+PATIENCE, LOST = 5, 9
+"""Times what an answer takes usually, until all but the first ask elsewhere, and until that does."""
+
+
+def passes(queue: Queue, times: float) -> float:
+    """So much, with nothing answered: what time it is then."""
+    queue.play.lane.first_answer = 1000.0
+    now = time.monotonic() + times * 1000.0
+    assert queue.server.backend.relieve(now)
+    return now
+
+
+def awaited(queue: Queue) -> tuple[object, float]:
+    """Whose answer comes next, and since when."""
+    running = queue.server.backend.running
+    assert running is not None
+    return running[:2]
 
 
 def unsynced(asked: bytes) -> bytes:
@@ -311,15 +331,37 @@ def test_a_cancel_request_that_hits_somebody_else_is_not_noticed(play: Playbook)
 
 
 def test_those_behind_one_that_takes_long_ask_elsewhere(play: Playbook) -> None:
-    """The first stays, though it may be another that takes long: what is nobody's has no timeout."""
     play.lane.limit = 2
     queue, clients = crowd(play)
-    assert queue.server.backend.relieve(LATE)
-    assert queue.server.backend.running is not None
+    passes(queue, PATIENCE)
+    assert awaited(queue)[0] is clients[0].session
     serve(play.server(), clients[1:])
     queue.server.sends(answers(b"0", b"old", b"older"), IDLE)
     clients[0].gets(extended_answer(b"0"))
     assert queue.server.is_idle and not queue.server.backend.relieve(LATE)
+
+
+def test_in_the_end_the_first_does_so_too(play: Playbook) -> None:
+    """It may be another that takes long. Nobody awaits what is left, which is known from then on."""
+    play.lane.limit = 2
+    queue, clients = crowd(play)
+    now = passes(queue, LOST)
+    assert awaited(queue) == (None, now)
+    serve(play.server(), clients)
+    queue.server.sends(answers(b"lost", b"old", b"older"), IDLE)
+    assert queue.server.is_idle and queue.server.backend.running is None
+
+
+def test_who_has_a_sync_of_its_own_waits_for_its_own(play: Playbook) -> None:
+    queue = Queue(play)
+    play.lane.together = 0
+    clients = [queue.waits(ASKED) for _ in range(2)]
+    queue.moves()
+    passes(queue, LOST)
+    assert awaited(queue)[0] is clients[0].session
+    queue.server.answers((ASKED, ASKED), extended_answer(b"0"), extended_answer(b"old"))
+    clients[0].gets(extended_answer(b"0"))
+    serve(queue.server, clients[1:])
 
 
 def test_the_last_of_them_is_the_one_that_takes_long(play: Playbook) -> None:

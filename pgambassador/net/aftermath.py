@@ -143,7 +143,7 @@ class Aftermath:
         unknown = self.outcomes["unknown"]
         fate = None
         asked = _all_asked(session, loss)
-        if asked is not None and not self._keeper.timekeeper.has_given_up(backend):
+        if asked is not None and not self._keeper.timekeeper.has_given_up(session, backend):
             fate = (
                 self._rolled_back(session, loss, asked)
                 or self._replayed(session, loss, asked)
@@ -173,7 +173,7 @@ class Aftermath:
         """A server has refused a statement outside a transaction: when it is asked again, if it is."""
         demoted = sqlstate == STANDBY and backend.home is self._keeper.lane
         told = not demoted or backend.parameters.get("in_hot_standby") == "on"
-        if not told or self._keeper.timekeeper.has_given_up(backend) or session.facts.failures:
+        if not told or self._keeper.timekeeper.has_given_up(session, backend) or session.facts.failures:
             return None  # or its server has not told yet what it has set
         self.riddles.forget(session)
         asked = asked_by(request, unnamed, session)

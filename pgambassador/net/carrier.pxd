@@ -12,7 +12,7 @@ cdef class Carrier(Answers):
     cdef double answered_at
     cdef double boarded
     cdef double departed
-    # When those who share it were sent elsewhere, all of them: nobody awaits what is left.
+    # When it was noticed that nobody awaits what is left of those who have shared it.
     cdef double forsaken
     # Who is speaking shares the Sync of who speaks next.
     cdef bint joining
@@ -31,6 +31,7 @@ cdef class Carrier(Answers):
     cdef int close_nothing(self, Client client, bytes frame, bytes before, double now) except -1
     cdef int land(self) except -1
     cdef int dismiss(self, list landing) except -1
+    cdef Py_ssize_t awaited(self) noexcept
     cdef Py_ssize_t ending(self, Py_ssize_t i) noexcept
     cdef bint shared(self, Py_ssize_t ending) noexcept
     cdef bint owes(self, Py_ssize_t size) noexcept

@@ -193,8 +193,22 @@ cdef class Carrier(Answers):
         ):
             # Another one may be what takes long, for a lock perhaps that this client holds in another session.
             self.clear_behind(None)
+        if not self.forsaken and self.awaited() < 0:
             self.forsaken = now
+            if self.departed:
+                self.home.first_answer *= 1.05
+                self.departed = 0
         return True
+
+    cdef Py_ssize_t awaited(self) noexcept:
+        """Which is the first answer that a client awaits; -1: none."""
+        cdef Py_ssize_t i
+        cdef Entry *entry
+        for i in range(self.ledger.count):
+            entry = &self.ledger.ring[(self.ledger.first + i) & self.ledger.mask]
+            if entry.action == FORWARD and entry.kind != c'c':
+                return i
+        return -1
 
     cdef Py_ssize_t ending(self, Py_ssize_t i) noexcept:
         """Which answer from now is the last of the statement of which this one is."""
@@ -285,18 +299,15 @@ cdef class Carrier(Answers):
     def running(self):
         """Whose answer comes next of those that clients await, since when the server has had what it answers, the
         note of that, which of all that was ever asked here ends it, and whether others share its Sync; None if no
-        client awaits any. Up to a Sync the server keeps answers to itself, and what of it runs cannot be told. Of what
-        was forsaken, because it took long, it is nobody's, since then."""
-        cdef Py_ssize_t first, last
+        client awaits any. Up to a Sync the server keeps answers to itself, and what of it runs cannot be told. What
+        clients have left here is nobody's, since it was noticed."""
+        cdef Py_ssize_t first = self.awaited(), last
         cdef Entry *entry
-        for first in range(self.ledger.count):
-            entry = &self.ledger.ring[(self.ledger.first + first) & self.ledger.mask]
-            if entry.action == FORWARD and entry.kind != c'c':
-                break
-        else:
-            if not self.forsaken or not self.ledger.count:
+        if first < 0:
+            if self.riders is None or not self.forsaken or not self.ledger.count:
                 return None
-            return None, max(self.forsaken, self.answered_at), None, self.turn + self.ending(0), True
+            return None, self.forsaken, None, self.turn + self.ending(0), True
+        entry = &self.ledger.ring[(self.ledger.first + first) & self.ledger.mask]
         last = self.ending(first)
         since = max(entry.started, self.answered_at)
         return <object>entry.owner, since, <object>entry.note, self.turn + last, self.shared(last)

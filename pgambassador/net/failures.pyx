@@ -256,7 +256,7 @@ cdef class Failures:
             return self.not_here()
         if owner is self.second:
             return True
-        return self.riders is not None and self.sqlstate == "57014"
+        return self.riders is not None and self.sqlstate in ("57014", "26000")  # who was to teach it may have failed
 
     cdef int repeat(self, Client owner) except -1:
         """Nothing of the answer reaches its client, who asks again, elsewhere."""
@@ -266,7 +266,7 @@ cdef class Failures:
         owner.suspected = head.kind == c'q' and not self.not_here()
         self.reader = self.second = None
         if head.kind != c'Q' and head.kind != c'S':
-            if self.sqlstate == "42P05":
+            if self.sqlstate == "42P05" or self.sqlstate == "26000" and <object>head.note in self.prepared:
                 self.retiring = True
             elif <object>head.note in self.prepared:
                 self.doubt(<Statement>head.note)

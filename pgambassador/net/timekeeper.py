@@ -15,7 +15,7 @@ import logging
 import time
 from collections import Counter
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pgambassador.config import Allowance
 from pgambassador.config.timeouts import PREFIX
@@ -46,6 +46,14 @@ _WORDS: Final = {
 }
 
 
+class _GivenUp(NamedTuple):
+    """What was cancelled: whose it was, which of all that was ever asked there ends it, and when."""
+
+    session: Session | None
+    number: int
+    at: float
+
+
 class Timekeeper:
     """Belongs to a keeper; `counts` is what was ended, by the timeout's name, and `unanswered` requests."""
 
@@ -53,7 +61,7 @@ class Timekeeper:
         self.counts: Counter[str] = Counter({"statement": 0, **dict.fromkeys(_WORDS, 0), "unanswered": 0})
         self._keeper = keeper
         self._resting: Wheel[Session] = Wheel(_WIDTH)
-        self._given_up: dict[Backend, tuple[int, float]] = {}
+        self._given_up: dict[Backend, _GivenUp] = {}
 
     def allow(self, session: Session, allowance: Allowance, now: float) -> None:
         """So much a session may take, from now on, unless it has set otherwise."""
@@ -100,7 +108,7 @@ class Timekeeper:
 
     def _forget(self, now: float) -> None:
         """What was given up is over, or it is with its connection."""
-        for backend, (number, at) in list(self._given_up.items()):
+        for backend, (_, number, at) in list(self._given_up.items()):
             if backend.closed or not backend.still_owes(number):
                 del self._given_up[backend]
             elif now - at >= GRACE:
@@ -114,9 +122,10 @@ class Timekeeper:
                     backend.close("its client did not read an answer that took too long")
                 del self._given_up[backend]
 
-    def has_given_up(self, backend: Backend) -> bool:
-        """Whether what its client awaits has taken too long, so that it is not asked again."""
-        return backend in self._given_up
+    def has_given_up(self, session: Session, backend: Backend) -> bool:
+        """Whether what it awaits there has taken too long, so that it is not asked again."""
+        given_up = self._given_up.get(backend)
+        return given_up is not None and given_up.session is session
 
     def _busy(
         self,
@@ -129,7 +138,7 @@ class Timekeeper:
         now: float,
     ) -> None:
         if session is None and now - since >= FORSAKEN_MOST:
-            self._cancel(backend, number, now)
+            self._cancel(backend, None, number, now)
         if not isinstance(session, Session):
             return
         timeouts = session.facts.allowance.timeouts
@@ -148,7 +157,7 @@ class Timekeeper:
         if session.riding and shared:
             # Whose statement it is cannot be told. They ask again, each for itself.
             backend.scatter()
-            self._cancel(backend, number, now)
+            self._cancel(backend, None, number, now)
         else:
             self._give_up(backend, session, number, "statement", limit, now)
 
@@ -163,10 +172,10 @@ class Timekeeper:
         if backend.session is session:
             session.hold()
         backend.give_up(number, why)
-        self._cancel(backend, number, now)
+        self._cancel(backend, session, number, now)
 
-    def _cancel(self, backend: Backend, number: int, now: float) -> None:
-        self._given_up[backend] = number, now
+    def _cancel(self, backend: Backend, session: Session | None, number: int, now: float) -> None:
+        self._given_up[backend] = _GivenUp(session, number, now)
         if not backend.cancelling:
             spawn(self._keeper.cancel(backend), "cancel what takes too long")
 

@@ -274,6 +274,7 @@ def test_where_several_share_a_sync_it_cannot_be_told_whose_statement_it_is(
     play.loop.run()
     assert cancelled == [queue.server.backend]
     assert not any(timekeeper.counts.values())
+    assert not any(timekeeper.has_given_up(each.session, queue.server.backend) for each in clients)
     queue.server.sends(CANCELED, IDLE)
     for number in range(3):
         queue.server.gets(asked)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgambassador.net.backend import Backend
+from pgambassador.net.lane import Borrower
 from pgambassador.wire import build
 from tests.crowd import (
     READ,
@@ -246,33 +249,52 @@ def test_an_error_is_that_of_one_alone_and_who_was_not_heard_asks_again(play: Pl
     assert play.lane.repeated == 2 - who
 
 
-def test_what_was_taught_behind_an_error_is_taught_again(play: Playbook) -> None:
+KNOWN = parse(b"pga_1", SQL)
+RUN = bind(b"pga_1") + execute() + SYNC
+
+
+def run_where_it_is_not_known(play: Playbook, many: int) -> tuple[Queue, Client, list[Client]]:
+    """One asks what will fail, and behind it so many run a statement that they have prepared elsewhere."""
     queue = Queue(play)
-    named = parse(b"s", SQL) + describe(b"s") + SYNC
-    first, second = queue.waits(named), queue.waits(ASKED)
+    described = parameter_description() + columns(b"mark") + IDLE
+    clients = [queue.waits(parse(b"s", SQL) + describe(b"s") + SYNC) for _ in range(many)]
     queue.moves()
-    known = parse(b"pga_1", SQL)
-    queue.server.answers(
-        known + describe(b"pga_1") + SYNC, PARSE_COMPLETE, parameter_description(), columns(b"mark"), IDLE
-    )
-    first.gets(PARSE_COMPLETE, parameter_description(), columns(b"mark"), IDLE)
-    queue.server.answers(ASKED, extended_answer(b"2"))
-    second.gets(extended_answer(b"2"))
-    # Another connection, which does not know it.
+    for number, client in enumerate(clients):
+        asked = describe(b"pga_1") + SYNC
+        queue.server.answers(asked if number else KNOWN + asked, b"" if number else PARSE_COMPLETE, described)
+        client.gets(PARSE_COMPLETE, described)
     queue.server.leaves()
     queue.server = play.server()
     queue.holder.sends(query("begin"))
     queue.server.answers(query("begin"), complete("BEGIN"), b"Z\0\0\0\5T")
     queue.holder.gets(complete("BEGIN"), b"Z\0\0\0\5T")
-    run = bind(b"s") + execute() + SYNC
-    third = queue.waits(ASKED)
-    first.writes(run)
+    failing = queue.waits(ASKED)
+    for client in clients:
+        client.writes(bind(b"s") + execute() + SYNC)
     queue.moves()
-    run = bind(b"pga_1") + execute() + SYNC
-    queue.server.answers((unsynced(ASKED), known, run), FAILED, IDLE)
-    third.gets(FAILED, IDLE)
-    queue.server.answers((known, run), PARSE_COMPLETE, BIND_COMPLETE, complete("SELECT 0"), IDLE)
-    first.gets(BIND_COMPLETE, complete("SELECT 0"), IDLE)
+    return queue, failing, clients
+
+
+def test_what_was_taught_behind_an_error_is_taught_again(play: Playbook) -> None:
+    queue, failing, (client,) = run_where_it_is_not_known(play, 1)
+    queue.server.answers((unsynced(ASKED), KNOWN, RUN), FAILED, IDLE)
+    failing.gets(FAILED, IDLE)
+    queue.server.answers((KNOWN, RUN), PARSE_COMPLETE, BIND_COMPLETE, complete("SELECT 0"), IDLE)
+    client.gets(BIND_COMPLETE, complete("SELECT 0"), IDLE)
+
+
+def test_and_for_who_is_in_the_next_transaction(play: Playbook) -> None:
+    """What is known to say much shares with one neighbour at most."""
+    play.policy.routes.verdicts.of(SQL).said(3000)
+    queue, failing, (first, second) = run_where_it_is_not_known(play, 2)
+    unknown = error("26000")
+    queue.server.answers((unsynced(ASKED), KNOWN, RUN, RUN), FAILED, IDLE, unknown, IDLE)
+    failing.gets(FAILED, IDLE)
+    done = BIND_COMPLETE + complete("SELECT 0") + IDLE
+    queue.server.answers((KNOWN, RUN), PARSE_COMPLETE, done)
+    queue.server.answers(RUN, done)
+    first.gets(done)
+    second.gets(done)
 
 
 # Leaving, and being lost.
@@ -350,6 +372,33 @@ def test_in_the_end_the_first_does_so_too(play: Playbook) -> None:
     serve(play.server(), clients)
     queue.server.sends(answers(b"lost", b"old", b"older"), IDLE)
     assert queue.server.is_idle and queue.server.backend.running is None
+
+
+def test_what_is_asked_there_later_is_somebodys(play: Playbook) -> None:
+    """A question of ours has no client either."""
+    queue, clients = crowd(play)
+    passes(queue, LOST)
+    queue.server.sends(answers(b"lost", b"old", b"older"), IDLE)
+    serve(queue.server, clients)
+    borrowed: list[Backend] = []
+    play.lane.borrow(Borrower(lambda backend: borrowed.append(cast(Backend, backend))))
+    borrowed[0].ask(query("ours"), 1, lambda error: None)
+    queue.server.gets(query("ours"))
+    assert queue.server.backend.running is None
+    queue.server.sends(complete("OURS"), IDLE)
+
+
+def test_nobody_awaits_what_a_client_has_left(play: Playbook) -> None:
+    """The others ask elsewhere."""
+    play.lane.limit = 2
+    queue, clients = crowd(play)
+    clients[0].leaves()
+    assert awaited(queue)[0] is clients[1].session
+    now = passes(queue, PATIENCE)
+    assert awaited(queue) == (None, now)
+    serve(play.server(), clients[1:])
+    queue.server.sends(answers(b"gone", b"old", b"older"), IDLE)
+    assert queue.server.is_idle
 
 
 def test_who_has_a_sync_of_its_own_waits_for_its_own(play: Playbook) -> None:

@@ -585,7 +585,9 @@ class Crowd:
     def __init__(self, proxy: Ambassador, protocol: str) -> None:
         self.protocol = protocol
         self.clients = [Wire.session(proxy.port) for _ in range(8)]
-        batches = lambda: proxy.metrics().total("pgambassador_batches_total")  # noqa: E731
+
+        def batches() -> float:
+            return proxy.metrics().total("pgambassador_batches_total")
 
         def shared() -> bool:
             before = batches()

@@ -26,9 +26,9 @@ from pgambassador.wire import build
 # processor for a while is what the slowest hundredth of answers comes from.
 cdef double PATIENCE = 0.002
 cdef double UNUSUAL = 4
-# Then the first of those who share its Sync asks again as well. Not sooner, since it may be what takes long: where one
-# in a hundred takes 50 ms, and nothing but a literal tells which, 0.02 made the p99 of all others four times as long.
-cdef double LOST = 0.25
+# Then the first of those who share its Sync asks again as well. It may itself be what takes long: that has to be noted
+# (`lasts`) before it is asked again, for how long it takes then may be seldom enough.
+cdef double LOST = 0.02
 cdef double LOST_UNUSUAL = 8
 
 cdef bytes SYNC = b"S\x00\x00\x00\x04"
@@ -193,6 +193,7 @@ cdef class Carrier(Answers):
             passed >= max(LOST, LOST_UNUSUAL * usual)
         ):
             # Another one may be what takes long, for a lock perhaps that this client holds in another session.
+            first.lasts()
             self.clear_behind(None)
         if not self.forsaken and self.awaited() < 0:
             self.forsaken = now

@@ -272,6 +272,11 @@ cdef class Errands(Sight):
             return self.channel.start_reading()  # it was stopped if all had much to say
         return self.resume()
 
+    cdef int lasts(self) except -1:
+        if self.doing is not None:
+            self.doing.lasts()
+        return 0
+
     cdef int refuted(self) except -1:
         if self.doing is not None:
             self.doing.refuted()

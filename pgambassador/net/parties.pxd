@@ -78,6 +78,7 @@ cdef class Client:
     cdef int landed(self) except -1
     cdef int again(self, bint at_primary) except -1
     cdef int refuted(self) except -1
+    cdef int lasts(self) except -1
     cdef int undone(self) except -1
 
 cdef class Home:

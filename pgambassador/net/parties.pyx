@@ -103,6 +103,10 @@ cdef class Client:
         """What you have asked does more than read."""
         return 0
 
+    cdef int lasts(self) except -1:
+        """What you have asked takes long, or what a neighbour has asked in the same transaction."""
+        return 0
+
     cdef int undone(self) except -1:
         """What you ask again was taken back: your statements are those of before."""
         return 0

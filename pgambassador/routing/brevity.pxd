@@ -18,6 +18,7 @@ cdef class Brevity:
     cdef int left
 
     cpdef int took(self, double seconds, bint apart, bint alarms) noexcept
+    cpdef int lasts(self) noexcept
     cpdef int said(self, Py_ssize_t size) noexcept
     cpdef bint brief(self) noexcept
     cpdef bint steady(self) noexcept

@@ -76,6 +76,11 @@ cdef class Brevity:
             self.trust = TRUST
         return 0
 
+    cpdef int lasts(self) noexcept:
+        """It has been long, or another one with which it shares a transaction."""
+        self.stalls = min(self.stalls + (1 - self.stalls) * FORGOTTEN, OFTEN_LONG)
+        return 0
+
     cpdef int said(self, Py_ssize_t size) noexcept:
         self.volume = max(size, self.volume - (self.volume - size) * FORGOTTEN)
         return 0

@@ -59,6 +59,15 @@ def test_what_has_been_long_of_late_is_not_steady() -> None:
     assert brevity.steady()  # what fails is another matter
 
 
+def test_what_lasts_is_not_steady() -> None:
+    """It may have been a neighbour: what it takes itself is as it was."""
+    brevity = known(0)
+    brevity.lasts()
+    assert brevity.steady()
+    brevity.lasts()
+    assert (brevity.brief(), brevity.steady(), brevity.seconds, brevity.long_ones) == (True, False, 0, 0)
+
+
 @pytest.mark.parametrize(("share", "least", "most"), [(0.01, 0, 0), (1 / 4000, 9000, 10_000)])
 def test_what_is_long_again_and_again_is_never_steady(share: float, least: int, most: int) -> None:
     """However long it was quick in between, as chance has it."""

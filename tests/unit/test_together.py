@@ -374,6 +374,22 @@ def test_in_the_end_the_first_does_so_too(play: Playbook) -> None:
     assert queue.server.is_idle and queue.server.backend.running is None
 
 
+def test_what_has_lasted_twice_shares_none(play: Playbook) -> None:
+    """Nothing but a literal may tell when it is long; where it is asked anew it looks brief."""
+    queue = Queue(play)
+    verdict = play.policy.routes.verdicts.of(SQL)
+    for _ in range(2):
+        assert verdict.steady()
+        clients = [queue.waits(ASKED) for _ in range(2)]
+        queue.moves()
+        queue.server.gets(heard(2), SYNC)
+        passes(queue, LOST)
+        queue.server.sends(answers(b"lost", b"old"), IDLE)
+        serve(queue.server, clients)
+        queue.begins()
+    assert verdict.brief() and not verdict.steady()
+
+
 def test_what_is_asked_there_later_is_somebodys(play: Playbook) -> None:
     """A question of ours has no client either."""
     queue, clients = crowd(play)

@@ -24,8 +24,12 @@ cdef double MOMENT = 0.01
 # How many share a connection at most, and for how long together.
 cdef Py_ssize_t BATCH_MOST = 32
 cdef double BATCH_SECONDS = 0.010
-# How many of those that have spoken in one turn share a connection although others are idle.
-cdef Py_ssize_t GATHER_MOST = 8
+# How many of those that have spoken in one turn share a connection although others are idle: so many, or this part of
+# all who share one now, for so long together. The more, the fewer system calls there are, and the more processors of
+# the server may be idle.
+cdef Py_ssize_t GATHER_LEAST = 8
+cdef Py_ssize_t GATHER_PART = 3
+cdef double GATHER_SECONDS = 0.0025
 
 
 cdef class Waiter(Client):
@@ -132,6 +136,10 @@ cdef class Lane(Counting):
         cdef Backend backend
         cdef list riders
         cdef double now = clock()
+        cdef Py_ssize_t sharing = len(gathered)
+        for backend in self.carriers:
+            if backend.riders is not None:
+                sharing += len(backend.riders)
         self.gathered = deque()
         while True:
             first = self.first_of(gathered)
@@ -145,7 +153,7 @@ cdef class Lane(Counting):
                 continue
             riders = [first]
             if first.sharing and backend.state is first.state and backend.marked_by is None:
-                riders = self.collect(first, GATHER_MOST, gathered, now)
+                riders = self.collect(first, min(max(sharing // GATHER_PART, GATHER_LEAST), BATCH_MOST), gathered, now)
             self.give(backend, riders, now)
 
     def part(self):
@@ -220,14 +228,14 @@ cdef class Lane(Counting):
         Nobody is passed by who cannot share, and nobody who is soon done is behind one who is not."""
         cdef list riders = [first]
         cdef Waiter waiter = first
-        cdef double seconds = first.expected
+        cdef double seconds = first.expected, longest = BATCH_SECONDS if gathered is None else GATHER_SECONDS
         while len(riders) < most and waiter.sharing != LAST:
             waiter = self.front(now) if gathered is None else self.first_of(gathered)
             if waiter is None or waiter.sharing < LAST or waiter.state is not first.state:
                 break
             if waiter.sharing == ANYWHERE:
                 seconds += waiter.expected
-                if first.sharing != ANYWHERE or seconds > BATCH_SECONDS:
+                if first.sharing != ANYWHERE or seconds > longest:
                     break
             if gathered is None:
                 self.shift(now)

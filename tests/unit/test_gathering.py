@@ -64,9 +64,16 @@ def servers(play: Playbook) -> list[Server]:
     play.lane.limit = 1
     queue = Queue(play)
     queue.moves()
+    takes(play, 1e-6)
     play.lane.limit = 3
     queue.holder.leaves()
     return [queue.server, play.server(), play.server()]
+
+
+def takes(play: Playbook, seconds: float) -> None:
+    """So long is a server busy with the statement."""
+    for _ in range(1000):
+        play.policy.routes.verdicts.of(SQL).took(seconds, True, False)
 
 
 def speak(play: Playbook, clients: list[Client], *asked: bytes) -> None:
@@ -125,6 +132,31 @@ def test_more_than_go_together_have_several(play: Playbook, servers: list[Server
     speak(play, clients, *([READ] * 10))
     servers[2].answers(one(*[READ] * 8), *(part(b"%d" % number) for number in range(8)), IDLE)
     servers[1].answers(one(READ, READ), part(b"8"), part(b"9"), IDLE)
+    for number, client in enumerate(clients):
+        client.gets(answer(b"%d" % number))
+
+
+def test_of_very_many_a_third_goes_together(play: Playbook, servers: list[Server]) -> None:
+    """Of all who share a connection then, so that three servers' processes are at work."""
+    before = [play.client() for _ in range(10)]
+    speak(play, before, *([READ] * 10))
+    clients = [play.client() for _ in range(20)]
+    speak(play, clients, *([READ] * 20))
+    servers[0].answers(one(*[READ] * 10), *(part(b"%d" % number) for number in range(10)), IDLE)
+    for number, client in enumerate(clients[:10]):
+        client.gets(answer(b"%d" % number))
+    for client in (*before, *clients[10:]):
+        client.gets_nothing()
+    for server in servers:
+        server.leaves()
+
+
+def test_no_more_than_are_soon_done_go_together(play: Playbook, servers: list[Server]) -> None:
+    takes(play, 0.001)
+    clients = [play.client() for _ in range(4)]
+    speak(play, clients, *([READ] * 4))
+    for first in (0, 2):
+        servers[2 - first // 2].answers(one(READ, READ), part(b"%d" % first), part(b"%d" % (first + 1)), IDLE)
     for number, client in enumerate(clients):
         client.gets(answer(b"%d" % number))
 

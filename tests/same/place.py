@@ -95,11 +95,19 @@ class Place:
             for (prepared,) in inside.execute("select gid from pg_prepared_xacts").fetchall():
                 inside.execute(sql.SQL("rollback prepared {}").format(prepared))
             inside.execute(CLEAN + more)
-        self._leave()
-        before = self._name
-        self._count += 1
-        self._superuser.execute(f"alter database {before} rename to {self._name}")
+        wait_until(self._renamed, "another name of the database")
         return self._name
+
+    def _renamed(self) -> bool:
+        """An ambassador that was to ask about functions, and has lost its connection by `_leave`, may just be
+        opening another one, which nobody sees yet; it keeps the database in use when it is there."""
+        self._leave()
+        try:
+            self._superuser.execute(f"alter database {self._name} rename to same_{self._count + 1:06}")
+        except psycopg.errors.ObjectInUse:
+            return False
+        self._count += 1
+        return True
 
     def _leave(self) -> None:
         """Nobody is connected any more."""

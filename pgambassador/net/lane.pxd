@@ -63,6 +63,8 @@ cdef class Lane(Counting):
     cdef readonly bint crowded
     # Who has spoken in this turn and may share one.
     cdef object gathered
+    # How many clients have been at work lately at most, when several spoke at once.
+    cdef public double at_work
     # Of a standby's lane: what was acknowledged before then has been replayed there; its share; nearer ones first.
     cdef public double fresh_until
     cdef public double weight

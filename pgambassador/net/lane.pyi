@@ -71,6 +71,7 @@ class Lane(Counting):
     wary: bool
     contested: bool
     batching: bool
+    at_work: float
     fresh_until: float
     weight: float
     rank: int

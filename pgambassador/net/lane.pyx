@@ -26,7 +26,9 @@ cdef Py_ssize_t BATCH_MOST = 32
 cdef double BATCH_SECONDS = 0.010
 # How many of those that have spoken in one turn share a connection although others are idle: so many, or this part of
 # all who share one now, for so long together. The more, the fewer system calls there are, and the more processors of
-# the server may be idle.
+# the server may be idle. Where fewer than `GATHER_FROM` have been at work lately, those are worth more.
+cdef Py_ssize_t GATHER_FROM = 5
+cdef double LATELY = 0.98
 cdef Py_ssize_t GATHER_LEAST = 8
 cdef Py_ssize_t GATHER_PART = 3
 cdef double GATHER_SECONDS = 0.0025
@@ -133,13 +135,17 @@ cdef class Lane(Counting):
         """Give those who have gathered the connections that are idle, some of them together."""
         cdef object gathered = self.gathered
         cdef Waiter first
+        cdef Client rider
         cdef Backend backend
         cdef list riders
         cdef double now = clock()
-        cdef Py_ssize_t sharing = len(gathered)
+        cdef Py_ssize_t sharing = len(gathered), alone = self.total - len(self.idle)
         for backend in self.carriers:
             if backend.riders is not None:
-                sharing += len(backend.riders)
+                alone -= 1
+                for rider in backend.riders:
+                    sharing += rider.backend is backend
+        self.at_work = max(sharing + alone, self.at_work * LATELY)
         self.gathered = deque()
         while True:
             first = self.first_of(gathered)
@@ -152,7 +158,9 @@ cdef class Lane(Counting):
                 self.queue(first, now)
                 continue
             riders = [first]
-            if first.sharing and backend.state is first.state and backend.marked_by is None:
+            if first.sharing and backend.state is first.state and backend.marked_by is None and (
+                self.at_work >= GATHER_FROM
+            ):
                 riders = self.collect(first, min(max(sharing // GATHER_PART, GATHER_LEAST), BATCH_MOST), gathered, now)
             self.give(backend, riders, now)
 

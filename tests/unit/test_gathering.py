@@ -53,6 +53,7 @@ def play() -> Iterator[Playbook]:
     play = Playbook(policy=Routed(), limit=3, loop=loop)
     play.lane.batching = True
     play.lane.together = 60.0
+    play.lane.at_work = 100.0
     yield play
     play.end()
     loop.close()
@@ -94,6 +95,22 @@ def test_they_share_one(play: Playbook, servers: list[Server]) -> None:
     assert play.lane.batched == 3
     # They did not wait.
     assert sum(play.lane.wait_histogram[1:]) == 0
+
+
+def test_few_have_one_each(play: Playbook, servers: list[Server]) -> None:
+    """Until there have been more lately."""
+    play.lane.at_work = 0.0
+    clients = [play.client() for _ in range(3)]
+    speak(play, clients, READ, READ, READ)
+    for client, server in zip(clients, reversed(servers), strict=True):
+        server.answers(READ, answer(b"x"))
+        client.gets(answer(b"x"))
+    many = [*clients, play.client(), play.client()]
+    speak(play, many, *([READ] * 5))
+    servers[0].answers(one(*[READ] * 5), *[part(b"y")] * 5, IDLE)
+    for client in many:
+        client.gets(answer(b"y"))
+    assert 4 < play.lane.at_work <= 5
 
 
 def test_who_speaks_alone_goes_at_once(play: Playbook, servers: list[Server]) -> None:

@@ -28,7 +28,7 @@ cdef double BATCH_SECONDS = 0.010
 # all who share one now, for so long together. The more, the fewer system calls there are, and the more processors of
 # the server may be idle. Where fewer than `GATHER_FROM` have been at work lately, those are worth more.
 cdef Py_ssize_t GATHER_FROM = 5
-cdef double LATELY = 0.98
+cdef double LATELY = 0.98  # so much of that counts a turn later
 cdef Py_ssize_t GATHER_LEAST = 8
 cdef Py_ssize_t GATHER_PART = 3
 cdef double GATHER_SECONDS = 0.0025
@@ -139,13 +139,15 @@ cdef class Lane(Counting):
         cdef Backend backend
         cdef list riders
         cdef double now = clock()
-        cdef Py_ssize_t sharing = len(gathered), alone = self.total - len(self.idle)
+        cdef Py_ssize_t most = 1, sharing = len(gathered), alone = self.total - len(self.idle)
         for backend in self.carriers:
             if backend.riders is not None:
                 alone -= 1
                 for rider in backend.riders:
                     sharing += rider.backend is backend
         self.at_work = max(sharing + alone, self.at_work * LATELY)
+        if self.at_work >= GATHER_FROM:
+            most = min(max(sharing // GATHER_PART, GATHER_LEAST), BATCH_MOST)
         self.gathered = deque()
         while True:
             first = self.first_of(gathered)
@@ -158,10 +160,8 @@ cdef class Lane(Counting):
                 self.queue(first, now)
                 continue
             riders = [first]
-            if first.sharing and backend.state is first.state and backend.marked_by is None and (
-                self.at_work >= GATHER_FROM
-            ):
-                riders = self.collect(first, min(max(sharing // GATHER_PART, GATHER_LEAST), BATCH_MOST), gathered, now)
+            if first.sharing and backend.state is first.state and backend.marked_by is None:
+                riders = self.collect(first, most, gathered, now)
             self.give(backend, riders, now)
 
     def part(self):

@@ -57,7 +57,10 @@ cdef class Brevity:
             self.seconds = seconds
         self.seconds += (seconds - self.seconds) * MEAN
         self.long_ones += ((seconds > LONG or alarms) - self.long_ones) * SHARE
-        self.stalls = min(self.stalls + ((seconds > LONG) - self.stalls) * FORGOTTEN, OFTEN_LONG)
+        if seconds > LONG:
+            self.lasts()
+        else:
+            self.stalls -= self.stalls * FORGOTTEN
         if not self.brief():
             self.trust = 0
         return 0

@@ -67,7 +67,7 @@ class Place:
 
     @property
     def _name(self) -> str:
-        return f"same_{self._count:06}"
+        return _numbered(self._count)
 
     def port(self, kind: Kind | None) -> int:
         return self.server.port if kind is None else self.front(kind).port
@@ -103,7 +103,7 @@ class Place:
         opening another one, which nobody sees yet; it keeps the database in use when it is there."""
         self._leave()
         try:
-            self._superuser.execute(f"alter database {self._name} rename to same_{self._count + 1:06}")
+            self._superuser.execute(f"alter database {self._name} rename to {_numbered(self._count + 1)}")
         except psycopg.errors.ObjectInUse:
             return False
         self._count += 1
@@ -124,3 +124,7 @@ class Place:
         for process in self.fronts.values():
             assert process.stop() == 0, process.output()[-4000:]
             assert "Traceback" not in process.output(), process.output()[-4000:]
+
+
+def _numbered(count: int) -> str:
+    return f"same_{count:06}"

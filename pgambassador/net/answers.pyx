@@ -96,7 +96,7 @@ cdef class Answers(Failures):
                     if scanner.left and self.wants_all(kind):
                         scanner.ask(scanner.size)
                         continue
-                    again = kind == c'E' and self.ledger.count and self.asks_again()
+                    again = (kind == c'E' or kind == c'N') and self.ledger.count and self.asks_again(kind)
                     if again and owner is not None and owner is <object>self.ledger.head().owner:
                         length = 0
                         owner = None

@@ -78,7 +78,7 @@ cdef class Failures:
     cdef bint untouched(self) noexcept
     cdef int aside(self, bytes sql, Client client) except -1
     cdef bint repeats(self, Client owner) except -1
-    cdef bint asks_again(self) except -1
+    cdef bint asks_again(self, int kind) except -1
     cdef bint says_farewell(self) except -1
     cdef bint in_company(self) noexcept
     cdef bint quotes_others(self) except -1

@@ -33,7 +33,6 @@ cdef object SECOND_TRY = frozenset(("25006", "40001", "40P01"))
 # What ends a server connection and says nothing against its session; 40001: a standby had to make way for its primary.
 cdef object SHUTDOWNS = frozenset(("57P01", "57P02", "57P05", "40001"))
 cdef object FAREWELLS = frozenset((b"57P01", b"57P02"))
-
 # The field of an error that a cancel request has brought about, and nothing else.
 cdef bytes USER_REQUEST = b"\0Mcanceling statement due to user request\0"
 
@@ -197,28 +196,29 @@ cdef class Failures:
                 self.prepared[statement] = STALE
         return 0
 
-    cdef bint asks_again(self) except -1:
-        """Whether the error in hand reaches nobody: then nothing may that was to go out with it."""
+    cdef bint asks_again(self, int kind) except -1:
+        """Whether the error in hand, or the notice of a server that stops at once, reaches nobody: then nothing may
+        that was to go out with it."""
         cdef Client owner = <Client>self.ledger.head().owner
-        cdef Failure found
-        if owner is None or owner.backend is not self:
+        cdef Failure found = failure(self.scanner.at + 5, self.scanner.have - 5)
+        cdef bint last = found.fatal or kind == c'N'
+        if owner is None or owner.backend is not self or (kind == c'N' and found.sqlstate[:5] not in FAREWELLS):
             return False
-        found = failure(self.scanner.at + 5, self.scanner.have - 5)
-        self.sqlstate = (<const char *>found.sqlstate)[:5].decode("ascii", "replace")
+        self.sqlstate = found.sqlstate[:5].decode("ascii", "replace")
         if owner.request is None and not self.fence and not self.home.sticky:
-            if found.fatal or self.sqlstate in SECOND_TRY and (self.sqlstate == "25006" or not self.home.standby):
+            if last or self.sqlstate in SECOND_TRY and (self.sqlstate == "25006" or not self.home.standby):
                 self.second = owner if owner.reconsiders(self, self.sqlstate) else None
         if owner.request is None:
             return False
-        return found.fatal or self.fence > 0 or self.repeats(owner)
+        return last or self.fence > 0 or self.repeats(owner)
 
     cdef bint says_farewell(self) except -1:
         """Whether a notice is that of a server which stops at once. Who goes on elsewhere need not know."""
         cdef Failure found = failure(self.scanner.at + 5, self.scanner.have - 5)
-        if (<const char *>found.sqlstate)[:5] not in FAREWELLS:
+        cdef bint asked_again = self.reader.request is not None
+        if found.sqlstate[:5] not in FAREWELLS or (not asked_again and (self.home.sticky or self.pinned)):
             return False
-        if self.reader.request is None and (self.home.sticky or self.pinned):
-            return False
+        self.dying = self.dying or asked_again  # what comes behind it waits for another server
         self.farewell = (<const char *>self.scanner.at)[5:self.scanner.have]
         return True
 

@@ -144,7 +144,7 @@ class Ledger:
         for each in self.troubles:
             may_end = promised.get(each.phase, {}).get(each.sqlstate)
             if may_end is None or (each.ended and not may_end):
-                found[f"{each}: {each.message:.150}"] += 1
+                found[f"{each}: {each.message:.400}"] += 1
         return found
 
     def compare(self, found: Iterable[str]) -> list[str]:

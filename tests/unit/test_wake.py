@@ -56,6 +56,9 @@ BEGUN = (complete("BEGIN"), TRANSACTION)
 ROWS = (columns(b"a"), row(b"1"), complete("SELECT 1"), IDLE)
 WROTE = (complete("INSERT 0 1"), IDLE)
 ROLLED_BACK = complete("ROLLBACK") + IDLE
+CRASH = notice("terminating connection because of crash of another server process").replace(
+    b"C00000", b"C57P02"
+)
 UNKNOWN, BROKEN = "08007", "08006"
 
 
@@ -284,15 +287,12 @@ def test_the_servers_words_have_a_detail_why_it_is_not_asked_again(play: Keeping
 
 
 def test_a_crash_that_is_said_in_a_notice(play: Keeping) -> None:
-    warning = notice("terminating connection because of crash of another server process").replace(
-        b"C00000", b"C57P02"
-    )
     for message, told in ((READ, ""), (WRITE, f"{UNKNOWN} ZI")):
         client = play.client()
         client.sends(message)
         server = opened(play)
         server.gets(message)
-        server.sends(warning)
+        server.sends(CRASH)
         server.leaves()
         assert heard(client) == told
         if not told:
@@ -301,6 +301,39 @@ def test_a_crash_that_is_said_in_a_notice(play: Keeping) -> None:
             client.gets(*ROWS)
             play.keeper.retire_idle("for what comes next")
             again.gets_end(build.TERMINATE)
+
+
+@pytest.mark.parametrize("done", [b"", complete("BEGIN")], ids=["bound", "done"])
+@pytest.mark.parametrize("last_words", [CRASH, fatal()], ids=["notice", "error"])
+def test_what_it_says_in_one_go_with_its_last_words_has_not_been_passed_on(
+    play: Keeping, last_words: bytes, done: bytes
+) -> None:
+    """A process that is told to stop says what it had ready, too."""
+    asked = parse(b"", b"begin") + bind(b"") + execute() + SYNC
+    client, server = served(play, asked)
+    server.sends(PARSE_COMPLETE + BIND_COMPLETE + done + last_words)
+    server.leaves()
+    client.gets_nothing()
+    opened(play).answers(asked, PARSE_COMPLETE, BIND_COMPLETE, *BEGUN)
+    client.gets(PARSE_COMPLETE, BIND_COMPLETE, *BEGUN)
+
+
+@pytest.mark.parametrize("done", [b"", complete("INSERT 0 1")], ids=["bound", "done"])
+def test_nor_is_a_write_asked_again_because_of_that(play: Keeping, done: bytes) -> None:
+    client, server = served(play, extended(b"insert into t values (1)"))
+    server.sends(PARSE_COMPLETE + BIND_COMPLETE + done + CRASH)
+    server.leaves()
+    assert heard(client) == f"1 2{' C' if done else ''} {UNKNOWN} ZI"
+    lives(play, client)
+
+
+def test_what_is_whole_before_its_last_words_is_passed_on(play: Keeping) -> None:
+    """Of two parts the first has been done."""
+    client, server = served(play, READ + READ)
+    server.sends(*ROWS, columns(b"a"), CRASH)
+    server.leaves()
+    assert heard(client) == f"T D C ZI T {BROKEN} ZI"
+    lives(play, client)
 
 
 @pytest.mark.parametrize(

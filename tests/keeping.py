@@ -14,7 +14,7 @@ from pgambassador.config import Pool
 from pgambassador.config.failover import Failover
 from pgambassador.config.routing import Routing
 from pgambassador.errors import AmbassadorError
-from pgambassador.net.greeting import BASE
+from pgambassador.net.greeting import BASE, Words
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.link import Link
 from pgambassador.net.session import Session
@@ -202,7 +202,7 @@ class Keeping(Playbook):
         self.loop.call_soon(call)
         self.loop.run()
 
-    def greets(self, settings: Settings = BASE) -> asyncio.Task[tuple[Settings, dict[str, str]]]:
+    def greets(self, settings: Settings = BASE) -> asyncio.Task[Words]:
         """A login wants to know what to tell its client."""
         task = self.loop.create_task(self.keeper.greeting.words(settings))
         self.loop.run()

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import binascii
-import hashlib
 import hmac
 import os
 import re
@@ -16,7 +15,8 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
-from pgambassador.auth.verifier import KEY_SIZE, Derive, Keys, Verifier, derive, hmac_sha256
+from pgambassador.auth.digest import hmac_sha256, sha256
+from pgambassador.auth.verifier import KEY_SIZE, Derive, Keys, Verifier, derive
 from pgambassador.errors import ProtocolViolation
 
 SCRAM_SHA_256: Final = "SCRAM-SHA-256"
@@ -30,6 +30,12 @@ MAX_MESSAGE: Final = 8192
 _ATTRIBUTES: Final = re.compile(rb"[A-Za-z]=[^\0,]*(?:,[A-Za-z]=[^\0,]*)*+", re.DOTALL)
 _NONCE: Final = re.compile(rb"[\x21-\x2b\x2d-\x7e]+")
 _BINDING_TYPE: Final = b"tls-server-end-point"
+_USUAL_FIRST: Final = re.compile(
+    rb"((n|y|p=tls-server-end-point),,)(n=[^\0,]{0,1024},r=([\x21-\x2b\x2d-\x7e]{1,1024}))"
+)
+"""A client-first-message without extensions: header, binding flag, what is behind the header, nonce."""
+_PROOF_SIZE: Final = 44
+"""Of a proof in base64."""
 
 _encoded: Callable[[bytes], bytes] = partial(binascii.b2a_base64, newline=False)
 
@@ -125,36 +131,50 @@ def server(
     `binding` is the channel's, if there is one: then SCRAM-SHA-256-PLUS was offered to the client. A right
     proof gives away the client's key, which `learn` is told.
     """
-    flag, header, bare = _gs2_header(client_first)
+    usual = _USUAL_FIRST.fullmatch(client_first)
+    header, flag, bare, theirs = usual.groups() if usual else _client_first(client_first)
     _check_binding_flag(flag, mechanism, offered=binding is not None)
-
-    # Extensions after the nonce are ours to ignore, except "m", which comes first and is mandatory.
-    attributes = _attributes(bare, "client-first-message")
-    _value(attributes, 0, b"n")
-    full_nonce = _nonce(_value(attributes, 1, b"r")) + (nonce or make_nonce())
-    salt = _encoded(verifier.salt)
-    server_first = b"r=%b,s=%b,i=%d" % (full_nonce, salt, verifier.iterations)
+    full_nonce = theirs + (nonce or make_nonce())
+    server_first = b"r=%b,s=%b,i=%d" % (full_nonce, _encoded(verifier.salt), verifier.iterations)
     client_final = yield server_first
 
-    attributes = _attributes(client_final, "client-final-message")
     expected = header + (binding or b"" if flag.startswith(b"p") else b"")
-    bound = _base64(_value(attributes, 0, b"c"), "channel binding")
-    if not hmac.compare_digest(bound, expected):
-        raise ProtocolViolation("the SCRAM channel binding check failed", sqlstate="28000")
-    if not hmac.compare_digest(_value(attributes, 1, b"r"), full_nonce):
-        raise _malformed("the nonce of the client-final-message is not that of the exchange")
-    proof = _base64(_value(attributes, len(attributes) - 1, b"p"), "proof")
+    without_proof = b"c=" + _encoded(expected) + b",r=" + full_nonce
+    if client_final[:-_PROOF_SIZE] == without_proof + b",p=":
+        proof = _base64(client_final[-_PROOF_SIZE:], "proof")
+    else:
+        proof = _proof(client_final, expected, full_nonce)
+        without_proof = client_final[: client_final.rindex(b",p=")]
     if len(proof) != KEY_SIZE:
         raise _malformed(f"a proof of {len(proof)} bytes; it must be {KEY_SIZE}")
 
-    without_proof = client_final[: client_final.rindex(b",p=")]
     auth_message = b",".join((bare, server_first, without_proof))
     client_key = _xor(proof, hmac_sha256(verifier.stored_key, auth_message))
-    if not hmac.compare_digest(hashlib.sha256(client_key).digest(), verifier.stored_key):
+    if not hmac.compare_digest(sha256(client_key), verifier.stored_key):
         return None
     if learn is not None:
         learn(Keys(client_key, verifier.server_key))
     return b"v=" + _encoded(hmac_sha256(verifier.server_key, auth_message))
+
+
+def _client_first(message: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """As in `_USUAL_FIRST`, of one that has extensions, or is wrong."""
+    flag, header, bare = _gs2_header(message)
+    # Extensions after the nonce are ours to ignore, except "m", which comes first and is mandatory.
+    attributes = _attributes(bare, "client-first-message")
+    _value(attributes, 0, b"n")
+    return header, flag, bare, _nonce(_value(attributes, 1, b"r"))
+
+
+def _proof(client_final: bytes, expected: bytes, nonce: bytes) -> bytes:
+    """Of a client-final-message that has extensions, or is wrong."""
+    attributes = _attributes(client_final, "client-final-message")
+    bound = _base64(_value(attributes, 0, b"c"), "channel binding")
+    if not hmac.compare_digest(bound, expected):
+        raise ProtocolViolation("the SCRAM channel binding check failed", sqlstate="28000")
+    if not hmac.compare_digest(_value(attributes, 1, b"r"), nonce):
+        raise _malformed("the nonce of the client-final-message is not that of the exchange")
+    return _base64(_value(attributes, len(attributes) - 1, b"p"), "proof")
 
 
 def _gs2_header(client_first: bytes) -> tuple[bytes, bytes, bytes]:

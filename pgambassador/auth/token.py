@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import parse_qs
 
-from pgambassador.auth.verifier import hmac_sha256
+from pgambassador.auth.digest import hmac_sha256
 
 SHORT: Final = 60.0
 LONGEST: Final = 900.0

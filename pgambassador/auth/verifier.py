@@ -10,14 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
 import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, TypeAlias
 
+from pgambassador.auth.digest import hmac_sha256, sha256
 from pgambassador.auth.saslprep import saslprep
 from pgambassador.errors import Refused
 
@@ -36,7 +35,7 @@ class Keys:
 
     @property
     def stored_key(self) -> bytes:
-        return hashlib.sha256(self.client_key).digest()
+        return sha256(self.client_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +149,3 @@ def mock_verifier(user: str, process_key: bytes, shape: tuple[int, int] = USUAL)
     iterations, size = shape
     keys = secrets.token_bytes(KEY_SIZE), secrets.token_bytes(KEY_SIZE)
     return Verifier(iterations, own_salt(user, process_key, size), *keys)
-
-
-hmac_sha256: Callable[[bytes, bytes], bytes] = partial(hmac.digest, digest="sha256")

@@ -16,8 +16,9 @@ from functools import partial
 from typing import TypeAlias
 
 from pgambassador.auth.credential import Credential, Plain, read_credential
+from pgambassador.auth.digest import hmac_sha256
 from pgambassador.auth.lookup import NOBODY, Entry, askable
-from pgambassador.auth.verifier import SALT_SIZE, USUAL, Verifier, hmac_sha256, mock_verifier
+from pgambassador.auth.verifier import SALT_SIZE, USUAL, Verifier, mock_verifier
 from pgambassador.config import Auth, read_users
 from pgambassador.credentials import blocking
 from pgambassador.errors import AmbassadorError

@@ -13,14 +13,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgambassador.auth.expiry import day
 from pgambassador.errors import AmbassadorError, Refused, ServerRefused, Unreachable
 from pgambassador.net import patience
 from pgambassador.net.lane import Borrower
 from pgambassador.protocol.settings import Settings, switch
-from pgambassador.wire import parse
+from pgambassador.wire import build, parse
 
 if TYPE_CHECKING:
     from pgambassador.net.backend import Backend
@@ -38,7 +39,19 @@ _TRIES = 3
 
 _READING = ("client_encoding", "standard_conforming_strings")
 
-Words = tuple[Settings, dict[str, str]]
+
+class Words(NamedTuple):
+    """The settings as the server spells them, and all ParameterStatus for a client that has them, by
+    name and as they are sent."""
+
+    settings: Settings
+    told: dict[str, str]
+    reports: bytes
+
+
+def reports_of(told: Mapping[str, str]) -> bytes:
+    """ParameterStatus for each."""
+    return b"".join(build.parameter_status(name, value) for name, value in told.items())
 
 
 class Greeting:
@@ -57,6 +70,7 @@ class Greeting:
         # What was given, as the server spells it, and what else differs from its own.
         self._tried: dict[Settings, dict[str, str]] = {}
         self._spoken: dict[Settings, Words] = {}
+        self._plain: Words | None = None
 
     @property
     def waiting(self) -> int:
@@ -70,6 +84,7 @@ class Greeting:
             self._tried.clear()
         if parameters != self.parameters:
             self._spoken.clear()
+            self._plain = None
             self.parameters = parameters
             if not self._keeper.lane.total:
                 self.overheard()
@@ -122,7 +137,7 @@ class Greeting:
                 session.state = session.state.with_value(name, told)
 
     async def words(self, settings: Settings) -> Words:
-        """The settings as the server spells them, and all ParameterStatus for a client that has them."""
+        """For a client that comes with these settings."""
         if self.parameters is None:
             known = self._remembered(settings)
             reached = await self._reached(known=known is not None)
@@ -131,7 +146,8 @@ class Greeting:
                 return known
         assert self.parameters is not None
         if settings is BASE:
-            return settings, self.parameters
+            self._plain = self._plain or _words(BASE, None, self.parameters)
+            return self._plain
         if (spoken := self._spoken.get(settings)) is not None:
             if self.memoir is not None and self.memoir.memoirs.on:
                 self._note(self.memoir, settings)
@@ -318,4 +334,4 @@ def _words(essential: Settings, name: str | None, told: dict[str, str]) -> Words
     if name is not None:
         spelled["application_name"] = name
         told = {**told, "application_name": name}
-    return Settings.of(spelled), told
+    return Words(Settings.of(spelled), told, reports_of(told))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 _EARLY = 0.001
 """A timer may come so much before its time."""
@@ -17,13 +18,13 @@ _EARLY = 0.001
 class Guest:
     """One client's login, which is the task that makes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: asyncio.Task[Any]) -> None:
         self.crowded = False
         self.leaves = False
         self.limit: tuple[float, str] | None = None
         """Seconds that it may take and where they are written, if others may take another time."""
         self.timer: asyncio.TimerHandle | None = None
-        self._task = asyncio.current_task()
+        self._task = task
 
     def make_room(self) -> None:
         self.crowded = True
@@ -31,13 +32,12 @@ class Guest:
 
     def go(self) -> None:
         """Once is enough."""
-        if not self.leaves and self._task is not None:
+        if not self.leaves:
             self.leaves = True
             self._task.cancel()
 
     def stays(self) -> None:
         """Its task has heard that it was cancelled, and goes on to say goodbye."""
-        assert self._task is not None
         self._task.uncancel()
 
     def __repr__(self) -> str:
@@ -52,9 +52,9 @@ class Guests:
         self._since: dict[Guest, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter(self) -> Guest:
-        """Of the task that calls this."""
-        guest = Guest()
+    def enter(self, task: asyncio.Task[Any]) -> Guest:
+        """Who logs in by this task."""
+        guest = Guest(task)
         self._since[guest] = asyncio.get_running_loop().time()
         if self._timer is None:
             self.look()

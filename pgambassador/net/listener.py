@@ -37,6 +37,7 @@ class Listener:
         self.sock = sock
         self.address = address
         self._accepted = accepted
+        self._is_unix = address.is_unix
 
     def start(self) -> None:
         asyncio.get_running_loop().add_reader(self.sock.fileno(), self._on_readable)
@@ -50,7 +51,7 @@ class Listener:
                 self._pause()
             return
         sock.setblocking(False)
-        if self.address.is_unix:
+        if self._is_unix:
             name = "unix"
         else:
             name = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"

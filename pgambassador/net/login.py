@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pgambassador.admin.exchange import Exchange
 from pgambassador.auth.peer import Peer
@@ -30,7 +30,7 @@ from pgambassador.net.console import Console
 from pgambassador.net.desk import COLUMNS, Desk, check_admin, settings_for
 from pgambassador.net.facts import Facts
 from pgambassador.net.gate import explain
-from pgambassador.net.greeting import BASE
+from pgambassador.net.greeting import BASE, reports_of
 from pgambassador.net.guests import Guest
 from pgambassador.net.house import House
 from pgambassador.net.session import Session
@@ -47,8 +47,7 @@ from pgambassador.wire.parse import StartupPacket
 log = logging.getLogger(__name__)
 
 CANNOT_CONNECT_NOW = "57P03"
-# What clients are told at their login is remembered up to this size, which they have a say in.
-_KEEP = 2048
+_READY = build.ready_for_query(b"I")
 # So much of what strangers say is read without need.
 _READ = 1024
 _CANCELED = build.error_response("ERROR", "57014", "canceling statement due to user request")
@@ -57,10 +56,10 @@ _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 _NONE: Mapping[str, str] = {}
 
 
-async def welcome(house: House, sock: socket.socket, address: str) -> None:
-    """Take one accepted connection to its end: a session, or closed."""
+async def welcome(house: House, sock: socket.socket, address: str, task: asyncio.Task[Any]) -> None:
+    """Take one accepted connection to its end: a session, or closed. `task` is the one that does it."""
     started = False
-    guest = house.guests.enter()
+    guest = house.guests.enter(task)
     visitor = Visitor(sock, address, house.sockets)
     peer = peer_of(sock, address)
     try:
@@ -236,10 +235,11 @@ class _Entrant(NamedTuple):
 async def _begin(entrant: _Entrant) -> None:
     """A session, in its place."""
     house, visitor, packet, success, user, stay = entrant
-    settings, given = settings_of(packet).divided()
+    usual = packet.usual and "options" not in packet.params
+    settings, given = (_remembered_parts if usual else _parts)(packet)
     keeper, allowance = house.lodging(packet.database, packet.user, user, given)
     visitor.waits_in = keeper
-    settings, told = await keeper.greeting.words(settings)
+    settings, told, reports = await keeper.greeting.words(settings)
     facts = Facts(
         address=visitor.address,
         user=packet.user,
@@ -258,7 +258,7 @@ async def _begin(entrant: _Entrant) -> None:
     keeper.timekeeper.allow(session, allowance, time.monotonic())
     house.tolls.attend(session)
     house.logins += 1
-    session.tell(_greeting(success, told, facts.pid, key))
+    session.tell(_greeting(success, reports, facts.pid, key))
     session.start(visitor.rest())
     if house.draining:
         session.drain()
@@ -300,7 +300,7 @@ async def _replicate(entrant: _Entrant, kind: str) -> None:
     tunnel.pid, key = house.keys.issue(tunnel, long=packet.version >= PROTOCOL_3_2)
     house.tunnels.add(tunnel)
     house.logins += 1
-    tunnel.start(_greeting(success, link.parameters, tunnel.pid, key), early)
+    tunnel.start(_greeting(success, reports_of(link.parameters), tunnel.pid, key), early)
     if house.draining:
         tunnel.close()
 
@@ -316,22 +316,13 @@ def _attend(entrant: _Entrant) -> None:
     console.pid, key = house.keys.issue(console, long=packet.version >= PROTOCOL_3_2)
     house.tunnels.add(console)
     house.logins += 1
-    console.start(_greeting(success, told, console.pid, key), visitor.rest())
+    console.start(_greeting(success, reports_of(told), console.pid, key), visitor.rest())
     if house.draining:
         console.close()
 
 
-def _greeting(success: bytes, told: Mapping[str, str], pid: int, key: bytes) -> bytes:
-    words = tuple(told.items())
-    reports = _remembered if sum(map(len, told.values())) <= _KEEP else _reports
-    return success + reports(words) + build.backend_key_data(pid, key) + build.ready_for_query(b"I")
-
-
-def _reports(told: tuple[tuple[str, str], ...]) -> bytes:
-    return b"".join(build.parameter_status(name, value) for name, value in told)
-
-
-_remembered = lru_cache(maxsize=1000)(_reports)
+def _greeting(success: bytes, reports: bytes, pid: int, key: bytes) -> bytes:
+    return success + reports + build.backend_key_data(pid, key) + _READY
 
 
 def _shown(peer: Peer, visitor: Visitor) -> Peer:
@@ -354,7 +345,7 @@ def settings_of(packet: StartupPacket) -> Settings:
         if unparsed:
             log.warning("ignored in the options of a client: %s", " ".join(unparsed)[:200])
         return _settings(packet, given)
-    return _remembered_settings(packet) if packet.usual else _settings(packet)
+    return _settings(packet)
 
 
 def _settings(packet: StartupPacket, options: Mapping[str, str] = _NONE) -> Settings:
@@ -365,7 +356,12 @@ def _settings(packet: StartupPacket, options: Mapping[str, str] = _NONE) -> Sett
     return Settings.of(settings) if settings else BASE
 
 
-_remembered_settings = lru_cache(maxsize=1000)(_settings)
+def _parts(packet: StartupPacket) -> tuple[Settings, tuple[tuple[str, str], ...]]:
+    """What can be set at any time, and what a server connection begins with."""
+    return settings_of(packet).divided()
+
+
+_remembered_parts = lru_cache(maxsize=1000)(_parts)
 
 
 def _sqlstate(error: AmbassadorError) -> str:

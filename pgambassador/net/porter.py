@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from pgambassador.auth import client as methods
 from pgambassador.auth.credential import Credential, Md5Hash, Plain
+from pgambassador.auth.digest import hmac_sha256
 from pgambassador.auth.peer import Peer
 from pgambassador.auth.rules import SESSION, first_match, refusal
 from pgambassador.auth.server import Secret
@@ -29,7 +30,6 @@ from pgambassador.auth.verifier import (
     Borrowed,
     Keys,
     Verifier,
-    hmac_sha256,
     own_salt,
 )
 from pgambassador.auth.wallet import Wallet

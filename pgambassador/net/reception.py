@@ -16,11 +16,11 @@ from pgambassador.net.word import Word
 
 IDLE = 50
 
-Welcome = Callable[[socket.socket, str], Coroutine[Any, Any, None]]
+Welcome = Callable[[socket.socket, str, asyncio.Task[Any]], Coroutine[Any, Any, None]]
 
 
 class Reception:
-    """`welcome(sock, address)` takes one client to its end."""
+    """`welcome(sock, address, task)` takes one client to its end, in that task."""
 
     def __init__(self, welcome: Welcome) -> None:
         self._welcome = welcome
@@ -34,8 +34,10 @@ class Reception:
             spawn(self._serve(_Desk(sock, address)), "login")
 
     async def _serve(self, desk: _Desk) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         while True:
-            await self._welcome(*desk.client())
+            await self._welcome(*desk.client(), task)
             if len(self._idle) >= IDLE:
                 return
             self._idle.append(desk)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from pgambassador.errors import ProtocolViolation, Refused
@@ -20,6 +21,10 @@ from pgambassador.wire.parse import CancelRequest, StartupPacket
 MAX_START_PACKET: Final = 64 * 1024
 
 LATEST: Final = build.PROTOCOL_3_2
+
+# What is longer, which a client may make at will, is not remembered.
+_USUAL: Final = 1024
+_MAJOR: Final = b"\0\3"
 
 # The first byte of a TLS record that carries a ClientHello.
 _TLS_HANDSHAKE: Final = 0x16
@@ -78,6 +83,11 @@ class Opening:
     def feed(self, data: bytes) -> list[Action]:
         """What is to be done, in order. After Start or Cancel there is nothing more to feed."""
         assert not self._done
+        if len(data) <= _USUAL and data[4:6] == _MAJOR and not self._buffer:
+            start = _whole(data)
+            if start is not None:
+                self._done = True
+                return [start]
         buffer = self._buffer
         buffer += data
         if not self._asked and not self._encrypted and buffer[:1] == bytes([_TLS_HANDSHAKE]):
@@ -152,6 +162,16 @@ class Opening:
             packet = replace(packet, version=min(packet.version, LATEST))
             actions.append(Send(build.negotiate_protocol_version(packet.minor, list(packet.extensions))))
         return [*actions, Start(packet, tail)]
+
+
+@lru_cache(maxsize=1000)
+def _whole(data: bytes) -> Start | None:
+    """What most clients begin with, in one piece: a start packet that leaves nothing to be said about it."""
+    if int.from_bytes(data[:4], "big") != len(data) or len(data) < 8:
+        return None
+    packet = parse.startup(data[4:])
+    usual = packet.user and packet.version <= LATEST and not packet.extensions
+    return Start(packet) if usual else None
 
 
 _ENCRYPTION: Final = {build.SSL_REQUEST_CODE: "SSL", build.GSSENC_REQUEST_CODE: "GSSAPI encryption"}

@@ -14,7 +14,7 @@ import pytest
 from pgambassador.config.failover import Failover
 from pgambassador.errors import ServerRefused, Unreachable
 from pgambassador.net.backend import Backend
-from pgambassador.net.greeting import BASE
+from pgambassador.net.greeting import BASE, reports_of
 from pgambassador.net.lane import Borrower
 from pgambassador.net.memoirs import Memoirs
 from pgambassador.protocol.settings import Settings, fence
@@ -39,7 +39,7 @@ def server(play: Keeping) -> Server:
     """The pool has been used."""
     first = play.greets()
     server = play.opens()
-    assert first.result() == (BASE, PARAMETERS)
+    assert first.result()[:2] == (BASE, PARAMETERS)
     return server
 
 
@@ -55,7 +55,7 @@ def test_the_first_client_waits_for_the_first_connection(play: Keeping) -> None:
     assert not any(task.done() for task in tasks)
     assert (play.keeper.greeting.waiting, len(play.upstream.openings)) == (2, 1)
     play.opens()
-    assert [task.result() for task in tasks] == [(BASE, PARAMETERS)] * 2
+    assert [task.result()[:2] for task in tasks] == [(BASE, PARAMETERS)] * 2
     assert play.keeper.greeting.waiting == 0
 
 
@@ -87,7 +87,7 @@ def test_settings_are_tried_out_once(play: Keeping, server: Server) -> None:
     task = play.greets(settings)
     agrees(server, parameter_status("TimeZone", "CET"))
     told = {**PARAMETERS, "TimeZone": "CET"}
-    assert task.result() == (Settings.of({"timezone": "CET"}), told)
+    assert task.result()[:2] == (Settings.of({"timezone": "CET"}), told)
     assert server.is_idle
     again = play.greets(settings)
     server.gets_nothing()
@@ -111,7 +111,8 @@ def test_a_setting_that_the_server_refuses(play: Keeping, server: Server) -> Non
 def test_what_equals_the_servers_own_costs_nothing_later(play: Keeping, server: Server) -> None:
     task = play.greets(Settings.of({"timezone": "utc"}))
     agrees(server)
-    settings, told = task.result()
+    settings, told, reports = task.result()
+    assert reports == reports_of(told)
     assert (settings, told) == (Settings.of({"timezone": "UTC"}), PARAMETERS)
     other, client = play.client(), play.client(settings)
     change, steps = fence(Settings.of({"timezone": "utc"}), BASE)  # the trial is undone once
@@ -125,7 +126,7 @@ def test_what_equals_the_servers_own_costs_nothing_later(play: Keeping, server: 
 def test_the_name_of_an_application_needs_no_trial(play: Keeping, server: Server) -> None:
     task = play.greets(Settings.of({"application_name": "psql"}))
     server.gets_nothing()
-    assert task.result() == (
+    assert task.result()[:2] == (
         Settings.of({"application_name": "psql"}),
         {**PARAMETERS, "application_name": "psql"},
     )
@@ -195,7 +196,7 @@ def test_what_is_told_is_not_the_next_ones(play: Keeping, server: Server) -> Non
     play.does(lambda: play.keeper.lane.borrow(Borrower(next_one)))
     agrees(server, parameter_status("TimeZone", "CET"))
     assert server.backend.parameters["TimeZone"] == "Asia/Tokyo"
-    assert task.result() == (Settings.of({"timezone": "CET"}), {**PARAMETERS, "TimeZone": "CET"})
+    assert task.result()[:2] == (Settings.of({"timezone": "CET"}), {**PARAMETERS, "TimeZone": "CET"})
 
 
 def test_another_version_of_the_server_is_asked_again(play: Keeping, server: Server) -> None:
@@ -266,12 +267,12 @@ def test_what_was_known_is_told_when_the_first_attempt_has_failed(
     named = play.greets(CET.with_value("application_name", "psql"))
     assert [each.done() for each in (plain, cet, stranger, named)] == [False] * 4
     play.fails(AWAY)
-    assert plain.result() == (BASE, PARAMETERS)
-    assert cet.result() == (CET, CET_TOLD)
+    assert plain.result()[:2] == (BASE, PARAMETERS)
+    assert cet.result()[:2] == (CET, CET_TOLD)
     assert named.result()[1] == {**CET_TOLD, "application_name": "psql"}
     assert not stranger.done() and greeting.waiting == 1
     # It is known now.
-    assert play.greets().result() == (BASE, PARAMETERS)
+    assert play.greets().result()[:2] == (BASE, PARAMETERS)
     assert greeting.remembers and greeting.parameters is None
     assert len([each for each in caplog.records if "said of itself on 2023-11-14" in each.message]) == 1
     assert caplog.records[-1].__dict__["database"] == "shop"
@@ -282,9 +283,9 @@ def test_whether_anybody_is_held_does_not_matter(monkeypatch: pytest.MonkeyPatch
     play = Memory(monkeypatch, hold=hold).play
     login = play.greets()
     play.fails(AWAY)
-    assert login.result() == (BASE, PARAMETERS)
+    assert login.result()[:2] == (BASE, PARAMETERS)
     play.loop.pass_time(11)
-    assert play.greets().result() == (BASE, PARAMETERS)
+    assert play.greets().result()[:2] == (BASE, PARAMETERS)
     play.end()
 
 
@@ -301,7 +302,7 @@ def test_also_if_the_server_was_away_before(memory: Memory) -> None:
     play.client()  # for whom the pool goes on trying
     first = play.greets()
     play.fails(AWAY)
-    assert first.result() == (BASE, PARAMETERS)
+    assert first.result()[:2] == (BASE, PARAMETERS)
     play.loop.pass_time(1)
     play.ticks(1)
     play.fails(WRONG)
@@ -323,14 +324,14 @@ def test_also_if_others_find_out_that_it_is_away(memory: Memory) -> None:
 def test_a_breaker_that_is_open_says_it_at_once(memory: Memory) -> None:
     play = memory.play
     play.upstream.admitting, play.upstream.closed = False, AWAY
-    assert play.greets(CET).result() == (CET, CET_TOLD)
+    assert play.greets(CET).result()[:2] == (CET, CET_TOLD)
     assert play.upstream.openings == []
     assert play.greets(Settings.of({"timezone": "x"})).exception() is AWAY
 
 
 def test_so_do_other_pools(memory: Memory) -> None:
     memory.play.upstream.sick = memory.play.loop.time()
-    assert memory.play.greets(CET).result() == (CET, CET_TOLD)
+    assert memory.play.greets(CET).result()[:2] == (CET, CET_TOLD)
 
 
 @pytest.mark.parametrize("hold", [None, 10.0])
@@ -343,7 +344,7 @@ def test_while_it_waits_for_its_own_attempt(monkeypatch: pytest.MonkeyPatch, hol
     else:
         play.upstream.sick = play.loop.time()
     play.ticks()
-    assert cet.result() == (CET, CET_TOLD)
+    assert cet.result()[:2] == (CET, CET_TOLD)
     assert stranger.done() == (hold is None)
     assert hold is not None or stranger.exception() is AWAY
     play.end()
@@ -393,7 +394,7 @@ def test_the_server_speaks_for_itself_again(memory: Memory) -> None:
     # What was tried out before counts for nothing now, and what it is now is remembered.
     again = play.greets(CET)
     agrees(server, parameter_status("TimeZone", "CET"))
-    assert again.result() == (CET, {**told, "TimeZone": "CET"})
+    assert again.result()[:2] == (CET, {**told, "TimeZone": "CET"})
     assert memory.memoir.told(BASE) == told
 
 

@@ -26,7 +26,9 @@ class Inn:
         found: list[Guest] = []
 
         async def stay() -> None:
-            guest = self.guests.enter()
+            task = asyncio.current_task()
+            assert task is not None
+            guest = self.guests.enter(task)
             found.append(guest)
             try:
                 await self.loop.create_future()

@@ -13,7 +13,7 @@ import pytest
 from pgambassador.cluster.upstream import Endpoint
 from pgambassador.config.failover import Failover
 from pgambassador.errors import AmbassadorError, ServerRefused, Unreachable
-from pgambassador.net.greeting import BASE
+from pgambassador.net.greeting import BASE, reports_of
 from pgambassador.net.numbers import Numbers
 from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.survey import TIES, question
@@ -404,7 +404,7 @@ def test_a_login_is_held_too(keepings: MakeKeeping) -> None:
     other.cancel()
     play.loop.pass_time(1)
     play.opens()
-    assert task.result() == late.result() == (BASE, PARAMETERS)
+    assert task.result() == late.result() == (BASE, PARAMETERS, reports_of(PARAMETERS))
 
 
 def test_and_not_for_ever(keepings: MakeKeeping) -> None:

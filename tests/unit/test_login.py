@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,6 +34,18 @@ START = build.startup_message({"user": "app", "database": "shop"})
 QUERY = query("x")
 
 
+def welcomed(door: Door, sock: socket.socket) -> asyncio.Task[None]:
+    """The task that takes somebody in, who is told which one that is."""
+    told: asyncio.Future[asyncio.Task[None]] = door.loop.create_future()
+
+    async def take() -> None:
+        await welcome(door.house, sock, "10.0.0.1:40000", await told)
+
+    task = door.loop.create_task(take())
+    told.set_result(task)
+    return task
+
+
 class Caller:
     """A client as it arrives."""
 
@@ -41,7 +54,7 @@ class Caller:
         ours, self.sock = socket.socketpair()
         for sock in (ours, self.sock):
             sock.setblocking(False)
-        self.task = door.loop.create_task(welcome(door.house, ours, "10.0.0.1:40000"))
+        self.task = welcomed(door, ours)
         door.callers.append(self)
         self.sends(data, piece=piece)
 
@@ -536,7 +549,7 @@ def test_what_a_login_asks_of_the_kernel(doors: MakeDoor) -> None:
     rest = {name: getattr(sockets, name) for name in ("add_writer", "remove_writer", "call_soon")}
     door.house.sockets = SimpleNamespace(**wrapped, **rest)
     timers = len(door.loop._timers)
-    door.loop.create_task(welcome(door.house, near, "10.0.0.1:40000"))
+    welcomed(door, near)
     dialogue = upstream_login({"database": "shop"}, b"right", user="app", channel=Channel(local=True))
     theirs.send(next(dialogue))
     records = []

@@ -23,9 +23,10 @@ class Hall:
         self.inside: dict[str, asyncio.Future[None]] = {}
         self.tasks: dict[str, asyncio.Task[Any] | None] = {}
 
-    async def welcomes(self, sock: socket.socket, address: str) -> None:
+    async def welcomes(self, sock: socket.socket, address: str, task: asyncio.Task[Any]) -> None:
         self.inside[address] = self.loop.create_future()
-        self.tasks[address] = asyncio.current_task()
+        assert task is asyncio.current_task()
+        self.tasks[address] = task
         try:
             await self.inside[address]
         finally:

@@ -369,3 +369,25 @@ def test_a_proof_tells_the_key_and_a_wrong_one_does_not() -> None:
         assert len(learnt) == known
     assert learnt == [derive(b"pencil", b"salt", 1)]
     assert "key" not in repr(learnt[0]).lower().replace("keys", "")
+
+
+PRINTABLE = st.binary(max_size=6).map(lambda raw: base64.b64encode(raw)) | st.binary(max_size=6)
+
+
+@given(
+    st.sampled_from([b"n,,", b"y,,", b"p=tls-server-end-point,,", b"p=tls-unique,,", b"n,a=x,", b"z,,", b""]),
+    st.lists(st.tuples(st.sampled_from([b"n=", b"r=", b"m=", b"x="]), PRINTABLE), max_size=3),
+)
+def test_the_usual_first_message_is_read_as_any_other(
+    header: bytes, attributes: list[tuple[bytes, bytes]]
+) -> None:
+    message = header + b",".join(name + value for name, value in attributes)
+    usual = scram._USUAL_FIRST.fullmatch(message)
+    if usual:
+        assert usual.groups() == scram._client_first(message)
+
+
+@pytest.mark.parametrize("size", [1024, 1025])
+def test_a_nonce_is_as_long_as_it_may_be(size: int) -> None:
+    message = b"n,,n=,r=" + b"x" * size
+    assert bool(scram._USUAL_FIRST.fullmatch(message)) == (size <= MAX_NONCE)

@@ -33,6 +33,7 @@ cdef object SECOND_TRY = frozenset(("25006", "40001", "40P01"))
 # What ends a server connection and says nothing against its session; 40001: a standby had to make way for its primary.
 cdef object SHUTDOWNS = frozenset(("57P01", "57P02", "57P05", "40001"))
 cdef object FAREWELLS = frozenset((b"57P01", b"57P02"))
+
 # The field of an error that a cancel request has brought about, and nothing else.
 cdef bytes USER_REQUEST = b"\0Mcanceling statement due to user request\0"
 
@@ -208,9 +209,7 @@ cdef class Failures:
         if owner.request is None and not self.fence and not self.home.sticky:
             if last or self.sqlstate in SECOND_TRY and (self.sqlstate == "25006" or not self.home.standby):
                 self.second = owner if owner.reconsiders(self, self.sqlstate) else None
-        if owner.request is None:
-            return False
-        return last or self.fence > 0 or self.repeats(owner)
+        return owner.request is not None and (last or self.fence > 0 or self.repeats(owner))
 
     cdef bint says_farewell(self) except -1:
         """Whether a notice is that of a server which stops at once. Who goes on elsewhere need not know."""

@@ -70,7 +70,6 @@ class Greeting:
         # What was given, as the server spells it, and what else differs from its own.
         self._tried: dict[Settings, dict[str, str]] = {}
         self._spoken: dict[Settings, Words] = {}
-        self._plain: Words | None = None
 
     @property
     def waiting(self) -> int:
@@ -84,7 +83,6 @@ class Greeting:
             self._tried.clear()
         if parameters != self.parameters:
             self._spoken.clear()
-            self._plain = None
             self.parameters = parameters
             if not self._keeper.lane.total:
                 self.overheard()
@@ -145,9 +143,6 @@ class Greeting:
                 self._remember()
                 return known
         assert self.parameters is not None
-        if settings is BASE:
-            self._plain = self._plain or _words(BASE, None, self.parameters)
-            return self._plain
         if (spoken := self._spoken.get(settings)) is not None:
             if self.memoir is not None and self.memoir.memoirs.on:
                 self._note(self.memoir, settings)

@@ -21,11 +21,12 @@ from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from pgambassador.net.greeting import reports_of
 from pgambassador.net.readings import Readings
 from pgambassador.net.statements import Statements, statement_text
 from pgambassador.protocol import survey, ties
 from pgambassador.protocol.settings import FIXED, FORGET_SEQUENCES, FORGET_WITHIN, Settings, effective, fence
-from pgambassador.wire import build, parse
+from pgambassador.wire import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,13 +133,13 @@ class States(Readings):
     def unreported(self, session: Session, backend: Backend) -> bytes:
         """ParameterStatus for what a client should have been told by now."""
         told, own = session.facts.told, backend.defaults.values
-        stale = [(n, value) for n, value in backend.parameters.items() if told.get(n, value) != value]
-        for name, value in stale:
+        stale = {n: value for n, value in backend.parameters.items() if told.get(n, value) != value}
+        for name, value in stale.items():
             if session.bereaved and own.get(name.lower()) == value:
                 self._tell(session, name, value)  # the connection began with it, and all are told
             else:
                 self.reported(session, backend, name, value)
-        return b"".join(build.parameter_status(name, value) for name, value in stale)
+        return reports_of(stale)
 
     def tagged(self, session: Session, backend: Backend, tag: str) -> None:
         """A command has run that may concern the session."""

@@ -24,7 +24,7 @@ from pgambassador.net.gate import Gate
 from pgambassador.net.sockets import Sockets
 from pgambassador.net.stream import Stream
 from pgambassador.net.word import Word
-from pgambassador.wire.frames import HEADER_SIZE, Frame, take_frame
+from pgambassador.wire.frames import Frame, sole_frame, take_frame
 
 if TYPE_CHECKING:
     from pgambassador.net.keeper import Keeper
@@ -76,13 +76,8 @@ class Visitor(Stream):
     async def next(self) -> Frame:
         if not self._buffer:
             data = await self.read()
-            size = len(data)
-            # Most come alone and whole.
-            if (
-                HEADER_SIZE <= size <= MESSAGE_LIMIT
-                and int.from_bytes(data[1:HEADER_SIZE], "big") == size - 1
-            ):
-                return data[0], data[HEADER_SIZE:]
+            if (frame := sole_frame(data, MESSAGE_LIMIT)) is not None:
+                return frame
             self._buffer += data
         while (frame := take_frame(self._buffer, MESSAGE_LIMIT)) is None:
             self._buffer += await self.read()

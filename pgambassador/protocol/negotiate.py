@@ -22,8 +22,6 @@ MAX_START_PACKET: Final = 64 * 1024
 
 LATEST: Final = build.PROTOCOL_3_2
 
-# What is longer, which a client may make at will, is not remembered.
-_USUAL: Final = 1024
 _MAJOR: Final = b"\0\3"
 
 # The first byte of a TLS record that carries a ClientHello.
@@ -83,11 +81,11 @@ class Opening:
     def feed(self, data: bytes) -> list[Action]:
         """What is to be done, in order. After Start or Cancel there is nothing more to feed."""
         assert not self._done
-        if len(data) <= _USUAL and data[4:6] == _MAJOR and not self._buffer:
-            start = _whole(data)
-            if start is not None:
-                self._done = True
-                return [start]
+        # Most come whole and alone, and are those of other clients before.
+        whole = 8 <= len(data) <= parse.USUAL and int.from_bytes(data[:4], "big") == len(data)
+        if whole and data[4:6] == _MAJOR and not self._buffer:
+            self._done = True
+            return list(_remembered(data[4:]))
         buffer = self._buffer
         buffer += data
         if not self._asked and not self._encrypted and buffer[:1] == bytes([_TLS_HANDSHAKE]):
@@ -113,7 +111,8 @@ class Opening:
             return [Cancel(parse.cancel_request(payload))]
         if code in _ENCRYPTION:
             return self._encryption(code, tail)
-        return self._start(payload, tail)
+        self._done = True
+        return list(_begun(payload, tail))
 
     def _check_code(self, code: int, length: int) -> None:
         """Refuse what we do not speak before waiting for the rest of it: its layout may be another."""
@@ -151,27 +150,20 @@ class Opening:
         self._buffer.clear()
         return Tls(data, direct=True)
 
-    def _start(self, payload: bytes, tail: bytes) -> list[Action]:
-        packet = parse.startup(payload)
-        if not packet.user:
-            raise Refused("no PostgreSQL user name specified in startup packet")
-        self._done = True
-        actions: list[Action] = []
-        if packet.version > LATEST or packet.extensions:
-            # "NegotiateProtocolVersion": once, before anything else, and the client goes on with that.
-            packet = replace(packet, version=min(packet.version, LATEST))
-            actions.append(Send(build.negotiate_protocol_version(packet.minor, list(packet.extensions))))
-        return [*actions, Start(packet, tail)]
+
+def _begun(payload: bytes, tail: bytes = b"") -> tuple[Action, ...]:
+    """What a start packet asks for."""
+    packet = parse.startup(payload)
+    if not packet.user:
+        raise Refused("no PostgreSQL user name specified in startup packet")
+    if packet.version <= LATEST and not packet.extensions:
+        return (Start(packet, tail),)
+    # "NegotiateProtocolVersion": once, before anything else, and the client goes on with that.
+    packet = replace(packet, version=min(packet.version, LATEST))
+    return Send(build.negotiate_protocol_version(packet.minor, list(packet.extensions))), Start(packet, tail)
 
 
-@lru_cache(maxsize=1000)
-def _whole(data: bytes) -> Start | None:
-    """What most clients begin with, in one piece: a start packet that leaves nothing to be said about it."""
-    if int.from_bytes(data[:4], "big") != len(data) or len(data) < 8:
-        return None
-    packet = parse.startup(data[4:])
-    usual = packet.user and packet.version <= LATEST and not packet.extensions
-    return Start(packet) if usual else None
+_remembered = lru_cache(maxsize=1000)(_begun)
 
 
 _ENCRYPTION: Final = {build.SSL_REQUEST_CODE: "SSL", build.GSSENC_REQUEST_CODE: "GSSAPI encryption"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from struct import unpack_from
 from typing import Final
 
@@ -28,7 +28,7 @@ MAX_CANCEL_KEY: Final = 256
 NAME_MOST: Final = 63
 
 # What is longer, which a client may make at will, is not remembered.
-_USUAL: Final = 1024
+USUAL: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,6 @@ def _malformed(what: str) -> ProtocolViolation:
 
 def startup(payload: bytes) -> StartupPacket:
     """StartupMessage: version, pairs of strings, one terminator, and nothing behind it."""
-    return (_remembered if len(payload) <= _USUAL else _startup)(payload)
-
-
-def _startup(payload: bytes) -> StartupPacket:
     what = "StartupMessage"
     if len(payload) < 5:
         raise _malformed(what)
@@ -121,10 +117,7 @@ def _startup(payload: bytes) -> StartupPacket:
         (extensions if name.startswith("_pq_.") else params)[name] = decode(value)
     if position != len(payload):
         raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
-    return StartupPacket(version, params, extensions, usual=len(payload) <= _USUAL)
-
-
-_remembered = lru_cache(maxsize=1000)(_startup)
+    return StartupPacket(version, params, extensions, usual=len(payload) <= USUAL)
 
 
 def cancel_request(payload: bytes) -> CancelRequest:

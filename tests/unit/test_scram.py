@@ -2,7 +2,7 @@ import base64
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pgambassador.auth import scram
@@ -371,20 +371,25 @@ def test_a_proof_tells_the_key_and_a_wrong_one_does_not() -> None:
     assert "key" not in repr(learnt[0]).lower().replace("keys", "")
 
 
-PRINTABLE = st.binary(max_size=6).map(lambda raw: base64.b64encode(raw)) | st.binary(max_size=6)
+HEADERS = [b"n,,", b"y,,", b"p=tls-server-end-point,,", b"p=tls-unique,,", b"n,a=x,", b"z,,", b""]
+EXTRA = st.tuples(st.sampled_from([b"n=", b"r=", b"m=", b"x="]), st.binary(max_size=6))
 
 
-@given(
-    st.sampled_from([b"n,,", b"y,,", b"p=tls-server-end-point,,", b"p=tls-unique,,", b"n,a=x,", b"z,,", b""]),
-    st.lists(st.tuples(st.sampled_from([b"n=", b"r=", b"m=", b"x="]), PRINTABLE), max_size=3),
-)
+@given(st.sampled_from(HEADERS), st.binary(max_size=6), st.binary(max_size=6), st.lists(EXTRA, max_size=2))
+@example(b"p=tls-server-end-point,,", b"", b"nonce", [])
+@example(b"n,,", b"user", b"nonce", [])
 def test_the_usual_first_message_is_read_as_any_other(
-    header: bytes, attributes: list[tuple[bytes, bytes]]
+    header: bytes, name: bytes, nonce: bytes, more: list[tuple[bytes, bytes]]
 ) -> None:
-    message = header + b",".join(name + value for name, value in attributes)
+    message = header + b",".join([b"n=" + name, b"r=" + nonce, *(key + value for key, value in more)])
     usual = scram._USUAL_FIRST.fullmatch(message)
     if usual:
         assert usual.groups() == scram._client_first(message)
+
+
+@pytest.mark.parametrize("header", HEADERS[:3])
+def test_most_first_messages_are_usual(header: bytes) -> None:
+    assert scram._USUAL_FIRST.fullmatch(header + b"n=user,r=nonce")
 
 
 @pytest.mark.parametrize("size", [1024, 1025])

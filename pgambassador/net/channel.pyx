@@ -19,6 +19,8 @@ from pgambassador.net.tally cimport weigh
 
 import ssl
 
+from pgambassador.net.reactor import later
+
 cdef extern from "sys/socket.h" nogil:
     ssize_t c_recv "recv"(int fd, void *buf, size_t n, int flags)
     ssize_t c_send "send"(int fd, const void *buf, size_t n, int flags)
@@ -279,7 +281,7 @@ cdef class Channel(Outlet):
         weigh(-self.rest.used)
         store_clear(&self.rest)
         store_clear(&self.held)
-        self.sock.close()
+        later(self.sock.close)
         return 0
 
     def __repr__(self):

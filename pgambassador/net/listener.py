@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from pgambassador.config import Address
 from pgambassador.errors import ConfigError
+from pgambassador.net.sockets import Sockets
 
 BACKLOG = 1024
 
@@ -29,18 +30,24 @@ class _Listening(socket.socket):
 
 
 class Listener:
-    """`accepted(sock, peer)` is called for each connection, `peer` as the log shows it."""
+    """`accepted(sock, peer)` is called for each connection, `peer` as the log shows it. `sockets` hear the
+    clients: who comes is taken in before that is done which nobody waits for."""
 
     def __init__(
-        self, sock: socket.socket, address: Address, accepted: Callable[[socket.socket, str], None]
+        self,
+        sock: socket.socket,
+        address: Address,
+        accepted: Callable[[socket.socket, str], None],
+        sockets: Sockets,
     ) -> None:
         self.sock = sock
         self.address = address
         self._accepted = accepted
+        self._sockets = sockets
         self._is_unix = address.is_unix
 
     def start(self) -> None:
-        asyncio.get_running_loop().add_reader(self.sock.fileno(), self._on_readable)
+        self._sockets.add_reader(self.sock.fileno(), self._on_readable)
 
     def _on_readable(self) -> None:
         # One at a time: whether there are more is known by the event loop, which looks anyway.
@@ -58,9 +65,8 @@ class Listener:
         self._accepted(sock, name)
 
     def _pause(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self.sock.fileno())
-        loop.call_later(0.1, self._resume)
+        self._sockets.remove_reader(self.sock.fileno())
+        asyncio.get_running_loop().call_later(0.1, self._resume)
 
     def _resume(self) -> None:
         if self.sock.fileno() >= 0:
@@ -69,7 +75,7 @@ class Listener:
     def close(self) -> None:
         if self.sock.fileno() < 0:
             return
-        asyncio.get_running_loop().remove_reader(self.sock.fileno())
+        self._sockets.remove_reader(self.sock.fileno())
         self.sock.close()
         if self.address.is_unix:
             try:

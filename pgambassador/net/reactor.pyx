@@ -4,13 +4,16 @@
 An event loop runs each callback in a handle and a context of its own, which costs more than a short reply needs
 to be relayed. All sockets of the relay are watched by one epoll, and only that is watched by the event loop.
 
-1. `add_reader` and `remove_reader` mean what the event loop's own mean; everything else is the event loop's.
+1. `add_reader` and `remove_reader` mean what the event loop's own mean; everything else is the event loop's. A socket
+   that is watched can be given another callback so, without a system call; it has to be removed before it is closed.
 2. A socket that was removed in the same turn is not called any more, even if its number has been given away.
 3. One reactor can come before another: what its sockets have said is heard first. So a server connection's end
    is known before a client, who spoke after it, could be given that connection.
 4. A turn goes on while more comes, up to `ROUNDS`: returning to the event loop costs more than another look.
 5. Who is in `behind` is told when all that are readable have been heard (`heard_all`), and then no more.
-6. A callback that fails is the event loop's to report, and does not keep others from being called.
+6. What nobody waits for is put off (`later`) until nothing is readable any more: it is done while those who were heard
+   make up their minds, and whose answer comes meanwhile does not have to wake a processor that sleeps.
+7. A callback that fails is the event loop's to report, and does not keep others from being called.
 """
 import os
 
@@ -49,6 +52,17 @@ cdef enum:
 readable = 0
 behind = []
 
+cdef int turning = 0
+cdef list put_off = []
+
+
+def later(callback):
+    """Call it when this turn has heard all; now, if there is no turn."""
+    if turning:
+        put_off.append(callback)
+    else:
+        callback()
+
 
 cdef class Reactor:
     """Stands in for `loop` where sockets are read; `close` before the loop ends."""
@@ -76,8 +90,9 @@ cdef class Reactor:
     def add_reader(self, int fd, callback):
         while len(self.callbacks) <= fd:
             self.callbacks.append(None)
+        watched = self.callbacks[fd] is not None
         self.callbacks[fd] = callback
-        if pga_watch(self.watch, fd, True) < 0:
+        if not watched and pga_watch(self.watch, fd, True) < 0:
             self.callbacks[fd] = None
             raise OSError(f"file descriptor {fd} cannot be watched")
 
@@ -88,10 +103,21 @@ cdef class Reactor:
 
     def turn(self):
         """Call what is readable, until nothing is, or others have waited long enough for the event loop."""
+        global turning
         cdef int _round
-        for _round in range(ROUNDS):
-            if (self.before.step() if self.before is not None else 0) + self.step() == 0:
-                return
+        turning += 1
+        try:
+            for _round in range(ROUNDS):
+                if (self.before.step() if self.before is not None else 0) + self.step() == 0:
+                    break
+        finally:
+            turning -= 1
+        while put_off and not turning:
+            callback = put_off.pop()
+            try:
+                callback()
+            except Exception as error:
+                self.report(callback, error)
 
     cdef int step(self) except -1:
         """Call what is readable, each once; how many."""

@@ -155,7 +155,7 @@ class Service:
     def _bind(self) -> None:
         for address in self.config.addresses():
             for sock in bind(address):
-                self.listeners.append(Listener(sock, address, self._reception.take))
+                self.listeners.append(Listener(sock, address, self._reception.take, self.house.sockets))
 
     async def _serve_http(self) -> None:
         address = self.config.http_address()

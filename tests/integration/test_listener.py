@@ -25,7 +25,7 @@ class Door:
 
     def __init__(self, address: Address) -> None:
         (sock,) = bind(address)
-        self.listener = Listener(sock, address, self._accepted)
+        self.listener = Listener(sock, address, self._accepted, asyncio.get_running_loop())
         self.socks: list[socket.socket] = []
         self.names: list[str] = []
         self._came = asyncio.Event()

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from pgambassador.net.reactor import Reactor, reactor
+from pgambassador.net.reactor import Reactor, later, reactor
 from tests.loop import Loop
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
@@ -163,6 +163,34 @@ def test_who_comes_before_is_called_first(watched: Watched) -> None:
     behind.turn()
     assert watched.heard == ["a 1", "b 1"]
     behind.close()
+
+
+def test_what_is_put_off_is_done_when_all_have_been_heard(watched: Watched) -> None:
+    later(lambda: watched.heard.append("at once"))
+    assert watched.heard == ["at once"]
+
+    def parts() -> None:
+        later(lambda: watched.heard.append("late"))
+        later(lambda: 1 // 0)
+        b.send(b"2")
+
+    _, a = watched.pair("a", parts)
+    _, b = watched.pair("b")
+    a.send(b"1")
+    watched.loop.run()
+    assert watched.heard == ["at once", "a 1", "b 2", "late"]
+    (problem,) = watched.loop.problems
+    assert isinstance(problem["exception"], ZeroDivisionError)
+
+
+def test_another_callback_for_what_is_watched(watched: Watched) -> None:
+    ours, theirs = watched.pair("a")
+    theirs.send(b"1")
+    watched.loop.run()
+    watched.reactor.add_reader(ours.fileno(), lambda: watched.heard.append(f"b {ours.recv(100).decode()}"))
+    theirs.send(b"2")
+    watched.loop.run()
+    assert watched.heard == ["a 1", "b 2"]
 
 
 def test_watching_what_cannot_be_watched(watched: Watched) -> None:

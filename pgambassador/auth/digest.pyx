@@ -57,29 +57,20 @@ cdef bint find() except -1:
 available = find()
 
 
-def sha256(bytes message not None):
-    """32 bytes."""
+cdef void hashed(const unsigned char *message, Py_ssize_t n, unsigned char *digest) noexcept:
     cdef State state
-    cdef unsigned char digest[SIZE]
-    if not available:
-        return hashlib.sha256(message).digest()
     init(&state)
-    update(&state, <const char *>message, len(message))
+    update(&state, message, n)
     final(digest, &state)
-    return digest[:SIZE]
 
 
-def hmac_sha256(bytes key not None, bytes message not None):
-    """32 bytes."""
+cdef void keyed(const unsigned char *key, Py_ssize_t size, bytes message, unsigned char *digest) noexcept:
+    """With a key of at most `BLOCK` bytes."""
     cdef State state
     cdef unsigned char pad[BLOCK]
-    cdef unsigned char digest[SIZE]
-    cdef const unsigned char *secret = key
-    cdef Py_ssize_t i, n = len(key)
-    if not available or n > BLOCK:
-        return hmac.digest(key, message, "sha256")
+    cdef Py_ssize_t i
     for i in range(BLOCK):
-        pad[i] = (secret[i] if i < n else 0) ^ 0x36
+        pad[i] = (key[i] if i < size else 0) ^ 0x36
     init(&state)
     update(&state, pad, BLOCK)
     update(&state, <const char *>message, len(message))
@@ -90,4 +81,44 @@ def hmac_sha256(bytes key not None, bytes message not None):
     update(&state, pad, BLOCK)
     update(&state, digest, SIZE)
     final(digest, &state)
+
+
+def sha256(bytes message not None):
+    """32 bytes."""
+    cdef unsigned char digest[SIZE]
+    if not available:
+        return hashlib.sha256(message).digest()
+    hashed(message, len(message), digest)
     return digest[:SIZE]
+
+
+def hmac_sha256(bytes key not None, bytes message not None):
+    """32 bytes."""
+    cdef unsigned char digest[SIZE]
+    if not available or len(key) > BLOCK:
+        return hmac.digest(key, message, "sha256")
+    keyed(key, len(key), message, digest)
+    return digest[:SIZE]
+
+
+def shown_by(bytes proof not None, bytes stored_key not None, bytes message not None):
+    """The client's key that a SCRAM proof shows (RFC 5802, section 3), None if the proof is wrong. How long it takes
+    does not tell where it is wrong."""
+    cdef unsigned char key[SIZE]
+    cdef unsigned char digest[SIZE]
+    cdef const unsigned char *given = proof
+    cdef const unsigned char *stored = stored_key
+    cdef int i, wrong = 0
+    if len(proof) != SIZE or len(stored_key) != SIZE:
+        raise ValueError("a proof and a key have 32 bytes")
+    if not available:
+        signature = hmac.digest(stored_key, message, "sha256")
+        shown = bytes([a ^ b for a, b in zip(proof, signature)])
+        return shown if hmac.compare_digest(hashlib.sha256(shown).digest(), stored_key) else None
+    keyed(stored, SIZE, message, key)
+    for i in range(SIZE):
+        key[i] ^= given[i]
+    hashed(key, SIZE, digest)
+    for i in range(SIZE):
+        wrong |= digest[i] ^ stored[i]
+    return None if wrong else key[:SIZE]

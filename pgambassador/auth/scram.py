@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
-from pgambassador.auth.digest import hmac_sha256, sha256
+from pgambassador.auth.digest import hmac_sha256, shown_by
 from pgambassador.auth.verifier import KEY_SIZE, Derive, Keys, Verifier, derive
 from pgambassador.errors import ProtocolViolation
 
@@ -135,7 +135,7 @@ def server(
     header, flag, bare, theirs = usual.groups() if usual else _client_first(client_first)
     _check_binding_flag(flag, mechanism, offered=binding is not None)
     full_nonce = theirs + (nonce or make_nonce())
-    server_first = b"r=%b,s=%b,i=%d" % (full_nonce, _encoded(verifier.salt), verifier.iterations)
+    server_first = b"r=" + full_nonce + verifier.shown
     client_final = yield server_first
 
     expected = header + (binding or b"" if flag.startswith(b"p") else b"")
@@ -149,8 +149,8 @@ def server(
         raise _malformed(f"a proof of {len(proof)} bytes; it must be {KEY_SIZE}")
 
     auth_message = b",".join((bare, server_first, without_proof))
-    client_key = _xor(proof, hmac_sha256(verifier.stored_key, auth_message))
-    if not hmac.compare_digest(sha256(client_key), verifier.stored_key):
+    client_key = shown_by(proof, verifier.stored_key, auth_message)
+    if client_key is None:
         return None
     if learn is not None:
         learn(Keys(client_key, verifier.server_key))

@@ -46,6 +46,12 @@ class Verifier:
     salt: bytes
     stored_key: bytes = field(repr=False)
     server_key: bytes = field(repr=False)
+    shown: bytes = field(init=False, repr=False, compare=False)
+    """What its owner is shown of it: how a server-first-message ends."""
+
+    def __post_init__(self) -> None:
+        shown = b",s=%b,i=%d" % (binascii.b2a_base64(self.salt, newline=False), self.iterations)
+        object.__setattr__(self, "shown", shown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ cdef class Channel(Outlet):
     cdef readonly object sock
     cdef readonly bint reading
     cdef readonly unsigned long long received
-    cdef public object on_readable
+    cdef object listener
     cdef object incoming
     cdef object decrypt
     cdef bint more

@@ -78,6 +78,19 @@ cdef class Channel(Outlet):
 
     # Reading.
 
+    @property
+    def on_readable(self):
+        """Who is called when there is something to read; it may be another one while the socket is read."""
+        return self.listener
+
+    @on_readable.setter
+    def on_readable(self, listener):
+        self.listener = listener
+        if self.reading:
+            self.loop.add_reader(self.fd, listener)
+            if self.more:
+                self.loop.call_soon(listener)
+
     cdef Py_ssize_t fill(self, char *into, Py_ssize_t room) except -3:
         """Read what is there: bytes read, 0 at the end, -1 if nothing is there yet, -2 if the socket is broken."""
         cdef Py_ssize_t n
@@ -204,9 +217,9 @@ cdef class Channel(Outlet):
     cdef int start_reading(self) except -1:
         if not self.reading and not self.closed:
             self.reading = True
-            self.loop.add_reader(self.fd, self.on_readable)
+            self.loop.add_reader(self.fd, self.listener)
             if self.more:
-                self.loop.call_soon(self.on_readable)
+                self.loop.call_soon(self.listener)
         return 0
 
     cdef int stop_reading(self) except -1:
@@ -225,8 +238,8 @@ cdef class Channel(Outlet):
             store_clear(&self.rest)
             if self.closed:
                 self.release()
-            elif self.on_readable is not None:
-                self.loop.call_soon(self.on_readable)
+            elif self.listener is not None:
+                self.loop.call_soon(self.listener)
         return 0
 
     def read(self, Py_ssize_t most=65536):
@@ -253,7 +266,7 @@ cdef class Channel(Outlet):
         if linger:
             self.flush()
         self.closed = True
-        self.on_readable = self.on_drained = None
+        self.listener = self.on_drained = None
         if linger and self.rest.used and not self.broken:
             self.patience = PATIENCE
             lingering.add(self)

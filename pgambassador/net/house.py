@@ -16,7 +16,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from pgambassador.auth.credential import Plain
@@ -40,6 +40,7 @@ from pgambassador.net.guests import Guest, Guests
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.levers import Outcome, Reread
 from pgambassador.net.limits import Limits
+from pgambassador.net.lodgings import Given, Lodger, Lodging, Lodgings
 from pgambassador.net.memoirs import Memoirs
 from pgambassador.net.memory import Memory
 from pgambassador.net.numbers import Labels, Numbers, Register
@@ -58,8 +59,6 @@ from pgambassador.observe.querylog import QueryLog
 from pgambassador.pool.census import Stay
 from pgambassador.protocol.cancel import CancelKeys
 from pgambassador.routing.cache import caches
-
-Given = tuple[tuple[str, str], ...]
 
 
 class House:
@@ -81,7 +80,7 @@ class House:
         self.gate = Gate(config.tls)
         self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
         self.memoirs = Memoirs(config.clusters, self.keepers, config.failover.offline_logins)
-        self.lodging = lru_cache(maxsize=1000)(self._lodging)
+        self.lodgings = Lodgings(self._lodging)
         self.branches = {
             name: Branches(name, cluster, self._forgotten)
             for name, cluster in config.clusters.items()
@@ -112,7 +111,7 @@ class House:
     def reload(self, config: Config, users: Users, gate: Gate) -> None:
         """From now on go by this, which differs from before in what `compare` calls live."""
         old, self.config, self.gate = self.config, config, gate
-        self.lodging.cache_clear()
+        self.lodgings.clear()
         self.ways.config = config
         asking = self.directory.enquiry
         if config.auth.query != old.auth.query:
@@ -188,8 +187,8 @@ class House:
                 keeper.lane.sink = self._record
         return keeper
 
-    def _lodging(self, database: str, name: str, user: str, given: Given) -> tuple[Keeper, Allowance]:
-        """The pool of a client that has shown this name and is `user` since, and what it may take of it."""
+    def _lodging(self, lodger: Lodger) -> Lodging:
+        database, name, user, given = lodger
         return self.keeper(database, user, given), self.config.allowance(database, name)
 
     def _refused(self, cluster: str, user: str, secret: Secret) -> None:
@@ -223,7 +222,7 @@ class House:
         for key, keeper in list(self.keepers.items()):
             if not keeper.essential and keeper.unused:
                 del self.keepers[key]
-                self.lodging.cache_clear()
+                self.lodgings.clear()
                 if keeper.cluster in self.branches:
                     self.branches[keeper.cluster].release(keeper)
                 for pool in keeper.all():

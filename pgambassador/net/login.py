@@ -14,9 +14,8 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 from pgambassador.admin.exchange import Exchange
@@ -28,18 +27,18 @@ from pgambassador.net import patience
 from pgambassador.net.arrival import peer_of
 from pgambassador.net.console import Console
 from pgambassador.net.desk import COLUMNS, Desk, check_admin, settings_for
-from pgambassador.net.facts import Facts
 from pgambassador.net.gate import explain
-from pgambassador.net.greeting import BASE, reports_of
+from pgambassador.net.greeting import reports_of
 from pgambassador.net.guests import Guest
 from pgambassador.net.house import House
+from pgambassador.net.lodgings import Lodger
+from pgambassador.net.seat import NOT_SETTINGS, Seat, parts, settings_of
 from pgambassador.net.session import Session
 from pgambassador.net.tunnel import Tunnel
 from pgambassador.net.visitor import Gone, Visitor
 from pgambassador.pool.census import Stay
 from pgambassador.protocol.negotiate import Cancel, Opening, Send, Start, Tls
 from pgambassador.protocol.options import read_options, truth
-from pgambassador.protocol.settings import Settings
 from pgambassador.wire import build
 from pgambassador.wire.build import PROTOCOL_3_2
 from pgambassador.wire.parse import StartupPacket
@@ -52,8 +51,6 @@ _READY = build.ready_for_query(b"I")
 _READ = 1024
 _CANCELED = build.error_response("ERROR", "57014", "canceling statement due to user request")
 LIMIT = "pgambassador.login_timeout"
-_NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
-_NONE: Mapping[str, str] = {}
 
 
 async def welcome(house: House, sock: socket.socket, address: str, task: asyncio.Task[Any]) -> None:
@@ -185,7 +182,10 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
     if limit[0] != house.config.clients.login_timeout:
         house.guests.allow(guest, limit)
     shown = _shown(peer, visitor)
-    success, user = await house.porter.admit(shown, packet.user, packet.database, visitor, kind)
+    seat = Seat(house, visitor, packet)
+    success, user = await house.porter.admit(
+        shown, packet.user, packet.database, visitor, kind, meanwhile=seat.prepare
+    )
     house.doorway.leave(guest)
     console = kind == SESSION and house.config.is_console(packet.database)
     if console and not peer.local:
@@ -198,7 +198,7 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
                 _attend(entrant)
                 return True
             house.lodge(stay, packet.database, packet.user)
-            await (_replicate(entrant, kind) if kind else _begin(entrant))
+            await (_replicate(entrant, kind) if kind else _begin(entrant, seat))
             return True
         except BaseException:
             house.dismiss(stay)
@@ -206,7 +206,7 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
     except AmbassadorError as error:
         if _sqlstate(error) != CANNOT_CONNECT_NOW:
             # As a server does it: whom it knows is told so, and then what else is wrong.
-            await visitor.send(success)
+            visitor.say(success)
         raise
 
 
@@ -232,33 +232,23 @@ class _Entrant(NamedTuple):
     stay: Stay
 
 
-async def _begin(entrant: _Entrant) -> None:
+async def _begin(entrant: _Entrant, seat: Seat) -> None:
     """A session, in its place."""
     house, visitor, packet, success, user, stay = entrant
-    usual = packet.usual and "options" not in packet.params
-    settings, given = (_remembered_parts if usual else _parts)(packet)
-    keeper, allowance = house.lodging(packet.database, packet.user, user, given)
+    settings, given = parts(packet)
+    keeper, allowance = house.lodgings.of(Lodger(packet.database, packet.user, user, given))
     visitor.waits_in = keeper
-    settings, told, reports = await keeper.greeting.words(settings)
-    facts = Facts(
-        address=visitor.address,
-        user=packet.user,
-        database=packet.database,
-        application_name=packet.params.get("application_name", ""),
-        pid=0,
-        connected_at=time.time(),
-        start=settings,
-        stay=stay,
-        told=told,
-    )
-    session = Session(house.sockets, visitor.channel(), keeper.lane, settings, facts)
+    words = await keeper.greeting.words(settings)
+    session = seat.session(keeper, words)
+    facts = session.facts
+    facts.stay = stay
     facts.pid, key = house.keys.issue(session, long=packet.version >= PROTOCOL_3_2)
     session.bereaved = keeper.greeting.parameters is None  # it was told what was known last
     keeper.clients.add(session)
+    house.logins += 1
+    session.tell(_greeting(success, words.reports, facts.pid, key))
     keeper.timekeeper.allow(session, allowance, time.monotonic())
     house.tolls.attend(session)
-    house.logins += 1
-    session.tell(_greeting(success, reports, facts.pid, key))
     session.start(visitor.rest())
     if house.draining:
         session.drain()
@@ -284,7 +274,7 @@ async def _replicate(entrant: _Entrant, kind: str) -> None:
     settings = settings_of(packet).values
     for name in settings:
         # In a pool a server would be told of it as of a parameter; here it would be part of the start packet.
-        if name in _NOT_SETTINGS or name.startswith("_pq_."):
+        if name in NOT_SETTINGS or name.startswith("_pq_."):
             raise Refused(
                 f'unrecognized configuration parameter "{name[:64]}"',
                 sqlstate="42704",
@@ -336,32 +326,6 @@ def _shown(peer: Peer, visitor: Visitor) -> Peer:
         common_name=None if certificate is None else certificate.common_name,
         binding=visitor.binding,
     )
-
-
-def settings_of(packet: StartupPacket) -> Settings:
-    """The session's settings as the start packet gives them; `options` first, as a server does it."""
-    if options := packet.params.get("options"):
-        given, unparsed = read_options(options)
-        if unparsed:
-            log.warning("ignored in the options of a client: %s", " ".join(unparsed)[:200])
-        return _settings(packet, given)
-    return _settings(packet)
-
-
-def _settings(packet: StartupPacket, options: Mapping[str, str] = _NONE) -> Settings:
-    settings = {name.lower(): value for name, value in options.items()}
-    for name, value in packet.params.items():
-        if name not in _NOT_SETTINGS:
-            settings[name.lower()] = value
-    return Settings.of(settings) if settings else BASE
-
-
-def _parts(packet: StartupPacket) -> tuple[Settings, tuple[tuple[str, str], ...]]:
-    """What can be set at any time, and what a server connection begins with."""
-    return settings_of(packet).divided()
-
-
-_remembered_parts = lru_cache(maxsize=1000)(_parts)
 
 
 def _sqlstate(error: AmbassadorError) -> str:

@@ -44,7 +44,7 @@ from pgambassador.net.tasks import spawn
 from pgambassador.net.trials import Trials
 from pgambassador.net.turns import Turns
 from pgambassador.wire import build
-from pgambassador.wire.frames import Dialogue, Frame
+from pgambassador.wire.frames import Dialogue
 
 T = TypeVar("T")
 
@@ -54,11 +54,10 @@ PATIENCE = 10.0
 
 
 class Frames(Protocol):
-    """The client's side of a dialogue."""
+    """The client's side: `hold` gives the dialogue's result, or raises its exception, or one if the client
+    goes. `delay(now)` is asked right before an answer is looked at: seconds that it has to wait."""
 
-    async def send(self, data: bytes) -> None: ...
-    async def next(self) -> Frame: ...
-    async def pause(self, seconds: float) -> None: ...  # Ends with an exception of its own if the client goes
+    def hold(self, dialogue: Dialogue[T], delay: Callable[[float], float]) -> Awaitable[T]: ...
 
 
 class Admitted(NamedTuple):
@@ -108,15 +107,22 @@ class Porter:
         self._shown = {}
 
     async def admit(
-        self, peer: Peer, user: str, database: str, frames: Frames, kind: str = SESSION
+        self,
+        peer: Peer,
+        user: str,
+        database: str,
+        frames: Frames,
+        kind: str = SESSION,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> Admitted:
         """Raises Refused, or ServerRefused where a server was asked, with the `delay` to tell it after.
-        `kind`: what the connection is for; see `rules`."""
+        `kind`: what the connection is for; see `rules`. `meanwhile` is called when the client has been asked
+        for a proof of its name, with which it would be `server_user(user)`."""
         rule = first_match(self._rules, peer, database, user, kind)
         if rule is None or rule.method == "reject":
             raise refusal(rule, peer, database, user, kind)
         try:
-            return await self._identify(rule.method, peer, user, database, frames)
+            return await self._identify(rule.method, peer, user, database, frames, meanwhile)
         except AmbassadorError as error:
             self._count(peer.site, error)
             raise
@@ -139,10 +145,18 @@ class Porter:
         if self.directory.enquiry is not None:
             self.directory.enquiry.close()
 
-    async def _identify(self, method: str, peer: Peer, user: str, database: str, frames: Frames) -> Admitted:
+    async def _identify(
+        self,
+        method: str,
+        peer: Peer,
+        user: str,
+        database: str,
+        frames: Frames,
+        meanwhile: Callable[[], object],
+    ) -> Admitted:
         match method:
             case "trust":
-                return Admitted(build.authentication_ok(), self._map.get(user, user))
+                return Admitted(build.authentication_ok(), self.server_user(user))
             case "peer":
                 shown = await _account(peer.uid)
                 return Admitted(build.authentication_ok(), self._mapped("Peer", shown, user))
@@ -154,7 +168,11 @@ class Porter:
                 )
             case "upstream":
                 return await self._at_server(peer, user, database, frames)
-        return await self._by_secret(method, peer, user, database, frames)
+        return await self._by_secret(method, peer, user, database, frames, meanwhile)
+
+    def server_user(self, user: str) -> str:
+        """Who somebody is on the server that has shown this name."""
+        return self._map.get(user, user)
 
     def _mapped(self, method: str, shown: str | None, user: str) -> str:
         """As whom somebody works who has shown one name and asks to be another."""
@@ -168,7 +186,15 @@ class Porter:
 
     # Passwords that are known here.
 
-    async def _by_secret(self, method: str, peer: Peer, user: str, database: str, frames: Frames) -> Admitted:
+    async def _by_secret(
+        self,
+        method: str,
+        peer: Peer,
+        user: str,
+        database: str,
+        frames: Frames,
+        meanwhile: Callable[[], object],
+    ) -> Admitted:
         entry = self.directory.known(user)
         if entry is None:
             entry = await self._questions.hold(peer.site, partial(self.directory.find, user))
@@ -181,16 +207,18 @@ class Porter:
             credential,
             doubt=entry.doubt,
             binding=peer.binding,
-            learn=learnt.append,
+            learn=learnt.append if self._poor else None,
             stand_in=partial(self._stand_in, user, entry.credential),
             **({"seems_scram": self.directory.seems_scram(user, self._mock_key)} if method == "md5" else {}),
         )
+        answer = frames.hold(dialogue, partial(self.throttle.wait, peer.site))
+        meanwhile()
         try:
-            success = await self._hold(dialogue, peer, frames)
+            success = await answer
         except Refused:
             self.directory.forget(user)
             raise
-        server_user = self._map.get(user, user)
+        server_user = self.server_user(user)
         if server_user == user and self._poor:
             self._keep(database, user, self._useful(user, entry.credential, learnt))
         return Admitted(success, server_user)
@@ -271,11 +299,11 @@ class Porter:
                 "a password would have to come in clear text, over a connection without TLS",
                 hint="Connect with TLS: sslmode=verify-full.",
             )
-        password = await self._hold(methods.cleartext(user), peer, frames)
+        password = await frames.hold(methods.cleartext(user), partial(self.throttle.wait, peer.site))
         target = self.config.target(database)
         if target is None:
             raise methods.failed(user, "no server serves this database")
-        server_user = self._map.get(user, user)
+        server_user = self.server_user(user)
         needed = server_user == user and target.user is None and target.cluster in self._poor
         if not self._trials.passed(target, user, password, needed=needed):
             trial = partial(self._trials.hold, target, user, password, needed=needed)
@@ -299,22 +327,6 @@ class Porter:
     def refused(self, cluster: str, user: str, secret: Secret) -> None:
         """A pool that logged in with what a client has brought is told that it is wrong."""
         self._trials.refused(cluster, user, secret)
-
-    async def _hold(self, dialogue: Dialogue[T], peer: Peer, frames: Frames) -> T:
-        """Its result; raises what it raises. Between turn and look at an answer nothing is awaited."""
-        time = asyncio.get_running_loop().time
-        try:
-            data = next(dialogue)
-            while True:
-                if data:
-                    await frames.send(data)
-                frame = await frames.next()
-                while (seconds := self.throttle.wait(peer.site, time())) > 0:
-                    await frames.pause(seconds)
-                data = dialogue.send(frame)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
 
     def _keep(self, database: str, user: str, secret: Secret | None) -> None:
         if secret is None:

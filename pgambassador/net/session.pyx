@@ -47,17 +47,17 @@ cdef class Session(Wake):
         self.state = state
         self.facts = facts
         self.scanner = Scanner(NEEDS, CLIENT_LIMIT, WHOLE_LIMIT)
-        channel.on_readable = self.on_readable
-        channel.on_drained = self.on_drained
-        lane.enters()
 
     def __dealloc__(self):
         weigh(-self.weight)
 
     def start(self, bytes early not None):
-        """Begin to read; `early` are bytes that came behind the login."""
+        """Begin to read; `early` are bytes that came behind the login. Before this nobody knows of it."""
         cdef Py_ssize_t n = len(early)
+        self.lane.enters()
         self.now = clock()
+        self.channel.on_readable = self.on_readable
+        self.channel.on_drained = self.on_drained
         self.channel.start_reading()
         if n:
             self.scanner.append(early, n)

@@ -8,12 +8,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import socket
 import ssl
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pgambassador.auth import certificate
 from pgambassador.auth.certificate import Certificate
@@ -23,19 +21,18 @@ from pgambassador.net.channel import Channel
 from pgambassador.net.gate import Gate
 from pgambassador.net.sockets import Sockets
 from pgambassador.net.stream import Stream
+from pgambassador.net.talk import Gone, Talk
 from pgambassador.net.word import Word
-from pgambassador.wire.frames import Frame, sole_frame, take_frame
+from pgambassador.wire.frames import Dialogue
 
 if TYPE_CHECKING:
     from pgambassador.net.keeper import Keeper
 
+__all__ = ["Gone", "Visitor"]
+
+T = TypeVar("T")
+
 READ_SIZE = 16_384
-# PasswordMessage and SASL responses; a server allows as much.
-MESSAGE_LIMIT = 65535 + 4
-
-
-class Gone(Exception):
-    """The client closed the connection; there is nobody to tell."""
 
 
 class Visitor(Stream):
@@ -47,12 +44,14 @@ class Visitor(Stream):
         self._sockets = sockets
         self._word = Word(self._loop)
         self._watched = False
-        self._buffer = bytearray()
         self.is_unix = address == "unix"
         self.certificate: Certificate | None = None
         self.binding: bytes | None = None
         self.handshaking = False
         self.waits_in: Keeper | None = None  # the pool whose first connection its login waits for
+        # Once its start packet is there.
+        self._channel: Channel | None = None
+        self._talk: Talk | None = None
 
     @property
     def encrypted(self) -> bool:
@@ -67,33 +66,38 @@ class Visitor(Stream):
             pass  # a broken record: nothing more can be believed
         raise Gone
 
-    # Its messages one by one, before they are a session's.
+    # Once its start packet is there, by the channel that its session will have.
 
     def begin(self, tail: bytes) -> None:
-        """What stood behind its start packet."""
-        self._buffer += tail
+        """`tail` stood behind its start packet."""
+        early = tail + self.remainder()
+        self._channel = Channel(self._sockets, self.sock, self.tls, self.incoming, self.outgoing)
+        self._talk = Talk(self._loop, self._channel, early)
+        if self._watched:
+            self._watched = False
+            self._channel.resume_reading()
 
-    async def next(self) -> Frame:
-        if not self._buffer:
-            data = await self.read()
-            if (frame := sole_frame(data, MESSAGE_LIMIT)) is not None:
-                return frame
-            self._buffer += data
-        while (frame := take_frame(self._buffer, MESSAGE_LIMIT)) is None:
-            self._buffer += await self.read()
-        return frame
+    def hold(self, dialogue: Dialogue[T], delay: Callable[[float], float]) -> Awaitable[T]:
+        """The dialogue's result; see `Talk`."""
+        assert self._talk is not None
+        talk: Awaitable[T] = self._talk.hold(dialogue, delay)
+        return talk
 
-    async def pause(self, seconds: float) -> None:
-        """Let time pass. What the client says meanwhile is kept, up to a bound; Gone if it goes."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while len(self._buffer) < MESSAGE_LIMIT:
-                    self._buffer += await self.read()
-                await asyncio.sleep(seconds)
+    def pause(self, seconds: float) -> Awaitable[None]:
+        """Let time pass; Gone if it goes."""
+        assert self._talk is not None
+        pause: Awaitable[None] = self._talk.pause(seconds)
+        return pause
+
+    def say(self, data: bytes) -> None:
+        """What is no part of a dialogue."""
+        assert self._channel is not None
+        self._channel.write(data)
 
     def rest(self) -> bytes:
         """What was sent behind the last message, for the session."""
-        return bytes(self._buffer) + self.remainder()
+        assert self._talk is not None
+        return self._talk.rest()
 
     async def start_tls(self, gate: Gate, early: bytes, *, direct: bool) -> None:
         """The handshake, `early` being its first bytes. ssl.SSLError if it fails."""
@@ -118,17 +122,20 @@ class Visitor(Stream):
                 raise Refused("the client's certificate cannot be read", hint="Use another.") from None
 
     def channel(self) -> Channel:
-        """The relay's; what was decrypted before has to be taken from `remainder`."""
-        self._unwatch()
-        return Channel(self._sockets, self.sock, self.tls, self.incoming, self.outgoing)
+        """The relay's."""
+        assert self._channel is not None
+        return self._channel
 
     def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            return
         self._unwatch()
         super().close()
 
     def last_words(self, data: bytes) -> None:
-        """Say this and goodbye, as far as the socket takes it at once."""
-        if self.handshaking:
+        """Say this and goodbye, in one piece, as far as the socket takes it at once."""
+        if self.handshaking or (self._channel is not None and self._channel.pending):
             return
         if self.tls is not None:
             assert self.outgoing is not None
@@ -146,11 +153,16 @@ class Visitor(Stream):
     # By the relay's own watch: the event loop's would be told anew of each wait.
 
     async def _receive_raw(self, most: int = READ_SIZE) -> bytes:
+        if not self._watched:
+            # Who has just come has mostly said something already.
+            try:
+                return self.sock.recv(READ_SIZE)
+            except (BlockingIOError, InterruptedError):
+                pass
         while True:
             if not self._watched:
                 self._watched = True
                 self._sockets.add_reader(self.sock.fileno(), self._on_readable)
-            # First this: reading what is not there yet, as it seldom is, is an exception.
             await self._word
             try:
                 return self.sock.recv(READ_SIZE)

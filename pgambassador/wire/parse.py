@@ -139,8 +139,13 @@ def password(payload: bytes) -> bytes:
     return secret
 
 
+_PLAIN: Final = b"SCRAM-SHA-256\0"
+
+
 def sasl_initial_response(payload: bytes) -> tuple[str, bytes | None]:
     """The chosen mechanism, and the client's first message if it is there (length -1: it is not)."""
+    if payload[:14] == _PLAIN and int.from_bytes(payload[14:18], "big") == len(payload) - 18:
+        return "SCRAM-SHA-256", payload[18:]  # as most of them
     what = "SASLInitialResponse"
     mechanism, position = cstring(payload, 0, what)
     if len(payload) < position + 4:

@@ -6,6 +6,7 @@ import _hashlib
 import hashlib
 import hmac
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -21,6 +22,22 @@ KEYS = st.binary(max_size=130)
 def test_it_is_pythons(key: bytes, message: bytes) -> None:
     assert digest.sha256(message) == hashlib.sha256(message).digest()
     assert digest.hmac_sha256(key, message) == hmac.digest(key, message, "sha256")
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=300), st.integers(0, 255), st.integers(0, 31))
+def test_what_a_proof_shows(key: bytes, message: bytes, fault: int, at: int) -> None:
+    stored = hashlib.sha256(key).digest()
+    signature = hmac.digest(stored, message, "sha256")
+    proof = bytearray(a ^ b for a, b in zip(key, signature, strict=True))
+    assert digest.shown_by(bytes(proof), stored, message) == key
+    proof[at] ^= fault
+    assert digest.shown_by(bytes(proof), stored, message) == (None if fault else key)
+
+
+def test_a_proof_of_another_size_is_none() -> None:
+    for proof, stored in ((b"", bytes(32)), (bytes(33), bytes(32)), (bytes(32), bytes(31))):
+        with pytest.raises(ValueError, match="32"):
+            digest.shown_by(proof, stored, b"")
 
 
 def test_it_is_there_where_it_can_be() -> None:

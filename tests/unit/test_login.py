@@ -20,7 +20,9 @@ from pgambassador.config.failover import Failover
 from pgambassador.errors import AmbassadorError, ServerRefused, Unreachable
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
-from pgambassador.net.login import settings_of, welcome
+from pgambassador.net.login import welcome
+from pgambassador.net.seat import settings_of
+from pgambassador.net.session import Session
 from pgambassador.net.turns import EACH
 from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.startup import Channel, upstream_login
@@ -411,6 +413,100 @@ def test_a_wrong_password_and_an_unknown_user_look_the_same(
     assert password.decode() not in caplog.text.replace("the password is wrong", "")
 
 
+class Made:
+    """Notes which sessions are made, and when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sessions: list[Session] = []
+        monkeypatch.setattr("pgambassador.net.seat.Session", self.make)
+
+    def make(self, *args: Any) -> Session:
+        self.sessions.append(Session(*args))
+        return self.sessions[-1]
+
+
+def half(door: Door, password: bytes) -> tuple[Caller, Any, Any]:
+    """A client that has been asked for its proof, its dialogue, and the proof."""
+    dialogue = upstream_login({"database": "shop"}, password, user="app", channel=Channel(local=True))
+    caller = Caller(door, next(dialogue))
+    proof = b""
+    for _ in range(2):
+        frame = take_frame(bytearray(caller.reads()), 1 << 16)
+        assert frame is not None
+        proof = dialogue.send(frame)
+        if frame[1][3] == 10:  # AuthenticationSASL
+            caller.sends(proof)
+    return caller, dialogue, proof
+
+
+def told(caller: Caller) -> dict[str, str]:
+    """The parameters that it is told with its success."""
+    data = bytearray(caller.reads())
+    found = {}
+    while (frame := take_frame(data, 1 << 16)) is not None:
+        if frame[0] == ord("S"):
+            name, value, _ = frame[1].split(b"\0")
+            found[name.decode()] = value.decode()
+    return found
+
+
+def test_a_session_is_made_while_its_client_answers(doors: MakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    made = Made(monkeypatch)
+    talks(door, b"right")
+    assert len(made.sessions) == 1
+    keeper = door.house.keeper("shop", "app")
+    before = keeper.lane.sessions
+    caller, _, proof = half(door, b"right")
+    assert len(made.sessions) == 2, "it is there, and nobody knows of it"
+    assert (len(keeper.clients), keeper.lane.sessions, len(door.house.keys)) == (1, before, 1)
+    caller.sends(proof)
+    assert told(caller) == PARAMETERS
+    assert len(made.sessions) == 2
+    assert made.sessions[1] in keeper.clients
+    assert (keeper.lane.sessions, len(door.house.keys)) == (before + 1, 2)
+
+
+def test_what_has_changed_meanwhile_is_not_used(doors: MakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    made = Made(monkeypatch)
+    talks(door, b"right")
+    keeper = door.house.keeper("shop", "app")
+    caller, _, proof = half(door, b"right")
+    changed = {**PARAMETERS, "TimeZone": "Asia/Tokyo"}
+    door.loop.within(lambda: keeper.greeting.learn(changed))
+    caller.sends(proof)
+    assert told(caller) == changed
+    assert len(made.sessions) == 3
+    assert made.sessions[1] not in keeper.clients
+    assert made.sessions[2].facts.told == changed
+
+
+def test_who_cannot_show_who_it_is_leaves_nothing(doors: MakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    made = Made(monkeypatch)
+    talks(door, b"right")
+    keeper = door.house.keeper("shop", "app")
+    before = keeper.lane.sessions
+    caller, _, proof = half(door, b"wrong")
+    caller.sends(proof)
+    assert caller.is_refused()["C"] == "28P01"
+    assert len(made.sessions) == 2
+    assert (len(keeper.clients), keeper.lane.sessions, len(door.house.keys)) == (1, before, 1)
+    gone, _, _ = half(door, b"right")
+    gone.sock.close()
+    door.loop.run()
+    assert gone.task.done()
+    assert (len(keeper.clients), keeper.lane.sessions, len(door.house.keys)) == (1, before, 1)
+
+
+def test_strangers_have_nothing_made_for_them(doors: MakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    made = Made(monkeypatch)
+    half(door, b"right")
+    assert made.sessions == [] and door.house.keepers == {}
+
+
 def test_a_failure_is_answered_later_each_time(doors: MakeDoor) -> None:
     door = doors(USERS, auth=Auth(method="md5"))
 
@@ -565,9 +661,8 @@ def test_what_a_login_asks_of_the_kernel(doors: MakeDoor) -> None:
         pass
     assert [record[8] for record in records] == [10, 11, 12]  # AuthenticationSASL, …Continue, …Final
     assert records[-1].endswith(IDLE)
-    # The last of them is the session's: compiled.
-    assert calls == {"send": 2, "recv": 3}, "a read for each message"
-    assert watched == ["add_reader", "remove_reader", "add_reader"]
+    assert calls == {"recv": 1}, "the rest is the channel's, compiled: what it says came in records"
+    assert set(watched) == {"add_reader"}, "the socket is watched once, and then by somebody else"
     assert len(door.loop._timers) <= timers + 1
     theirs.close()
     door.loop.run()

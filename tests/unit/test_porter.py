@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -33,8 +33,10 @@ from pgambassador.net.directory import Directory
 from pgambassador.net.porter import Admitted, Porter
 from pgambassador.net.turns import EACH
 from pgambassador.wire import build, parse
-from pgambassador.wire.frames import Frame
+from pgambassador.wire.frames import Dialogue
 from tests.loop import Loop
+
+T = TypeVar("T")
 
 OK = build.authentication_ok()
 LOCAL = Peer.at("unix", 1000)
@@ -56,7 +58,7 @@ class Client:
         self._exchange = scram.client(password)
         self._next = b""
 
-    async def send(self, data: bytes) -> None:
+    def hear(self, data: bytes) -> None:
         kind, rest = parse.authentication(data[5:])
         self.asked.append((kind, len(rest)))
         self.heard.append(rest)
@@ -69,11 +71,21 @@ class Client:
         else:
             self._next = self._exchange.send(rest)
 
-    async def next(self) -> Frame:
-        return ord("p"), self._next
+    async def turn(self, delay: Callable[[float], float]) -> None:
+        if (seconds := delay(asyncio.get_running_loop().time())) > 0:
+            await asyncio.sleep(seconds)
+            await self.turn(delay)
 
-    async def pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def hold(self, dialogue: Dialogue[T], delay: Callable[[float], float]) -> T:
+        try:
+            data = next(dialogue)
+            while True:
+                self.hear(data)
+                await self.turn(delay)
+                data = dialogue.send((ord("p"), self._next))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
 
 class Server:

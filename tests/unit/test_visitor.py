@@ -16,6 +16,7 @@ from pgambassador.errors import ProtocolViolation
 from pgambassador.net.gate import Gate
 from pgambassador.net.tasks import spawn
 from pgambassador.net.visitor import Gone, Visitor
+from pgambassador.wire.frames import Dialogue
 
 Talk = Callable[[Visitor, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -135,6 +136,38 @@ def test_the_end(ca: Authority, gate: Gate, over_tls: bool) -> None:
         with pytest.raises(Gone):
             await visitor.read()
         visitor.last_words(b"to nobody")
+
+    meet(talk, *((gate, context(ca)) if over_tls else (None, None)))
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_its_messages(ca: Authority, gate: Gate, over_tls: bool) -> None:
+    def dialogue() -> Dialogue[bytes]:
+        _, first = yield b"first?"
+        _, second = yield b"second?"
+        return first + second
+
+    async def talk(visitor: Visitor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"start")
+        assert await visitor.read() == b"start"
+        visitor.begin(b"p\0\0\0\5")
+        writer.write(b"1")
+        answer = visitor.hold(dialogue(), lambda now: 0.0)
+        assert await reader.readexactly(6) == b"first?"
+        assert await reader.readexactly(7) == b"second?"
+        writer.write(b"p\0\0\0\0052" + b"behind it")
+        assert await answer == b"12"
+        await visitor.pause(0.0)
+        channel = visitor.channel()
+        assert visitor.rest() + (channel.read() or b"") == b"behind it"
+        visitor.say(b"welcome")
+        assert await reader.readexactly(7) == b"welcome"
+        visitor.last_words(b"bye")
+        if not over_tls:
+            visitor.close()
+        assert await reader.read() == b"bye", "the end of TLS comes with it"
+        visitor.close()
+        assert channel.closed
 
     meet(talk, *((gate, context(ca)) if over_tls else (None, None)))
 

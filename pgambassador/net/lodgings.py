@@ -30,6 +30,8 @@ class Lodgings:
     def __init__(self, find: Callable[[Lodger], Lodging]) -> None:
         self._find = find
         self._known: dict[Lodger, Lodging] = {}
+        self.last: Lodging | None = None
+        """Somebody's: who is not known can be given as much work as who is."""
 
     def known(self, lodger: Lodger) -> Lodging | None:
         """If such a client has been here: nothing is made for who has shown nothing yet."""
@@ -43,10 +45,12 @@ class Lodgings:
             if len(self._known) >= SIZE:
                 self._known.clear()
             self._known[lodger] = found
+        self.last = found
         return found
 
     def clear(self) -> None:
         self._known.clear()
+        self.last = None
 
     def __repr__(self) -> str:
         return f"<Lodgings {len(self._known)}>"

@@ -3,6 +3,7 @@
 1. For who has shown nothing yet only that is used which others have brought before: nothing is made that
    stays, and nothing knows of the session before it starts.
 2. What has changed since is not used.
+3. It takes as long whoever is named: for a stranger a session is made as well, which nobody will have.
 """
 
 from __future__ import annotations
@@ -42,10 +43,12 @@ class Seat:
             return  # what is wrong with it is told once it is known whose it is
         settings, given = parts(packet)
         user = house.porter.server_user(packet.user)
-        lodging = house.lodgings.known(Lodger(packet.database, packet.user, user, given))
+        known = house.lodgings.known(Lodger(packet.database, packet.user, user, given))
+        lodging = known or house.lodgings.last
         words = None if lodging is None else lodging[0].greeting.spoken(settings)
         if lodging is not None and words is not None:
-            self._prepared = lodging[0], words, self._make(lodging[0], words)
+            session = self._make(lodging[0], words)
+            self._prepared = None if known is None else (lodging[0], words, session)
 
     def session(self, keeper: Keeper, words: Words) -> Session:
         """In that pool, told these words; not started yet."""

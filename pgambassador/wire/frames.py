@@ -110,14 +110,6 @@ def take_frame(buffer: bytearray, limit: int) -> Frame | None:
     return frame
 
 
-def sole_frame(data: bytes, limit: int) -> Frame | None:
-    """The frame that these bytes are, if they are one and no more: else `take_frame` has to look at them."""
-    length = len(data) - 1
-    if 4 <= length <= limit and int.from_bytes(data[1:HEADER_SIZE], "big") == length:
-        return data[0], data[HEADER_SIZE:]
-    return None
-
-
 def letter(kind: int) -> str:
     """The type byte as a sentence shows it."""
     return repr(chr(kind)) if 0x20 < kind < 0x7F else f"0x{kind:02x}"

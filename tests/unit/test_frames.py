@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from pgambassador.errors import ProtocolViolation
 from pgambassador.wire import build
-from pgambassador.wire.frames import Backend, Frontend, letter, sole_frame, take_frame
+from pgambassador.wire.frames import Backend, Frontend, letter, take_frame
 
 LIMIT = 1000
 
@@ -28,11 +28,6 @@ def test_whole_byte_by_byte_and_with_a_tail(payload: bytes) -> None:
     followed = bytearray(data + b"tail")
     assert take_frame(followed, LIMIT) == expected
     assert followed == b"tail"
-
-    assert sole_frame(data, LIMIT) == expected
-    for other in (b"", data[:4], data[:-1], data + b"t"):
-        assert sole_frame(other, LIMIT) is None
-    assert sole_frame(data, len(data) - 2) is None
 
 
 @pytest.mark.parametrize("length", [0, 3, LIMIT + 1, 2 << 30, 0xFFFFFFFF])

@@ -425,9 +425,11 @@ class Made:
         return self.sessions[-1]
 
 
-def half(door: Door, password: bytes) -> tuple[Caller, Any, Any]:
+def half(
+    door: Door, password: bytes, *, user: str = "app", database: str = "shop"
+) -> tuple[Caller, Any, Any]:
     """A client that has been asked for its proof, its dialogue, and the proof."""
-    dialogue = upstream_login({"database": "shop"}, password, user="app", channel=Channel(local=True))
+    dialogue = upstream_login({"database": database}, password, user=user, channel=Channel(local=True))
     caller = Caller(door, next(dialogue))
     proof = b""
     for _ in range(2):
@@ -500,11 +502,21 @@ def test_who_cannot_show_who_it_is_leaves_nothing(doors: MakeDoor, monkeypatch: 
     assert (len(keeper.clients), keeper.lane.sessions, len(door.house.keys)) == (1, before, 1)
 
 
-def test_strangers_have_nothing_made_for_them(doors: MakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strangers_cost_the_same_and_leave_nothing(doors: MakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     door = doors(USERS, auth=Auth(method="scram-sha-256"))
     made = Made(monkeypatch)
     half(door, b"right")
     assert made.sessions == [] and door.house.keepers == {}
+    talks(door, b"right")
+    for user, database in (("nobody", "shop"), ("app", "nowhere")):
+        before = len(made.sessions)
+        caller, _, _ = half(door, b"right", user=user, database=database)
+        assert len(made.sessions) == before + 1
+        caller.sends(build.sasl_response(b"no proof"))
+        assert "R" not in caller.is_refused()
+        assert made.sessions[before] not in door.house.keeper("shop", "app").clients
+    assert [key[0:3] for key in door.house.keepers] == [("main", "shop", "app")]
+    assert door.house.keeper("shop", "app").lane.sessions == 1
 
 
 def test_a_failure_is_answered_later_each_time(doors: MakeDoor) -> None:

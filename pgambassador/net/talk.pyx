@@ -79,10 +79,10 @@ cdef class Talk(Word):
     def on_readable(self):
         """The socket has bytes, or its end."""
         cdef Py_ssize_t n
-        while True:
-            if self.dialogue is None and self.timer is None or len(self.kept) >= LIMIT + ROOM:
-                self.channel.stop_reading()  # nobody waits for what it says now
-                return
+        if not self.listens() or len(self.kept) >= LIMIT + ROOM:
+            self.channel.stop_reading()
+            return
+        while self.listens() and len(self.kept) < LIMIT + ROOM:
             n = self.channel.fill(inbox, ROOM)
             if n == -1:
                 return
@@ -93,11 +93,14 @@ cdef class Talk(Word):
             if not self.channel.more:
                 return
 
+    cdef bint listens(self) noexcept:
+        """Whether somebody waits for what the client says now; else it may be another one's, who is told of it."""
+        return self.dialogue is not None or self.timer is not None
+
     cdef int hear(self, Py_ssize_t n) except -1:
         cdef const unsigned char *at = <const unsigned char *>inbox
-        if not self.kept and self.timer is None and n >= 5 and n - 1 <= LIMIT and (
-            (<Py_ssize_t>at[1] << 24 | at[2] << 16 | at[3] << 8 | at[4]) == n - 1
-        ):
+        cdef Py_ssize_t length = <Py_ssize_t>at[1] << 24 | at[2] << 16 | at[3] << 8 | at[4]
+        if n >= 5 and length == n - 1 and not self.kept and self.timer is None:
             return self.look_at((<int>at[0], inbox[5:n]))  # the one message that was waited for, as usual
         self.kept += inbox[:n]
         return self.take()

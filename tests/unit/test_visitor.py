@@ -172,6 +172,44 @@ def test_its_messages(ca: Authority, gate: Gate, over_tls: bool) -> None:
     meet(talk, *((gate, context(ca)) if over_tls else (None, None)))
 
 
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_much_behind_its_last_message_is_somebody_elses(ca: Authority, gate: Gate, over_tls: bool) -> None:
+    much = bytes(range(256)) * 300
+
+    def dialogue() -> Dialogue[bytes]:
+        _, answer = yield b"?"
+        return answer
+
+    async def talk(visitor: Visitor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"start")
+        assert await visitor.read() == b"start"
+        visitor.begin(b"")
+        answer = visitor.hold(dialogue(), lambda now: 0.0)
+        writer.write(b"p\0\0\0\5!" + much)
+        assert await answer == b"!"
+        # As a session: from now on it is told, also of what is decrypted and makes no noise any more.
+        channel = visitor.channel()
+        found, whole = bytearray(visitor.rest()), asyncio.Event()
+
+        def on_readable() -> None:
+            while data := channel.read(10_000):
+                found.extend(data)
+            if len(found) in (len(much), 2 * len(much)):
+                whole.set()
+
+        channel.on_readable = on_readable
+        channel.resume_reading()
+        async with asyncio.timeout(10):
+            await whole.wait()
+            whole.clear()
+            writer.write(much)
+            await whole.wait()
+        assert found == 2 * much
+        channel.close()
+
+    meet(talk, *((gate, context(ca)) if over_tls else (None, None)))
+
+
 def test_a_handshake_without_a_word_in_clear_text(gate: Gate) -> None:
     async def run() -> None:
         near, far = socket.socketpair()

@@ -80,7 +80,7 @@ cdef class Channel(Outlet):
 
     @property
     def on_readable(self):
-        """Who is called when there is something to read; it may be another one while the socket is read."""
+        """Who is called when there is something to read. Another one may take over while the socket is read."""
         return self.listener
 
     @on_readable.setter
@@ -88,8 +88,13 @@ cdef class Channel(Outlet):
         self.listener = listener
         if self.reading:
             self.loop.add_reader(self.fd, listener)
-            if self.more:
-                self.loop.call_soon(listener)
+        if self.broken or self.reading and self.more:
+            self.loop.call_soon(self.announce)
+
+    def announce(self):
+        """Tell whoever listens by now what the socket does not say."""
+        if self.listener is not None:
+            self.listener()
 
     cdef Py_ssize_t fill(self, char *into, Py_ssize_t room) except -3:
         """Read what is there: bytes read, 0 at the end, -1 if nothing is there yet, -2 if the socket is broken."""
@@ -219,7 +224,7 @@ cdef class Channel(Outlet):
             self.reading = True
             self.loop.add_reader(self.fd, self.listener)
             if self.more:
-                self.loop.call_soon(self.listener)
+                self.loop.call_soon(self.announce)
         return 0
 
     cdef int stop_reading(self) except -1:
@@ -239,7 +244,7 @@ cdef class Channel(Outlet):
             if self.closed:
                 self.release()
             elif self.listener is not None:
-                self.loop.call_soon(self.listener)
+                self.loop.call_soon(self.announce)
         return 0
 
     def read(self, Py_ssize_t most=65536):

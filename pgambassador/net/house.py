@@ -16,7 +16,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from pgambassador.auth.credential import Plain
@@ -40,7 +40,6 @@ from pgambassador.net.guests import Guest, Guests
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.levers import Outcome, Reread
 from pgambassador.net.limits import Limits
-from pgambassador.net.lodgings import Given, Lodger, Lodging, Lodgings
 from pgambassador.net.memoirs import Memoirs
 from pgambassador.net.memory import Memory
 from pgambassador.net.numbers import Labels, Numbers, Register
@@ -48,6 +47,7 @@ from pgambassador.net.pausing import Pausing
 from pgambassador.net.porter import Porter
 from pgambassador.net.reactor import reactor
 from pgambassador.net.routes import way_of
+from pgambassador.net.seat import Given, Seats
 from pgambassador.net.session import Session
 from pgambassador.net.statements import Statements, statement_text
 from pgambassador.net.tolls import Tolls
@@ -80,7 +80,8 @@ class House:
         self.gate = Gate(config.tls)
         self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
         self.memoirs = Memoirs(config.clusters, self.keepers, config.failover.offline_logins)
-        self.lodgings = Lodgings(self._lodging)
+        self.lodging = lru_cache(maxsize=1000)(self._lodging)
+        self.seats = Seats()
         self.branches = {
             name: Branches(name, cluster, self._forgotten)
             for name, cluster in config.clusters.items()
@@ -111,7 +112,8 @@ class House:
     def reload(self, config: Config, users: Users, gate: Gate) -> None:
         """From now on go by this, which differs from before in what `compare` calls live."""
         old, self.config, self.gate = self.config, config, gate
-        self.lodgings.clear()
+        self.lodging.cache_clear()
+        self.seats.clear()
         self.ways.config = config
         asking = self.directory.enquiry
         if config.auth.query != old.auth.query:
@@ -187,8 +189,8 @@ class House:
                 keeper.lane.sink = self._record
         return keeper
 
-    def _lodging(self, lodger: Lodger) -> Lodging:
-        database, name, user, given = lodger
+    def _lodging(self, database: str, name: str, user: str, given: Given) -> tuple[Keeper, Allowance]:
+        """The pool of a client that has shown this name and is `user` since, and what it may take of it."""
         return self.keeper(database, user, given), self.config.allowance(database, name)
 
     def _refused(self, cluster: str, user: str, secret: Secret) -> None:
@@ -222,7 +224,8 @@ class House:
         for key, keeper in list(self.keepers.items()):
             if not keeper.essential and keeper.unused:
                 del self.keepers[key]
-                self.lodgings.clear()
+                self.lodging.cache_clear()
+                self.seats.clear()
                 if keeper.cluster in self.branches:
                     self.branches[keeper.cluster].release(keeper)
                 for pool in keeper.all():

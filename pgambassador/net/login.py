@@ -31,7 +31,6 @@ from pgambassador.net.gate import explain
 from pgambassador.net.greeting import reports_of
 from pgambassador.net.guests import Guest
 from pgambassador.net.house import House
-from pgambassador.net.lodgings import Lodger
 from pgambassador.net.seat import NOT_SETTINGS, Seat, parts, settings_of
 from pgambassador.net.session import Session
 from pgambassador.net.tunnel import Tunnel
@@ -236,7 +235,7 @@ async def _begin(entrant: _Entrant, seat: Seat) -> None:
     """A session, in its place."""
     house, visitor, packet, success, user, stay = entrant
     settings, given = parts(packet)
-    keeper, allowance = house.lodgings.of(Lodger(packet.database, packet.user, user, given))
+    keeper, allowance = house.lodging(packet.database, packet.user, user, given)
     visitor.waits_in = keeper
     words = await keeper.greeting.words(settings)
     session = seat.session(keeper, words)

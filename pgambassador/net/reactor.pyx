@@ -97,7 +97,7 @@ cdef class Reactor:
             raise OSError(f"file descriptor {fd} cannot be watched")
 
     def remove_reader(self, int fd):
-        if fd < len(self.callbacks) and self.callbacks[fd] is not None:
+        if 0 <= fd < len(self.callbacks) and self.callbacks[fd] is not None:
             self.callbacks[fd] = None
             pga_watch(self.watch, fd, False)
 

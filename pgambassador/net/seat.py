@@ -1,7 +1,7 @@
 """What a start packet asks for, and the session its client will have, made ready while it shows who it is.
 
-1. For who has shown nothing yet only that is used which others have brought before: nothing is made that
-   stays, and nothing knows of the session before it starts.
+1. For who has shown nothing yet only that is used which sessions have had before that began in the same way:
+   nothing is made that stays, and nothing knows of the session before it starts.
 2. What has changed since is not used.
 3. It takes as long whoever is named: for a stranger a session is made as well, which nobody will have.
 """
@@ -12,22 +12,54 @@ import logging
 import time
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from pgambassador.net.facts import Facts
 from pgambassador.net.greeting import BASE, Words
-from pgambassador.net.house import House
-from pgambassador.net.keeper import Keeper
-from pgambassador.net.lodgings import Given, Lodger
 from pgambassador.net.session import Session
 from pgambassador.net.visitor import Visitor
 from pgambassador.protocol.options import read_options
 from pgambassador.protocol.settings import Settings
 from pgambassador.wire.parse import StartupPacket
 
+if TYPE_CHECKING:
+    from pgambassador.net.house import House
+    from pgambassador.net.keeper import Keeper
+
 log = logging.getLogger(__name__)
 
+Given = tuple[tuple[str, str], ...]
 NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
+SIZE = 1000
 _NONE: Mapping[str, str] = {}
+
+
+class Seats:
+    """The pool and the words of those who have become a session, by their start packets."""
+
+    def __init__(self) -> None:
+        self._taken: dict[StartupPacket, tuple[Keeper, Words]] = {}
+        self._last: tuple[Keeper, Words] | None = None
+
+    def take(self, packet: StartupPacket, keeper: Keeper, words: Words) -> None:
+        """A client has shown who it is, and has these."""
+        self._last = keeper, words
+        if packet.usual:
+            if len(self._taken) >= SIZE:
+                self._taken.clear()
+            self._taken[packet] = self._last
+
+    def find(self, packet: StartupPacket) -> tuple[Keeper, Words] | None:
+        """Of the last one who began so, or somebody else's; None if there was nobody."""
+        return self._taken.get(packet, self._last)
+
+    def clear(self) -> None:
+        """Pools have gone, or may be others."""
+        self._taken.clear()
+        self._last = None
+
+    def __repr__(self) -> str:
+        return f"<Seats {len(self._taken)}>"
 
 
 class Seat:
@@ -35,25 +67,21 @@ class Seat:
 
     def __init__(self, house: House, visitor: Visitor, packet: StartupPacket) -> None:
         self._house, self._visitor, self._packet = house, visitor, packet
-        self._prepared: tuple[Keeper, Words, Session] | None = None
+        self._keeper: Keeper | None = None
+        self._words: Words | None = None
+        self._session: Session | None = None
 
     def prepare(self) -> None:
-        house, packet = self._house, self._packet
-        if not _usual(packet) or "replication" in packet.params:
-            return  # what is wrong with it is told once it is known whose it is
-        settings, given = parts(packet)
-        user = house.porter.server_user(packet.user)
-        known = house.lodgings.known(Lodger(packet.database, packet.user, user, given))
-        lodging = known or house.lodgings.last
-        words = None if lodging is None else lodging[0].greeting.spoken(settings)
-        if lodging is not None and words is not None:
-            session = self._make(lodging[0], words)
-            self._prepared = None if known is None else (lodging[0], words, session)
+        found = self._house.seats.find(self._packet)
+        if found is not None:
+            self._keeper, self._words = found
+            self._session = self._make(*found)
 
     def session(self, keeper: Keeper, words: Words) -> Session:
         """In that pool, told these words; not started yet."""
-        if self._prepared is not None and self._prepared[0] is keeper and self._prepared[1] is words:
-            return self._prepared[2]
+        self._house.seats.take(self._packet, keeper, words)
+        if self._session is not None and keeper is self._keeper and words is self._words:
+            return self._session
         return self._make(keeper, words)
 
     def _make(self, keeper: Keeper, words: Words) -> Session:

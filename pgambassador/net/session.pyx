@@ -55,6 +55,7 @@ cdef class Session(Wake):
         """Begin to read; `early` are bytes that came behind the login. Before this nobody knows of it."""
         cdef Py_ssize_t n = len(early)
         self.lane.enters()
+        self.received_mark, self.sent_mark = self.channel.received, self.channel.sent
         self.now = clock()
         self.channel.on_readable = self.on_readable
         self.channel.on_drained = self.on_drained

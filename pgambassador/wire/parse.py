@@ -46,7 +46,12 @@ class StartupPacket:
     """Short enough for what follows from it to be remembered."""
 
     def __hash__(self) -> int:
-        return hash((self.version, self.user, self.database))
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Of all of it, since a client chooses what it is compared with."""
+        return hash((self.version, frozenset(self.params.items())))
 
     @property
     def minor(self) -> int:

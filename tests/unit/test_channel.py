@@ -290,6 +290,20 @@ def test_a_failed_write_calls_the_reader_once(pair: Pair) -> None:
         pair.channel.read()
 
 
+def test_what_breaks_is_told_to_who_listens_by_then(pair: Pair) -> None:
+    calls: list[str] = []
+    pair.channel.on_readable = lambda: calls.append("before")
+    pair.far.sock.close()
+    pair.channel.write(b"x")
+    pair.channel.write(b"y")
+    pair.channel.on_readable = lambda: calls.append("now")
+    pair.loop.run()
+    assert set(calls) == {"now"}
+    pair.channel.on_readable = lambda: calls.append("later")
+    pair.loop.run()
+    assert calls[-1] == "later", "and to who comes afterwards, whom the socket may not tell"
+
+
 def test_a_socket_that_breaks_with_a_backlog(pairs: Callable[..., Pair]) -> None:
     pair = pairs(buffer=4096)
     calls = []

@@ -29,10 +29,8 @@ from pgambassador.config import (
 from pgambassador.config.timeouts import TimeoutOverrides
 from pgambassador.credentials.static import Static
 from pgambassador.errors import Refused, Unreachable
-from pgambassador.net import lodgings
 from pgambassador.net.greeting import BASE
 from pgambassador.net.house import House
-from pgambassador.net.lodgings import Lodger
 from tests.loop import Loop
 from tests.messages import (
     BIND_COMPLETE,
@@ -216,28 +214,16 @@ def test_names_that_come_from_clients_leave_nothing_behind(homes: Homes) -> None
 
 def test_where_a_client_lodges_follows_what_there_is(homes: Homes) -> None:
     house = homes.build(clusters={"open": CLUSTERS["open"]}, databases=WILD)
-    alice = Lodger("t1", "alice", "app", ())
-    assert house.lodgings.known(alice) is None
-    assert not house.keepers, "nothing is made by asking"
-    keeper, allowance = house.lodgings.of(alice)
-    assert keeper is house.keeper("t1", "app") is not house.lodgings.of(alice._replace(user="alice"))[0]
-    assert house.lodgings.of(alice) == house.lodgings.known(alice) == (keeper, allowance)
+    keeper, allowance = house.lodging("t1", "alice", "app", ())
+    assert keeper is house.keeper("t1", "app") is not house.lodging("t1", "alice", "alice", ())[0]
+    assert house.lodging("t1", "alice", "app", ()) == (keeper, allowance)
     house.prune()
-    assert house.lodgings.known(alice) is None
-    assert house.lodgings.of(alice)[0] is house.keeper("t1", "app") is not keeper
+    assert house.lodging("t1", "alice", "app", ())[0] is house.keeper("t1", "app") is not keeper
     changed = replace(house.config, users={"alice": User(timeouts=TimeoutOverrides(statement=7.0))})
     homes.loop.within(lambda: house.reload(changed, {}, house.gate))
-    assert house.lodgings.of(alice)[1].timeouts.statement == 7.0
+    assert house.lodging("t1", "alice", "app", ())[1].timeouts.statement == 7.0
     with pytest.raises(Refused):
-        homes.build(databases={"shop": Database()}).lodgings.of(alice)
-
-
-def test_lodgings_that_are_remembered_are_bounded(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lodgings, "SIZE", 10)
-    house = homes.build(clusters={"open": CLUSTERS["open"]}, databases=WILD)
-    for number in range(25):
-        house.lodgings.of(Lodger(f"t{number}", "alice", "app", ()))
-        assert repr(house.lodgings) == f"<Lodgings {number % 10 + 1}>"
+        homes.build(databases={"shop": Database()}).lodging("t1", "alice", "app", ())
 
 
 def test_what_pools_on_standbys_have_counted_stays(homes: Homes) -> None:

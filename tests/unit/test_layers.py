@@ -53,7 +53,6 @@ TESTED_BY = {
     "grammar": "test_decision",
     "link": "test_connector",
     "lobby": "test_session",
-    "lodgings": "test_house",
     "levers": "test_console",
     "numbers": "test_keeper",
     "outlet": "test_channel",

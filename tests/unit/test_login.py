@@ -502,6 +502,20 @@ def test_who_cannot_show_who_it_is_leaves_nothing(doors: MakeDoor, monkeypatch: 
     assert (len(keeper.clients), keeper.lane.sessions, len(door.house.keys)) == (1, before, 1)
 
 
+def test_seats_that_are_remembered_are_bounded(doors: MakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgambassador.net.seat.SIZE", 3)
+    door = doors()
+    for number in range(7):
+        who = {"user": "app", "database": "shop", "application_name": str(number)}
+        caller = Caller(door, build.startup_message(who))
+        if number == 0:
+            door.opens()
+        caller.logs_in()
+        assert repr(door.house.seats) == f"<Seats {number % 3 + 1}>"
+    door.house.seats.clear()
+    assert door.house.seats.find(parse.startup(START[4:])) is None
+
+
 def test_strangers_cost_the_same_and_leave_nothing(doors: MakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     door = doors(USERS, auth=Auth(method="scram-sha-256"))
     made = Made(monkeypatch)

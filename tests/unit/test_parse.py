@@ -59,6 +59,15 @@ def test_the_database_defaults_to_the_user(params: dict[str, str], user: str, da
     assert (packet.user, packet.database) == (user, database)
 
 
+def test_packets_are_told_apart_by_all_that_is_in_them() -> None:
+    """A client chooses what it says: by names alone any number would have to be compared with each other."""
+    packets = [StartupPacket(3 << 16, {"user": "u", "application_name": str(n)}) for n in range(1000)]
+    assert len({hash(each) for each in packets}) > 990
+    one, other = {"user": "u", "application_name": "x"}, {"application_name": "x", "user": "u"}
+    assert StartupPacket(3 << 16, one) == StartupPacket(3 << 16, other)
+    assert hash(StartupPacket(3 << 16, one)) == hash(StartupPacket(3 << 16, other))
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"user\0u\0", b"user\0u", b"user\0", b"user", b"user\0u\0\0tail", b"\0\0"],

@@ -117,7 +117,7 @@ class Porter:
     ) -> Admitted:
         """Raises Refused, or ServerRefused where a server was asked, with the `delay` to tell it after.
         `kind`: what the connection is for; see `rules`. `meanwhile` is called when the client has been asked
-        for a proof of its name, with which it would be `server_user(user)`."""
+        for a proof of its name."""
         rule = first_match(self._rules, peer, database, user, kind)
         if rule is None or rule.method == "reject":
             raise refusal(rule, peer, database, user, kind)

@@ -5,7 +5,7 @@
    each message through all the layers of a login, which is dearer than what the message needs.
 2. An answer is looked at when `delay` allows it: nothing happens between the two. Until then, and in a pause, what
    the client says is kept, up to a bound, and its end is noticed.
-3. Nothing is read beyond what the dialogue needs to know; a message's length is judged at its header.
+3. A message's length is judged at its header. What comes behind the last one is kept for who follows (`rest`).
 """
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF

@@ -134,10 +134,6 @@ class Greeting:
             if told is not None and name not in state.values and own.get(name, told) != told:
                 session.state = session.state.with_value(name, told)
 
-    def spoken(self, settings: Settings) -> Words | None:
-        """What `words` will most probably be, if that can be said at once."""
-        return None if self.parameters is None else self._spoken.get(settings)
-
     async def words(self, settings: Settings) -> Words:
         """For a client that comes with these settings."""
         if self.parameters is None:

@@ -182,9 +182,8 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
         house.guests.allow(guest, limit)
     shown = _shown(peer, visitor)
     seat = Seat(house, visitor, packet)
-    success, user = await house.porter.admit(
-        shown, packet.user, packet.database, visitor, kind, meanwhile=seat.prepare
-    )
+    visitor.meanwhile = seat.prepare
+    success, user = await house.porter.admit(shown, packet.user, packet.database, visitor, kind)
     house.doorway.leave(guest)
     console = kind == SESSION and house.config.is_console(packet.database)
     if console and not peer.local:

@@ -107,22 +107,15 @@ class Porter:
         self._shown = {}
 
     async def admit(
-        self,
-        peer: Peer,
-        user: str,
-        database: str,
-        frames: Frames,
-        kind: str = SESSION,
-        meanwhile: Callable[[], object] = lambda: None,
+        self, peer: Peer, user: str, database: str, frames: Frames, kind: str = SESSION
     ) -> Admitted:
         """Raises Refused, or ServerRefused where a server was asked, with the `delay` to tell it after.
-        `kind`: what the connection is for; see `rules`. `meanwhile` is called when the client has been asked
-        for a proof of its name."""
+        `kind`: what the connection is for; see `rules`."""
         rule = first_match(self._rules, peer, database, user, kind)
         if rule is None or rule.method == "reject":
             raise refusal(rule, peer, database, user, kind)
         try:
-            return await self._identify(rule.method, peer, user, database, frames, meanwhile)
+            return await self._identify(rule.method, peer, user, database, frames)
         except AmbassadorError as error:
             self._count(peer.site, error)
             raise
@@ -145,18 +138,10 @@ class Porter:
         if self.directory.enquiry is not None:
             self.directory.enquiry.close()
 
-    async def _identify(
-        self,
-        method: str,
-        peer: Peer,
-        user: str,
-        database: str,
-        frames: Frames,
-        meanwhile: Callable[[], object],
-    ) -> Admitted:
+    async def _identify(self, method: str, peer: Peer, user: str, database: str, frames: Frames) -> Admitted:
         match method:
             case "trust":
-                return Admitted(build.authentication_ok(), self.server_user(user))
+                return Admitted(build.authentication_ok(), self._server_user(user))
             case "peer":
                 shown = await _account(peer.uid)
                 return Admitted(build.authentication_ok(), self._mapped("Peer", shown, user))
@@ -168,9 +153,9 @@ class Porter:
                 )
             case "upstream":
                 return await self._at_server(peer, user, database, frames)
-        return await self._by_secret(method, peer, user, database, frames, meanwhile)
+        return await self._by_secret(method, peer, user, database, frames)
 
-    def server_user(self, user: str) -> str:
+    def _server_user(self, user: str) -> str:
         """Who somebody is on the server that has shown this name."""
         return self._map.get(user, user)
 
@@ -186,15 +171,7 @@ class Porter:
 
     # Passwords that are known here.
 
-    async def _by_secret(
-        self,
-        method: str,
-        peer: Peer,
-        user: str,
-        database: str,
-        frames: Frames,
-        meanwhile: Callable[[], object],
-    ) -> Admitted:
+    async def _by_secret(self, method: str, peer: Peer, user: str, database: str, frames: Frames) -> Admitted:
         entry = self.directory.known(user)
         if entry is None:
             entry = await self._questions.hold(peer.site, partial(self.directory.find, user))
@@ -211,14 +188,12 @@ class Porter:
             stand_in=partial(self._stand_in, user, entry.credential),
             **({"seems_scram": self.directory.seems_scram(user, self._mock_key)} if method == "md5" else {}),
         )
-        answer = frames.hold(dialogue, partial(self.throttle.wait, peer.site))
-        meanwhile()
         try:
-            success = await answer
+            success = await frames.hold(dialogue, partial(self.throttle.wait, peer.site))
         except Refused:
             self.directory.forget(user)
             raise
-        server_user = self.server_user(user)
+        server_user = self._server_user(user)
         if server_user == user and self._poor:
             self._keep(database, user, self._useful(user, entry.credential, learnt))
         return Admitted(success, server_user)
@@ -303,7 +278,7 @@ class Porter:
         target = self.config.target(database)
         if target is None:
             raise methods.failed(user, "no server serves this database")
-        server_user = self.server_user(user)
+        server_user = self._server_user(user)
         needed = server_user == user and target.user is None and target.cluster in self._poor
         if not self._trials.passed(target, user, password, needed=needed):
             trial = partial(self._trials.hold, target, user, password, needed=needed)

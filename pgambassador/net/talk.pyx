@@ -153,20 +153,23 @@ cdef class Talk(Word):
 
     cdef int end(self, outcome, error) except -1:
         self.dialogue = self.delay = self.frame = None
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        self.stop_timer()
         self.over = True
         self.outcome, self.error = outcome, error
         self.heard()
         return 0
 
+    cdef int stop_timer(self) except -1:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        return 0
+
     # What a task asks of what it waits for.
 
     def result(self):
-        if self.cancelled and self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        if self.cancelled:
+            self.stop_timer()
         Word.result(self)
 
     def __next__(self):

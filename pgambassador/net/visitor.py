@@ -49,6 +49,7 @@ class Visitor(Stream):
         self.binding: bytes | None = None
         self.handshaking = False
         self.waits_in: Keeper | None = None  # the pool whose first connection its login waits for
+        self.meanwhile: Callable[[], object] = lambda: None  # done while it answers what it is asked first
         # Once its start packet is there.
         self._channel: Channel | None = None
         self._talk: Talk | None = None
@@ -80,8 +81,9 @@ class Visitor(Stream):
     def hold(self, dialogue: Dialogue[T], delay: Callable[[float], float]) -> Awaitable[T]:
         """The dialogue's result; see `Talk`."""
         assert self._talk is not None
-        talk: Awaitable[T] = self._talk.hold(dialogue, delay)
-        return talk
+        answer: Awaitable[T] = self._talk.hold(dialogue, delay)
+        self.meanwhile()
+        return answer
 
     def pause(self, seconds: float) -> Awaitable[None]:
         """Let time pass; Gone if it goes."""
@@ -153,21 +155,15 @@ class Visitor(Stream):
     # By the relay's own watch: the event loop's would be told anew of each wait.
 
     async def _receive_raw(self, most: int = READ_SIZE) -> bytes:
-        if not self._watched:
-            # Who has just come has mostly said something already.
-            try:
-                return self.sock.recv(READ_SIZE)
-            except (BlockingIOError, InterruptedError):
-                pass
         while True:
-            if not self._watched:
-                self._watched = True
-                self._sockets.add_reader(self.sock.fileno(), self._on_readable)
-            await self._word
+            if self._watched:
+                await self._word
             try:
-                return self.sock.recv(READ_SIZE)
+                return self.sock.recv(READ_SIZE)  # who has just come has mostly said something already
             except (BlockingIOError, InterruptedError):
-                pass
+                if not self._watched:
+                    self._watched = True
+                    self._sockets.add_reader(self.sock.fileno(), self._on_readable)
 
     def send(self, data: bytes) -> Coroutine[Any, Any, None]:
         return self._send_raw(data) if self.tls is None else super().send(data)

@@ -31,6 +31,8 @@ _WRONG: Final = "the password is wrong"
 _UNBOUND: Final = (mechanism.SCRAM_SHA_256,)
 _BOUND: Final = (mechanism.SCRAM_SHA_256_PLUS, mechanism.SCRAM_SHA_256)
 _OFFERS: Final = {names: build.authentication_sasl(names) for names in (_UNBOUND, _BOUND)}
+OFFER: Final = _OFFERS[_UNBOUND]
+"""What a client without TLS is asked by SCRAM."""
 
 Learn: TypeAlias = Callable[[Keys], object]
 StandIn: TypeAlias = Callable[[], Verifier]
@@ -45,13 +47,22 @@ def md5(
     doubt: str | None = None,
     binding: bytes | None = None,
     learn: Learn | None = None,
+    nonce: bytes | None = None,
     seems_scram: bool = False,
 ) -> Dialogue[bytes]:
     """AuthenticationMD5Password; like PostgreSQL, SCRAM where the user has a SCRAM verifier, or is unknown
     and `seems_scram`."""
     if isinstance(credential, Verifier) or (credential is None and seems_scram):
         return (
-            yield from scram(user, credential, stand_in=stand_in, doubt=doubt, binding=binding, learn=learn)
+            yield from scram(
+                user,
+                credential,
+                stand_in=stand_in,
+                doubt=doubt,
+                binding=binding,
+                learn=learn,
+                nonce=nonce,
+            )
         )
     salt = salt or secrets.token_bytes(4)
     response = parse.password(_payload((yield build.authentication_md5(salt))))
@@ -76,9 +87,10 @@ def scram(
     doubt: str | None = None,
     binding: bytes | None = None,
     learn: Learn | None = None,
+    nonce: bytes | None = None,
 ) -> Dialogue[bytes]:
     """SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where `binding` says what the client's channel is bound to.
-    `stand_in` makes the verifier that no password fits, for who has none."""
+    `stand_in` makes the verifier that no password fits, for who has none. `nonce` is ours, if it was told."""
     offered = _BOUND if binding is not None else _UNBOUND
     chosen, first = parse.sasl_initial_response(_payload((yield _OFFERS[offered])))
     if chosen not in offered:
@@ -96,7 +108,12 @@ def scram(
             verifier, doubt = stand_in(), doubt or _UNKNOWN
 
     exchange = mechanism.server(
-        first, verifier, mechanism=chosen, binding=binding, learn=None if doubt is not None else learn
+        first,
+        verifier,
+        mechanism=chosen,
+        binding=binding,
+        nonce=nonce,
+        learn=None if doubt is not None else learn,
     )
     response = yield build.authentication_sasl_continue(next(exchange))
     final = mechanism.finish(exchange, _payload(response))

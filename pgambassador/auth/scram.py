@@ -34,6 +34,8 @@ _USUAL_FIRST: Final = re.compile(
     rb"((n|y|p=tls-server-end-point),,)(n=[^\0,]{0,1024},r=([\x21-\x2b\x2d-\x7e]{1,1024}))"
 )
 """A client-first-message without extensions: header, binding flag, what is behind the header, nonce."""
+NONCE_SIZE: Final = 24
+"""Of a nonce that we make."""
 _PROOF_SIZE: Final = 44
 """Of a proof in base64."""
 

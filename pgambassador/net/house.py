@@ -37,6 +37,7 @@ from pgambassador.net.directory import Directory, Users
 from pgambassador.net.enquiry import enquiry
 from pgambassador.net.gate import Gate
 from pgambassador.net.guests import Guest, Guests
+from pgambassador.net.herald import Herald
 from pgambassador.net.keeper import Keeper
 from pgambassador.net.levers import Outcome, Reread
 from pgambassador.net.limits import Limits
@@ -82,6 +83,7 @@ class House:
         self.memoirs = Memoirs(config.clusters, self.keepers, config.failover.offline_logins)
         self.lodging = lru_cache(maxsize=1000)(self._lodging)
         self.seats = Seats()
+        self.herald = Herald(self.directory)
         self.branches = {
             name: Branches(name, cluster, self._forgotten)
             for name, cluster in config.clusters.items()
@@ -95,9 +97,7 @@ class House:
         self.keys: CancelKeys[Session | Tunnel | Console] = CancelKeys()
         self.cancels = Turns("cancel")
         self.tunnels: set[Tunnel | Console] = set()
-        self.clients = 0
-        self.logins = 0
-        self.login_failures = 0
+        self.clients = self.logins = self.login_failures = 0
         self.rejected: Counter[str] = Counter()
         self.draining = False
         self.reread: Reread | None = None
@@ -120,6 +120,7 @@ class House:
             asking = enquiry(config, self.ways.keyrings, self._listed_password)
         self.directory.reload(config.auth, users, asking)
         self.porter.reload(config)
+        self.herald.clear()
         self.doorway.resize(config.clients.max)
         self.guests.look()
         self.memoirs.on = config.failover.offline_logins

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from pgambassador.config import Address
 from pgambassador.errors import ConfigError
+from pgambassador.net.herald import Herald, Newcomer
 from pgambassador.net.sockets import Sockets
 
 BACKLOG = 1024
@@ -19,32 +20,23 @@ BACKLOG = 1024
 _SHORT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class _Listening(socket.socket):
-    """Knows its family and type: `accept` asks for them each time, and enums are dearer than all the rest."""
-
-    __slots__ = ("family", "type")
-
-    def __init__(self, family: int, kind: int, protocol: int = 0) -> None:
-        super().__init__(family, kind, protocol)
-        self.family, self.type = socket.AddressFamily(family), socket.SocketKind(kind)  # type: ignore[misc]
-
-
 class Listener:
-    """`accepted(sock, peer)` is called for each connection, `peer` as the log shows it. `sockets` hear the
-    clients: who comes is taken in before that is done which nobody waits for."""
+    """`accepted` is called for each connection, which the herald takes in. `sockets` hear the clients too."""
 
     def __init__(
         self,
         sock: socket.socket,
         address: Address,
-        accepted: Callable[[socket.socket, str], None],
+        accepted: Callable[[Newcomer], None],
         sockets: Sockets,
+        herald: Herald,
     ) -> None:
         self.sock = sock
         self.address = address
         self._accepted = accepted
         self._sockets = sockets
-        self._is_unix = address.is_unix
+        self._herald = herald
+        self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
         self._sockets.add_reader(self.sock.fileno(), self._on_readable)
@@ -52,21 +44,16 @@ class Listener:
     def _on_readable(self) -> None:
         # One at a time: whether there are more is known by the event loop, which looks anyway.
         try:
-            sock, peer = self.sock.accept()
+            newcomer = self._herald.accept(self.sock.fileno(), self._loop, self._sockets)
         except OSError as error:
             if error.errno in _SHORT_OF:
                 self._pause()
             return
-        sock.setblocking(False)
-        if self._is_unix:
-            name = "unix"
-        else:
-            name = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
-        self._accepted(sock, name)
+        self._accepted(newcomer)
 
     def _pause(self) -> None:
         self._sockets.remove_reader(self.sock.fileno())
-        asyncio.get_running_loop().call_later(0.1, self._resume)
+        self._loop.call_later(0.1, self._resume)
 
     def _resume(self) -> None:
         if self.sock.fileno() >= 0:
@@ -109,7 +96,7 @@ def bind(address: Address) -> list[socket.socket]:
 
 
 def _bind_tcp(family: int, kind: int, protocol: int, where: tuple[object, ...]) -> socket.socket:
-    sock = _Listening(family, kind, protocol)
+    sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Those that it accepts have these two from it.
@@ -127,7 +114,7 @@ def _bind_tcp(family: int, kind: int, protocol: int, where: tuple[object, ...]) 
 
 
 def _bind_unix(address: Address) -> socket.socket:
-    sock = _Listening(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.makedirs(address.host, exist_ok=True)
         _remove_stale(address.path)

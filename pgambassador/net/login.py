@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import ssl
 import time
 from dataclasses import replace
@@ -30,6 +29,7 @@ from pgambassador.net.desk import COLUMNS, Desk, check_admin, settings_for
 from pgambassador.net.gate import explain
 from pgambassador.net.greeting import reports_of
 from pgambassador.net.guests import Guest
+from pgambassador.net.herald import Newcomer
 from pgambassador.net.house import House
 from pgambassador.net.seat import NOT_SETTINGS, Seat, parts, settings_of
 from pgambassador.net.session import Session
@@ -52,12 +52,13 @@ _CANCELED = build.error_response("ERROR", "57014", "canceling statement due to u
 LIMIT = "pgambassador.login_timeout"
 
 
-async def welcome(house: House, sock: socket.socket, address: str, task: asyncio.Task[Any]) -> None:
-    """Take one accepted connection to its end: a session, or closed. `task` is the one that does it."""
+async def welcome(house: House, newcomer: Newcomer, task: asyncio.Task[Any]) -> None:
+    """Take one connection to its end: a session, or closed. `task` is the one that does it."""
     started = False
     guest = house.guests.enter(task)
-    visitor = Visitor(sock, address, house.sockets)
-    peer = peer_of(sock, address)
+    visitor = Visitor(newcomer, house.sockets)
+    newcomer.look()
+    peer = peer_of(newcomer.sock, newcomer.address)
     try:
         house.arrive(guest, peer)
         start = await _first_packets(house, visitor)
@@ -71,7 +72,7 @@ async def welcome(house: House, sock: socket.socket, address: str, task: asyncio
     except AmbassadorError as error:
         house.login_failures += 1
         for note in getattr(error, "__notes__", ()):
-            log.info("login refused: %s", note, extra={"client": address})
+            log.info("login refused: %s", note, extra={"client": newcomer.address})
         if not error.delay or await _held_back(house, visitor, guest, error.delay):
             refuse(visitor, error)
     except (Gone, OSError) as error:
@@ -184,6 +185,7 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
     seat = Seat(house, visitor, packet)
     visitor.meanwhile = seat.prepare
     success, user = await house.porter.admit(shown, packet.user, packet.database, visitor, kind)
+    visitor.check()
     house.doorway.leave(guest)
     console = kind == SESSION and house.config.is_console(packet.database)
     if console and not peer.local:

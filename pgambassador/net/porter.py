@@ -55,7 +55,11 @@ PATIENCE = 10.0
 
 class Frames(Protocol):
     """The client's side: `hold` gives the dialogue's result, or raises its exception, or one if the client
-    goes. `delay(now)` is asked right before an answer is looked at: seconds that it has to wait."""
+    goes. `delay(now)` is asked right before an answer is looked at: seconds that it has to wait. `nonce` is
+    our part of the one that the client has been told already, if it has."""
+
+    @property
+    def nonce(self) -> bytes | None: ...
 
     def hold(self, dialogue: Dialogue[T], delay: Callable[[float], float]) -> Awaitable[T]: ...
 
@@ -185,6 +189,7 @@ class Porter:
             doubt=entry.doubt,
             binding=peer.binding,
             learn=learnt.append if self._poor else None,
+            nonce=frames.nonce,
             stand_in=partial(self._stand_in, user, entry.credential),
             **({"seems_scram": self.directory.seems_scram(user, self._mock_key)} if method == "md5" else {}),
         )

@@ -7,37 +7,37 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from pgambassador.net.herald import Newcomer
 from pgambassador.net.tasks import spawn
 from pgambassador.net.word import Word
 
 IDLE = 50
 
-Welcome = Callable[[socket.socket, str, asyncio.Task[Any]], Coroutine[Any, Any, None]]
+Welcome = Callable[[Newcomer, asyncio.Task[Any]], Coroutine[Any, Any, None]]
 
 
 class Reception:
-    """`welcome(sock, address, task)` takes one client to its end, in that task."""
+    """`welcome(newcomer, task)` takes one client to its end, in that task."""
 
     def __init__(self, welcome: Welcome) -> None:
         self._welcome = welcome
         self._idle: list[_Desk] = []
 
-    def take(self, sock: socket.socket, address: str) -> None:
+    def take(self, newcomer: Newcomer) -> None:
         """Not to be called by a task."""
         if self._idle:
-            self._idle.pop().turn_to(sock, address)
+            self._idle.pop().turn_to(newcomer)
         else:
-            spawn(self._serve(_Desk(sock, address)), "login")
+            spawn(self._serve(_Desk(newcomer)), "login")
 
     async def _serve(self, desk: _Desk) -> None:
         task = asyncio.current_task()
         assert task is not None
         while True:
-            await self._welcome(*desk.client(), task)
+            await self._welcome(desk.client(), task)
             if len(self._idle) >= IDLE:
                 return
             self._idle.append(desk)
@@ -54,15 +54,15 @@ class Reception:
 class _Desk:
     """Where the task is that waits for a client; `bell` calls it."""
 
-    def __init__(self, sock: socket.socket, address: str) -> None:
+    def __init__(self, newcomer: Newcomer) -> None:
         self.bell = Word(asyncio.get_running_loop())
-        self._client: tuple[socket.socket, str] | None = (sock, address)
+        self._client: Newcomer | None = newcomer
 
-    def turn_to(self, sock: socket.socket, address: str) -> None:
-        self._client = sock, address
+    def turn_to(self, newcomer: Newcomer) -> None:
+        self._client = newcomer
         self.bell.heard()
 
-    def client(self) -> tuple[socket.socket, str]:
+    def client(self) -> Newcomer:
         """Once for each."""
         client, self._client = self._client, None
         assert client is not None

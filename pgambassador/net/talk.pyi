@@ -3,13 +3,20 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from pgambassador.net.channel import Channel
+from pgambassador.net.herald import Newcomer
 from pgambassador.net.word import Word
 from pgambassador.wire.frames import Dialogue
 
 class Gone(Exception): ...
 
 class Talk(Word):
-    def __init__(self, loop: asyncio.AbstractEventLoop, channel: Channel, early: bytes) -> None: ...
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: Channel,
+        early: bytes,
+        newcomer: Newcomer | None = None,
+    ) -> None: ...
     def hold(self, dialogue: Dialogue[Any], delay: Callable[[float], float]) -> Any: ...
     def pause(self, seconds: float) -> Any: ...
     def rest(self) -> bytes: ...

@@ -10,8 +10,10 @@
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from pgambassador.net.channel cimport Channel
+from pgambassador.net.herald cimport Newcomer
 from pgambassador.net.word cimport Word
 
+from pgambassador.net.reactor import tidy
 from pgambassador.wire.frames import take_frame
 
 cdef extern from "Python.h":
@@ -33,9 +35,10 @@ class Gone(Exception):
 
 
 cdef class Talk(Word):
-    """`early` are bytes that came behind the start packet."""
+    """`early` are bytes that came behind the start packet; `newcomer` knows what the client has been told already."""
 
     cdef Channel channel
+    cdef Newcomer newcomer
     cdef bytearray kept
     cdef object dialogue
     cdef object delay
@@ -46,9 +49,9 @@ cdef class Talk(Word):
     cdef object outcome
     cdef object error
 
-    def __init__(self, loop, Channel channel not None, bytes early not None):
+    def __init__(self, loop, Channel channel not None, bytes early not None, Newcomer newcomer=None):
         Word.__init__(self, loop)
-        self.channel = channel
+        self.channel, self.newcomer = channel, newcomer
         self.kept = bytearray(early)
         channel.on_readable = self.on_readable
 
@@ -61,6 +64,7 @@ cdef class Talk(Word):
         self.take()
         if self.dialogue is not None:
             self.channel.start_reading()
+            tidy()
         return self
 
     def pause(self, double seconds):
@@ -138,6 +142,12 @@ cdef class Talk(Word):
         Py_DECREF(data)
         if how == PYGEN_RETURN:
             return self.end(data, None)
+        if self.newcomer is not None:
+            try:
+                if self.newcomer.told(frame, <bytes>data):
+                    return 0
+            except Exception as error:
+                return self.end(None, error)
         return self.channel.send(<const char *>(<bytes>data), len(<bytes>data))
 
     def rested(self):

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +18,7 @@ from pgambassador.errors import ProtocolViolation, Refused
 from pgambassador.net import tls
 from pgambassador.net.channel import Channel
 from pgambassador.net.gate import Gate
+from pgambassador.net.herald import Newcomer
 from pgambassador.net.sockets import Sockets
 from pgambassador.net.stream import Stream
 from pgambassador.net.talk import Gone, Talk
@@ -36,15 +36,17 @@ READ_SIZE = 16_384
 
 
 class Visitor(Stream):
-    """`address` is for the log. `binding` is what SCRAM-SHA-256-PLUS binds to, None without TLS."""
+    """`binding` is what SCRAM-SHA-256-PLUS binds to, None without TLS."""
 
-    def __init__(self, sock: socket.socket, address: str, sockets: Sockets) -> None:
-        super().__init__(sock)
-        self.address = address
+    def __init__(self, newcomer: Newcomer, sockets: Sockets) -> None:
+        super().__init__(newcomer.sock)
+        self.address = newcomer.address
+        self._newcomer = newcomer
         self._sockets = sockets
         self._word = Word(self._loop)
         self._watched = False
-        self.is_unix = address == "unix"
+        self._met = False
+        self.is_unix = self.address == "unix"
         self.certificate: Certificate | None = None
         self.binding: bytes | None = None
         self.handshaking = False
@@ -61,7 +63,11 @@ class Visitor(Stream):
     async def read(self) -> bytes:
         """What it says next; Gone at its end."""
         try:
-            if data := await (self._receive_raw() if self.tls is None else self.receive()):
+            if self.tls is not None:
+                data = await self.receive()
+            else:
+                data = await (self._receive_raw() if self._met else self._meet())
+            if data:
                 return data
         except ssl.SSLError:
             pass  # a broken record: nothing more can be believed
@@ -71,12 +77,17 @@ class Visitor(Stream):
 
     def begin(self, tail: bytes) -> None:
         """`tail` stood behind its start packet."""
-        early = tail + self.remainder()
+        early = tail + self._newcomer.early + self.remainder()
         self._channel = Channel(self._sockets, self.sock, self.tls, self.incoming, self.outgoing)
-        self._talk = Talk(self._loop, self._channel, early)
+        self._talk = Talk(self._loop, self._channel, early, self._newcomer)
         if self._watched:
             self._watched = False
             self._channel.resume_reading()
+
+    @property
+    def nonce(self) -> bytes | None:
+        """Our part of the one that it has been told already."""
+        return self._newcomer.nonce
 
     def hold(self, dialogue: Dialogue[T], delay: Callable[[float], float]) -> Awaitable[T]:
         """The dialogue's result; see `Talk`."""
@@ -84,6 +95,10 @@ class Visitor(Stream):
         answer: Awaitable[T] = self._talk.hold(dialogue, delay)
         self.meanwhile()
         return answer
+
+    def check(self) -> None:
+        """Refused if it was told what its login has not said."""
+        self._newcomer.check()
 
     def pause(self, seconds: float) -> Awaitable[None]:
         """Let time pass; Gone if it goes."""
@@ -152,6 +167,17 @@ class Visitor(Stream):
         except OSError:
             pass  # gone already, or not reading: nobody to tell
 
+    async def _meet(self) -> bytes:
+        """Its first words."""
+        self._met = True
+        try:
+            data: bytes = await self._newcomer
+        finally:
+            if self._newcomer.watched:
+                self._watched = True
+                self._sockets.add_reader(self.sock.fileno(), self._on_readable)
+        return data
+
     # By the relay's own watch: the event loop's would be told anew of each wait.
 
     async def _receive_raw(self, most: int = READ_SIZE) -> bytes:
@@ -159,7 +185,7 @@ class Visitor(Stream):
             if self._watched:
                 await self._word
             try:
-                return self.sock.recv(READ_SIZE)  # who has just come has mostly said something already
+                return self.sock.recv(READ_SIZE)
             except (BlockingIOError, InterruptedError):
                 if not self._watched:
                     self._watched = True

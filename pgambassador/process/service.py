@@ -155,7 +155,10 @@ class Service:
     def _bind(self) -> None:
         for address in self.config.addresses():
             for sock in bind(address):
-                self.listeners.append(Listener(sock, address, self._reception.take, self.house.sockets))
+                listener = Listener(
+                    sock, address, self._reception.take, self.house.sockets, self.house.herald
+                )
+                self.listeners.append(listener)
 
     async def _serve_http(self) -> None:
         address = self.config.http_address()

@@ -15,7 +15,9 @@ import pytest
 from pgambassador.config.address import Address
 from pgambassador.embedded.ports import HOST, free_port
 from pgambassador.errors import ConfigError
+from pgambassador.net.herald import Newcomer
 from pgambassador.net.listener import Listener, bind
+from tests.newcomers import herald
 
 DEADLINE = 10.0
 
@@ -25,15 +27,15 @@ class Door:
 
     def __init__(self, address: Address) -> None:
         (sock,) = bind(address)
-        self.listener = Listener(sock, address, self._accepted, asyncio.get_running_loop())
+        self.listener = Listener(sock, address, self._accepted, asyncio.get_running_loop(), herald())
         self.socks: list[socket.socket] = []
         self.names: list[str] = []
         self._came = asyncio.Event()
         self.listener.start()
 
-    def _accepted(self, sock: socket.socket, peer: str) -> None:
-        self.socks.append(sock)
-        self.names.append(peer)
+    def _accepted(self, newcomer: Newcomer) -> None:
+        self.socks.append(newcomer.sock)
+        self.names.append(newcomer.address)
         self._came.set()
 
     async def has(self, count: int) -> None:

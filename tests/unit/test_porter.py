@@ -71,6 +71,8 @@ class Client:
         else:
             self._next = self._exchange.send(rest)
 
+    nonce = None
+
     async def turn(self, delay: Callable[[float], float]) -> None:
         if (seconds := delay(asyncio.get_running_loop().time())) > 0:
             await asyncio.sleep(seconds)

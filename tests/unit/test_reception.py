@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +22,8 @@ class Hall:
         self.inside: dict[str, asyncio.Future[None]] = {}
         self.tasks: dict[str, asyncio.Task[Any] | None] = {}
 
-    async def welcomes(self, sock: socket.socket, address: str, task: asyncio.Task[Any]) -> None:
+    async def welcomes(self, newcomer: Any, task: asyncio.Task[Any]) -> None:
+        address = newcomer
         self.inside[address] = self.loop.create_future()
         assert task is asyncio.current_task()
         self.tasks[address] = task
@@ -34,8 +34,8 @@ class Hall:
 
     def comes(self, address: str) -> bool:
         """Whether it was begun with at once."""
-        sock: Any = address
-        self.loop.within(lambda: self.reception.take(sock, address))
+        newcomer: Any = address
+        self.loop.within(lambda: self.reception.take(newcomer))
         begun = address in self.inside
         self.loop.run()
         return begun

@@ -17,6 +17,7 @@ from pgambassador.net.gate import Gate
 from pgambassador.net.tasks import spawn
 from pgambassador.net.visitor import Gone, Visitor
 from pgambassador.wire.frames import Dialogue
+from tests.newcomers import newcomer
 
 Talk = Callable[[Visitor, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -49,7 +50,7 @@ def meet(talk: Talk, gate: Gate | None = None, theirs: ssl.SSLContext | None = N
         near, far = socket.socketpair()
         near.setblocking(False)
         far.setblocking(False)
-        visitor = Visitor(near, "10.0.0.1:40000", asyncio.get_running_loop())
+        visitor = Visitor(newcomer(near, "10.0.0.1:40000"), asyncio.get_running_loop())
         assert (visitor.encrypted, visitor.certificate, visitor.binding) == (False, None, None)
         opened = asyncio.open_connection(
             sock=far, ssl=theirs, server_hostname="gate.example" if theirs else None
@@ -215,7 +216,7 @@ def test_a_handshake_without_a_word_in_clear_text(gate: Gate) -> None:
         near, far = socket.socketpair()
         near.setblocking(False)
         far.setblocking(False)
-        visitor = Visitor(near, "unix", asyncio.get_running_loop())
+        visitor = Visitor(newcomer(near, "unix"), asyncio.get_running_loop())
         assert visitor.is_unix
         far.send(b"\x16\3\1\0\5hello")  # a record, and no handshake in it
         with pytest.raises(ssl.SSLError):
@@ -246,7 +247,6 @@ class Watch:
         )
 
     def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
-        assert fd not in self.watched
         self.watched.add(fd)
         self._add(fd, callback)
 
@@ -261,7 +261,7 @@ def test_who_speaks_while_nobody_listens_costs_nothing() -> None:
         near, far = socket.socketpair()
         near.setblocking(False)
         watch = Watch()
-        visitor = Visitor(near, "unix", watch)
+        visitor = Visitor(newcomer(near, "unix", watch), watch)
         waiting = spawn(visitor.read(), "a test")
         await asyncio.sleep(0)
         assert watch.watched == {near.fileno()}
@@ -288,7 +288,7 @@ def test_what_comes_as_the_wait_for_it_ends_is_not_lost() -> None:
         near, far = socket.socketpair()
         near.setblocking(False)
         watch = Watch()
-        visitor = Visitor(near, "unix", watch)
+        visitor = Visitor(newcomer(near, "unix", watch), watch)
         waiting = spawn(visitor.read(), "a test")
         await asyncio.sleep(0)
         far.send(b"one")

@@ -1,0 +1,40 @@
+from pgambassador.net.word cimport Word
+
+cdef class Herald:
+    cdef object directory
+    cdef object users
+    cdef dict known
+    cdef bytes spare
+
+    cdef tuple find(self, bytes key)
+    cdef bytes nonce(self)
+    cdef int learn(self, bytes key, bytes request, bytes shown) except -1
+
+cdef class Newcomer(Word):
+    cdef readonly object sock
+    cdef readonly str address
+    cdef readonly bint watched
+    # What it has said, as it came: its first words, and what followed the first answer.
+    cdef bytes first
+    cdef readonly bytes early
+    # The server's part of the nonce, if it has been told it.
+    cdef readonly bytes nonce
+    cdef Herald herald
+    cdef object sockets
+    cdef int fd
+    cdef bytes key
+    # What it has been told, and how the challenge ends.
+    cdef list ahead
+    cdef bytes shown
+    cdef bint ready
+    # How much of that a login has said, and what it has said first if nothing was told.
+    cdef int step
+    cdef bytes request
+
+    cpdef int look(self) except -1
+    cdef int opened(self, Py_ssize_t n) except -1
+    cdef int followed(self, Py_ssize_t n) except -1
+    cdef int over(self) except -1
+    cdef int tell(self, bytes data) except -1
+    cdef bint told(self, frame, bytes data) except -1
+    cdef int learn(self, frame, bytes data) except -1

@@ -48,6 +48,7 @@ def md5(
     binding: bytes | None = None,
     learn: Learn | None = None,
     nonce: bytes | None = None,
+    expect: mechanism.Expect | None = None,
     seems_scram: bool = False,
 ) -> Dialogue[bytes]:
     """AuthenticationMD5Password; like PostgreSQL, SCRAM where the user has a SCRAM verifier, or is unknown
@@ -62,6 +63,7 @@ def md5(
                 binding=binding,
                 learn=learn,
                 nonce=nonce,
+                expect=expect,
             )
         )
     salt = salt or secrets.token_bytes(4)
@@ -88,9 +90,11 @@ def scram(
     binding: bytes | None = None,
     learn: Learn | None = None,
     nonce: bytes | None = None,
+    expect: mechanism.Expect | None = None,
 ) -> Dialogue[bytes]:
     """SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where `binding` says what the client's channel is bound to.
-    `stand_in` makes the verifier that no password fits, for who has none. `nonce` is ours, if it was told."""
+    `stand_in` makes the verifier that no password fits, for who has none. `nonce` is ours, if it was told.
+    `expect` is told what will be a right answer, whatever the `doubt`: nobody can tell by the time."""
     offered = _BOUND if binding is not None else _UNBOUND
     chosen, first = parse.sasl_initial_response(_payload((yield _OFFERS[offered])))
     if chosen not in offered:
@@ -114,12 +118,13 @@ def scram(
         binding=binding,
         nonce=nonce,
         learn=None if doubt is not None else learn,
+        expect=expect,
     )
     response = yield build.authentication_sasl_continue(next(exchange))
     final = mechanism.finish(exchange, _payload(response))
     if doubt is not None or final is None:
         raise failed(user, doubt or _WRONG)
-    return build.authentication_sasl_final(final) + build.authentication_ok()
+    return succeeded(final)
 
 
 METHODS: Final[dict[str, Callable[..., Dialogue[bytes]]]] = {"scram-sha-256": scram, "md5": md5}
@@ -143,6 +148,11 @@ def _payload(frame: Frame) -> bytes:
             f"a password or SASL response of {len(payload)} bytes; at most {MAX_RESPONSE} are allowed"
         )
     return payload
+
+
+def succeeded(final: bytes) -> bytes:
+    """What SCRAM ends with, for a server-final-message."""
+    return build.authentication_sasl_final(final) + build.authentication_ok()
 
 
 def failed(user: str, why: str) -> Refused:

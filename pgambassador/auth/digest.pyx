@@ -19,6 +19,8 @@ cdef extern from "dlfcn.h" nogil:
 cdef enum:
     BLOCK = 64
     SIZE = 32
+    # So many bytes in base64.
+    TEXT = 44
 
 # OpenSSL's SHA256_CTX has 112 bytes, and is part of its ABI.
 cdef struct State:
@@ -101,24 +103,49 @@ def hmac_sha256(bytes key not None, bytes message not None):
     return digest[:SIZE]
 
 
-def shown_by(bytes proof not None, bytes stored_key not None, bytes message not None):
-    """The client's key that a SCRAM proof shows (RFC 5802, section 3), None if the proof is wrong. How long it takes
-    does not tell where it is wrong."""
-    cdef unsigned char key[SIZE]
+def shown_by(bytes proof not None, bytes stored_key not None, bytes signature not None):
+    """The client's key that a SCRAM proof shows (RFC 5802, section 3), None if it is wrong, ValueError if it is not
+    32 bytes in base64. How long it takes does not tell where it is wrong."""
+    cdef unsigned char key[SIZE + 1]
     cdef unsigned char digest[SIZE]
-    cdef const unsigned char *given = proof
+    cdef const unsigned char *mask = signature
     cdef const unsigned char *stored = stored_key
     cdef int i, wrong = 0
-    if len(proof) != SIZE or len(stored_key) != SIZE:
-        raise ValueError("a proof and a key have 32 bytes")
-    if not available:
-        signature = hmac.digest(stored_key, message, "sha256")
-        shown = bytes([a ^ b for a, b in zip(proof, signature)])
-        return shown if hmac.compare_digest(hashlib.sha256(shown).digest(), stored_key) else None
-    keyed(stored, SIZE, message, key)
+    if len(stored_key) != SIZE or len(signature) != SIZE or len(proof) != TEXT or not decoded(proof, key):
+        raise ValueError("a proof has 32 bytes in base64")
     for i in range(SIZE):
-        key[i] ^= given[i]
+        key[i] ^= mask[i]
+    if not available:
+        shown = key[:SIZE]
+        return shown if hmac.compare_digest(hashlib.sha256(shown).digest(), stored_key) else None
     hashed(key, SIZE, digest)
     for i in range(SIZE):
         wrong |= digest[i] ^ stored[i]
     return None if wrong else key[:SIZE]
+
+
+cdef bint decoded(const unsigned char *text, unsigned char *into) noexcept:
+    """32 bytes from `TEXT`, which has one spelling of them (RFC 4648, section 3.5)."""
+    cdef int i, found, bits = 0
+    cdef unsigned int held = 0
+    for i in range(TEXT - 1):
+        found = value(text[i])
+        if found < 0:
+            return False
+        held = held << 6 | found
+        bits += 6
+        if bits >= 8:
+            bits -= 8
+            into[0] = held >> bits & 0xFF
+            into += 1
+    return text[TEXT - 1] == b"=" and held & 3 == 0
+
+
+cdef int value(unsigned char letter) noexcept:
+    if b"A" <= letter <= b"Z":
+        return letter - <int>b"A"
+    if b"a" <= letter <= b"z":
+        return letter - <int>b"a" + 26
+    if b"0" <= letter <= b"9":
+        return letter - <int>b"0" + 52
+    return 62 if letter == b"+" else 63 if letter == b"/" else -1

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from pgambassador.auth.digest import hmac_sha256, shown_by
 from pgambassador.auth.verifier import KEY_SIZE, Derive, Keys, Verifier, derive
@@ -41,7 +41,22 @@ _PROOF_SIZE: Final = 44
 
 _encoded: Callable[[bytes], bytes] = partial(binascii.b2a_base64, newline=False)
 
+
+class Expected(NamedTuple):
+    """How a client-final-message begins; what tells whether the proof behind that is right (see `shown_by`);
+    and the server-final-message if it is."""
+
+    beginning: bytes
+    signature: bytes
+    stored_key: bytes
+    final: bytes
+
+    def __repr__(self) -> str:
+        return "<Expected>"
+
+
 T = TypeVar("T")
+Expect: TypeAlias = Callable[[Expected], object]
 Exchange: TypeAlias = Generator[bytes, bytes, T]
 
 
@@ -127,36 +142,48 @@ def server(
     binding: bytes | None = None,
     nonce: bytes | None = None,
     learn: Callable[[Keys], object] | None = None,
+    expect: Expect | None = None,
 ) -> Exchange[bytes | None]:
     """Yields server-first; returns server-final, or None if the proof is wrong.
 
     `binding` is the channel's, if there is one: then SCRAM-SHA-256-PLUS was offered to the client. A right
-    proof gives away the client's key, which `learn` is told.
+    proof gives away the client's key, which `learn` is told. `expect` is told with server-first what a right
+    answer most probably is.
     """
     usual = _USUAL_FIRST.fullmatch(client_first)
     header, flag, bare, theirs = usual.groups() if usual else _client_first(client_first)
     _check_binding_flag(flag, mechanism, offered=binding is not None)
     full_nonce = theirs + (nonce or make_nonce())
     server_first = b"r=" + full_nonce + verifier.shown
-    client_final = yield server_first
-
+    # What its answer will most probably be signed for is known by now, and it needs a while for that.
     expected = header + (binding or b"" if flag.startswith(b"p") else b"")
     without_proof = b"c=" + _encoded(expected) + b",r=" + full_nonce
-    if client_final[:-_PROOF_SIZE] == without_proof + b",p=":
-        proof = _base64(client_final[-_PROOF_SIZE:], "proof")
-    else:
-        proof = _proof(client_final, expected, full_nonce)
-        without_proof = client_final[: client_final.rindex(b",p=")]
-    if len(proof) != KEY_SIZE:
-        raise _malformed(f"a proof of {len(proof)} bytes; it must be {KEY_SIZE}")
+    before = bare + b"," + server_first + b","
+    signature, ours = _signatures(verifier, before + without_proof)
+    if expect is not None:
+        expect(Expected(without_proof + b",p=", signature, verifier.stored_key, ours))
+    client_final = yield server_first
 
-    auth_message = b",".join((bare, server_first, without_proof))
-    client_key = shown_by(proof, verifier.stored_key, auth_message)
+    proof = client_final[-_PROOF_SIZE:]
+    if client_final[:-_PROOF_SIZE] != without_proof + b",p=":
+        proof = _proof(client_final, expected, full_nonce)
+        signature, ours = _signatures(verifier, before + client_final[: client_final.rindex(b",p=")])
+    try:
+        client_key = shown_by(proof, verifier.stored_key, signature)
+    except ValueError:
+        size = len(_base64(proof, "proof"))
+        raise _malformed(f"a proof of {size} bytes; it must be {KEY_SIZE}") from None
     if client_key is None:
         return None
     if learn is not None:
         learn(Keys(client_key, verifier.server_key))
-    return b"v=" + _encoded(hmac_sha256(verifier.server_key, auth_message))
+    return ours
+
+
+def _signatures(verifier: Verifier, auth_message: bytes) -> tuple[bytes, bytes]:
+    """What a proof is masked with, and the server-final-message."""
+    ours = b"v=" + _encoded(hmac_sha256(verifier.server_key, auth_message))
+    return hmac_sha256(verifier.stored_key, auth_message), ours
 
 
 def _client_first(message: bytes) -> tuple[bytes, bytes, bytes, bytes]:
@@ -176,7 +203,7 @@ def _proof(client_final: bytes, expected: bytes, nonce: bytes) -> bytes:
         raise ProtocolViolation("the SCRAM channel binding check failed", sqlstate="28000")
     if not hmac.compare_digest(_value(attributes, 1, b"r"), nonce):
         raise _malformed("the nonce of the client-final-message is not that of the exchange")
-    return _base64(_value(attributes, len(attributes) - 1, b"p"), "proof")
+    return _value(attributes, len(attributes) - 1, b"p")
 
 
 def _gs2_header(client_first: bytes) -> tuple[bytes, bytes, bytes]:

@@ -12,7 +12,6 @@ cdef class Channel(Outlet):
     # Bytes that have come since the last that said something.
     cdef Py_ssize_t unsaid
     cdef int patience
-    cdef bint gone
 
     cdef Py_ssize_t fill(self, char *into, Py_ssize_t room) except -3
     cdef Py_ssize_t fill_tls(self, char *into, Py_ssize_t room) except -3

@@ -19,7 +19,7 @@ from pgambassador.net.tally cimport weigh
 
 import ssl
 
-from pgambassador.net.reactor import close_later
+from pgambassador.net.reactor import later
 
 cdef extern from "sys/socket.h" nogil:
     ssize_t c_recv "recv"(int fd, void *buf, size_t n, int flags)
@@ -263,12 +263,10 @@ cdef class Channel(Outlet):
     def pause_reading(self):
         self.stop_reading()
 
-    def close(self, bint linger=False, bint gone=False):
-        """Close now; with `linger` as soon as the kernel has taken what is kept, for which `sweep` sets a limit. `gone`:
-        its peer is, so that nobody waits for the end."""
+    def close(self, bint linger=False):
+        """Close now; with `linger` as soon as the kernel has taken what is kept, for which `sweep` sets a limit."""
         if self.closed:
             return
-        self.gone = gone
         self.stop_reading()
         if linger:
             self.flush()
@@ -301,10 +299,7 @@ cdef class Channel(Outlet):
         weigh(-self.rest.used)
         store_clear(&self.rest)
         store_clear(&self.held)
-        if self.gone:
-            close_later(self.sock)
-        else:
-            self.sock.close()
+        later(self.sock.close)
         return 0
 
     def __repr__(self):

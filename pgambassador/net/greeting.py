@@ -218,6 +218,11 @@ class Greeting:
                 extra=self._names,
             )
 
+    @property
+    def notes(self) -> bool:
+        """Whether each login is taken note of."""
+        return self.memoir is not None and self.memoir.memoirs.on
+
     def _note(self, memoir: Memoir, settings: Settings) -> None:
         """A client has come with them, and the server takes them."""
         essential, _ = _parted(settings)

@@ -24,12 +24,19 @@ cdef class Newcomer(Word):
     cdef int fd
     cdef bytes key
     # What it has been told, and how the challenge ends.
-    cdef list ahead
+    cdef readonly list ahead
     cdef bytes shown
     cdef bint ready
     # How much of that a login has said, and what it has said first if nothing was told.
     cdef int step
     cdef bytes request
+    # What a right answer to the challenge is and is answered with; what follows that, if it is known by then, and what
+    # of it the client has been told.
+    cdef str user
+    cdef tuple expected
+    cdef bytes success
+    cdef public object behind
+    cdef readonly bytes greeted
 
     cpdef int look(self) except -1
     cdef int opened(self, Py_ssize_t n) except -1
@@ -37,4 +44,5 @@ cdef class Newcomer(Word):
     cdef int over(self) except -1
     cdef int tell(self, bytes data) except -1
     cdef bint told(self, frame, bytes data) except -1
+    cdef bytes greet(self, frame)
     cdef int learn(self, frame, bytes data) except -1

@@ -5,8 +5,10 @@ What a login says first, AuthenticationSASL and the challenge (protocol manual, 
 start packet and the address that it comes from, but for the server's part of the nonce. So it is said where the
 socket is heard. The login takes ten times as long to find it out, and follows while the client derives its key.
 
+So it is with the last answer: who has shown a right proof is greeted at once with what its login is about to say.
+
 1. Nothing is decided here. The login hears all that the client has said and says all that it was told, word for word:
-   where it would have said anything else it fails.
+   where it would have said anything else it fails. Nobody is let in but by its login.
 2. It is learnt of all names in the same way, from a login that has shown nothing yet: it tells nobody who is known.
 3. It is forgotten with the rules and lists that it follows from. Where a server is asked who is known it is not learnt,
    since that may say something else at any time.
@@ -15,6 +17,7 @@ socket is heard. The login takes ten times as long to find it out, and follows w
 import socket
 
 from pgambassador.auth.client import OFFER as _OFFER
+from pgambassador.auth.digest import shown_by
 from pgambassador.auth.scram import NONCE_SIZE as _NONCE_SIZE, make_nonce
 from pgambassador.errors import Refused
 from pgambassador.wire.parse import USUAL as _USUAL
@@ -74,6 +77,7 @@ cdef enum:
     HOST = 64
     # Where the client-first-message stands: behind the frame's header, the mechanism's name and a length.
     FIRST = 5 + 14 + 4
+    PROOF = 44
 
 cdef char inbox[ROOM]
 cdef Py_ssize_t USUAL = _USUAL
@@ -225,6 +229,8 @@ cdef class Newcomer(Word):
             if self.ahead[0] != data:
                 self.check()
             del self.ahead[0]
+            if self.herald.spare is None:
+                self.herald.spare = make_nonce()  # for the next one, who will not have to wait for it
             return True
         self.learn(frame, data)
         return False
@@ -232,9 +238,33 @@ cdef class Newcomer(Word):
     def check(self):
         """Refused if it was told what its login has not said."""
         if self.ahead:
-            raise Refused(
-                "who may log in here, and how, has been changed just now", sqlstate="57P03", hint="Connect again."
-            )
+            raise changed()
+
+    def expect(self, str user, expected, bytes success not None):
+        """What a right answer to the challenge is (`Expected`), and what it is answered with."""
+        self.user, self.expected, self.success = user, tuple(expected), success
+
+    cdef bytes greet(self, frame):
+        """What to tell the client at once that has answered so, if it is right; what the login will say then."""
+        cdef Py_ssize_t n
+        cdef bytes message
+        if self.expected is None or self.behind is None or self.user is None:
+            return None
+        expected, self.expected = self.expected, None
+        beginning, signature, stored_key, _ = expected
+        message = <bytes>frame[1]
+        n = len(<bytes>beginning)
+        if <int>frame[0] != c"p" or len(message) != n + PROOF or not message.startswith(beginning):
+            return None
+        try:
+            if shown_by(message[n:], stored_key, signature) is None:
+                return None
+        except ValueError:
+            return None
+        words = self.behind(self.user)
+        if words is not None:
+            self.greeted = self.success + <bytes>words
+        return self.greeted
 
     cdef int learn(self, frame, bytes data) except -1:
         """Both of what it says first: then it can be said ahead."""
@@ -249,6 +279,13 @@ cdef class Newcomer(Word):
 
     def __repr__(self):
         return f"<Newcomer {self.address}{' ready' if self.ready else ''}>"
+
+
+def changed():
+    """What ends a login that would have said something else than its client was told."""
+    return Refused(
+        "who may log in here, and how, has been changed just now", sqlstate="57P03", hint="Connect again."
+    )
 
 
 cdef bint whole(bytes first) except -1:

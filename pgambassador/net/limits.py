@@ -98,6 +98,17 @@ class Limits:
 
     # Clients.
 
+    def about(self, peer: Peer, database: str, user: str) -> bool:
+        """Whether there is a limit for clients like this one."""
+        config = self._config
+        if config.clients.max_per_address is not None and not peer.local:
+            return True
+        entry = config.databases.get(database) or config.databases.get(EVERY_OTHER)
+        limit = config.users.get(user) or config.users.get(EVERY_OTHER)
+        return (entry is not None and entry.max_clients is not None) or (
+            limit is not None and limit.max_clients is not None
+        )
+
     def arrive(self, peer: Peer | None) -> Stay:
         """Of one who comes; Refused if too many are there from the same address."""
         stay = self.census.stay()

@@ -15,7 +15,7 @@ import ssl
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from pgambassador.admin.exchange import Exchange
 from pgambassador.auth.peer import Peer
@@ -29,9 +29,9 @@ from pgambassador.net.desk import COLUMNS, Desk, check_admin, settings_for
 from pgambassador.net.gate import explain
 from pgambassador.net.greeting import reports_of
 from pgambassador.net.guests import Guest
-from pgambassador.net.herald import Newcomer
+from pgambassador.net.herald import Newcomer, changed
 from pgambassador.net.house import House
-from pgambassador.net.seat import NOT_SETTINGS, Seat, parts, settings_of
+from pgambassador.net.seat import NOT_SETTINGS, Place, Seat, parts, settings_of, told
 from pgambassador.net.session import Session
 from pgambassador.net.tunnel import Tunnel
 from pgambassador.net.visitor import Gone, Visitor
@@ -45,7 +45,6 @@ from pgambassador.wire.parse import StartupPacket
 log = logging.getLogger(__name__)
 
 CANNOT_CONNECT_NOW = "57P03"
-_READY = build.ready_for_query(b"I")
 # So much of what strangers say is read without need.
 _READ = 1024
 _CANCELED = build.error_response("ERROR", "57014", "canceling statement due to user request")
@@ -182,29 +181,35 @@ async def _login(house: House, visitor: Visitor, start: Start, peer: Peer, guest
     if limit[0] != house.config.clients.login_timeout:
         house.guests.allow(guest, limit)
     shown = _shown(peer, visitor)
-    seat = Seat(house, visitor, packet)
+    seat = Seat(house, visitor, packet, peer)
     visitor.meanwhile = seat.prepare
-    success, user = await house.porter.admit(shown, packet.user, packet.database, visitor, kind)
-    visitor.check()
-    house.doorway.leave(guest)
     console = kind == SESSION and house.config.is_console(packet.database)
+    success, user = await house.porter.admit(shown, packet.user, packet.database, visitor, kind)
+    if visitor.newcomer.ahead:
+        visitor.newcomer.check()
     if console and not peer.local:
         check_admin(house.config, packet.user)
     try:
         stay = house.admit(peer)
-        entrant = _Entrant(house, visitor, packet, success, user, stay)
         try:
             if console:
-                _attend(entrant)
+                _attend(seat, success, stay)
                 return True
             house.lodge(stay, packet.database, packet.user)
-            await (_replicate(entrant, kind) if kind else _begin(entrant, seat))
+            if kind == SESSION and (place := seat.place(user)) is not None:
+                _begin(seat, success, stay, place)
+                return True
+            house.doorway.leave(guest)
+            if kind == SESSION:
+                _begin(seat, success, stay, await _place(seat, user))
+            else:
+                await _replicate(seat, success, stay, user, kind)
             return True
         except BaseException:
             house.dismiss(stay)
             raise
     except AmbassadorError as error:
-        if _sqlstate(error) != CANNOT_CONNECT_NOW:
+        if _sqlstate(error) != CANNOT_CONNECT_NOW and visitor.newcomer.greeted is None:
             # As a server does it: whom it knows is told so, and then what else is wrong.
             visitor.say(success)
         raise
@@ -221,37 +226,38 @@ def _limit(packet: StartupPacket, limit: tuple[float, str]) -> tuple[float, str]
     return (asked, LIMIT) if asked and asked < limit[0] else limit
 
 
-class _Entrant(NamedTuple):
-    """Somebody who has shown who it is: `success` tells it so, `user` is who it is on the server."""
-
-    house: House
-    visitor: Visitor
-    packet: StartupPacket
-    success: bytes
-    user: str
-    stay: Stay
+# For somebody who has shown who it is: `success` tells it so, `user` is who it is on the server.
 
 
-async def _begin(entrant: _Entrant, seat: Seat) -> None:
+def _begin(seat: Seat, success: bytes, stay: Stay, place: Place) -> None:
     """A session, in its place."""
-    house, visitor, packet, success, user, stay = entrant
-    settings, given = parts(packet)
-    keeper, allowance = house.lodging(packet.database, packet.user, user, given)
-    visitor.waits_in = keeper
-    words = await keeper.greeting.words(settings)
-    session = seat.session(keeper, words)
-    facts = session.facts
-    facts.stay = stay
-    facts.pid, key = house.keys.issue(session, long=packet.version >= PROTOCOL_3_2)
-    session.bereaved = keeper.greeting.parameters is None  # it was told what was known last
+    house, keeper = seat.house, place.keeper
+    session, words = seat.session(place)
+    greeted = seat.visitor.newcomer.greeted
+    if greeted is not None and greeted != success + words:
+        house.keys.release(session.facts.pid)
+        raise changed()
+    session.facts.stay = stay
+    session.bereaved = place.parameters is None  # it was told what was known last
     keeper.clients.add(session)
     house.logins += 1
-    session.tell(_greeting(success, words.reports, facts.pid, key))
-    keeper.timekeeper.allow(session, allowance, time.monotonic())
+    if greeted is None:
+        session.tell(success + words)
+    keeper.timekeeper.allow(session, place.allowance, time.monotonic())
     house.tolls.attend(session)
-    session.start(visitor.rest())
+    session.start(seat.visitor.rest())
     if house.draining:
         session.drain()
+
+
+async def _place(seat: Seat, user: str) -> Place:
+    """The pool's server may have to be reached for it."""
+    packet = seat.packet
+    settings, given = parts(packet)
+    keeper, allowance = seat.house.lodging(packet.database, packet.user, user, given)
+    seat.visitor.waits_in = keeper
+    words = await keeper.greeting.words(settings)
+    return Place(keeper, allowance, words, user, keeper.greeting.parameters)
 
 
 def _kind(value: str) -> str:
@@ -268,9 +274,9 @@ def _kind(value: str) -> str:
     )
 
 
-async def _replicate(entrant: _Entrant, kind: str) -> None:
+async def _replicate(seat: Seat, success: bytes, stay: Stay, user: str, kind: str) -> None:
     """A connection of its own, with what the client's start packet says."""
-    house, visitor, packet, success, user, stay = entrant
+    house, visitor, packet = seat.house, seat.visitor, seat.packet
     settings = settings_of(packet).values
     for name in settings:
         # In a pool a server would be told of it as of a parameter; here it would be part of the start packet.
@@ -290,29 +296,25 @@ async def _replicate(entrant: _Entrant, kind: str) -> None:
     tunnel.pid, key = house.keys.issue(tunnel, long=packet.version >= PROTOCOL_3_2)
     house.tunnels.add(tunnel)
     house.logins += 1
-    tunnel.start(_greeting(success, reports_of(link.parameters), tunnel.pid, key), early)
+    tunnel.start(success + told(reports_of(link.parameters), tunnel.pid, key), early)
     if house.draining:
         tunnel.close()
 
 
-def _attend(entrant: _Entrant) -> None:
+def _attend(seat: Seat, success: bytes, stay: Stay) -> None:
     """The console, which has no server connection."""
-    house, visitor, packet, success, _, stay = entrant
-    told = settings_for(packet)
+    house, visitor, packet = seat.house, seat.visitor, seat.packet
+    known = settings_for(packet)
     desk = Desk(house, packet.user)
-    exchange = Exchange(desk.answer, COLUMNS, told)
+    exchange = Exchange(desk.answer, COLUMNS, known)
     channel, waits = visitor.channel(), lambda: desk.levers.waits()
     console = Console(house.sockets, channel, exchange, stay=stay, ended=house.ended, waits=waits)
     console.pid, key = house.keys.issue(console, long=packet.version >= PROTOCOL_3_2)
     house.tunnels.add(console)
     house.logins += 1
-    console.start(_greeting(success, reports_of(told), console.pid, key), visitor.rest())
+    console.start(success + told(reports_of(known), console.pid, key), visitor.rest())
     if house.draining:
         console.close()
-
-
-def _greeting(success: bytes, reports: bytes, pid: int, key: bytes) -> bytes:
-    return success + reports + build.backend_key_data(pid, key) + _READY
 
 
 def _shown(peer: Peer, visitor: Visitor) -> Peer:

@@ -47,9 +47,14 @@ class Memory:
         """Bytes."""
         return tally.held_now()
 
+    @property
+    def full(self) -> bool:
+        """Nobody more may come in."""
+        return tally.held_now() > self._pressure.soft
+
     def check_room(self) -> None:
         """Refuse a client while there is none."""
-        if self.held > self._pressure.soft:
+        if self.full:
             raise Refused(
                 "too much is held for other clients",
                 sqlstate="53200",

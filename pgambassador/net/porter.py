@@ -23,6 +23,7 @@ from pgambassador.auth.credential import Credential, Md5Hash, Plain
 from pgambassador.auth.digest import hmac_sha256
 from pgambassador.auth.peer import Peer
 from pgambassador.auth.rules import SESSION, first_match, refusal
+from pgambassador.auth.scram import Expected
 from pgambassador.auth.server import Secret
 from pgambassador.auth.throttle import Throttle
 from pgambassador.auth.verifier import (
@@ -60,6 +61,9 @@ class Frames(Protocol):
 
     @property
     def nonce(self) -> bytes | None: ...
+
+    def expect(self, user: str | None, expected: Expected) -> object:
+        """So it will have answered right, and be `user` on the server; None: nobody, however it answers."""
 
     def hold(self, dialogue: Dialogue[T], delay: Callable[[float], float]) -> Awaitable[T]: ...
 
@@ -119,7 +123,21 @@ class Porter:
         if rule is None or rule.method == "reject":
             raise refusal(rule, peer, database, user, kind)
         try:
-            return await self._identify(rule.method, peer, user, database, frames)
+            match rule.method:
+                case "trust":
+                    return Admitted(build.authentication_ok(), self._server_user(user))
+                case "peer":
+                    shown = await _account(peer.uid)
+                    return Admitted(build.authentication_ok(), self._mapped("Peer", shown, user))
+                case "cert":
+                    if peer.common_name is None:
+                        raise Refused("connection requires a valid client certificate")
+                    return Admitted(
+                        build.authentication_ok(), self._mapped("certificate", peer.common_name, user)
+                    )
+                case "upstream":
+                    return await self._at_server(peer, user, database, frames)
+            return await self._by_secret(rule.method, peer, user, database, frames)
         except AmbassadorError as error:
             self._count(peer.site, error)
             raise
@@ -141,23 +159,6 @@ class Porter:
     def close(self) -> None:
         if self.directory.enquiry is not None:
             self.directory.enquiry.close()
-
-    async def _identify(self, method: str, peer: Peer, user: str, database: str, frames: Frames) -> Admitted:
-        match method:
-            case "trust":
-                return Admitted(build.authentication_ok(), self._server_user(user))
-            case "peer":
-                shown = await _account(peer.uid)
-                return Admitted(build.authentication_ok(), self._mapped("Peer", shown, user))
-            case "cert":
-                if peer.common_name is None:
-                    raise Refused("connection requires a valid client certificate")
-                return Admitted(
-                    build.authentication_ok(), self._mapped("certificate", peer.common_name, user)
-                )
-            case "upstream":
-                return await self._at_server(peer, user, database, frames)
-        return await self._by_secret(method, peer, user, database, frames)
 
     def _server_user(self, user: str) -> str:
         """Who somebody is on the server that has shown this name."""
@@ -182,6 +183,7 @@ class Porter:
         credential = entry.credential
         if method == "scram-sha-256":
             credential = await self._verifier(peer.site, user, credential)
+        server_user = self._server_user(user)
         learnt: list[Keys] = []
         dialogue = methods.METHODS[method](
             user,
@@ -190,6 +192,7 @@ class Porter:
             binding=peer.binding,
             learn=learnt.append if self._poor else None,
             nonce=frames.nonce,
+            expect=partial(frames.expect, None if entry.doubt is not None else server_user),
             stand_in=partial(self._stand_in, user, entry.credential),
             **({"seems_scram": self.directory.seems_scram(user, self._mock_key)} if method == "md5" else {}),
         )
@@ -198,7 +201,6 @@ class Porter:
         except Refused:
             self.directory.forget(user)
             raise
-        server_user = self._server_user(user)
         if server_user == user and self._poor:
             self._keep(database, user, self._useful(user, entry.credential, learnt))
         return Admitted(success, server_user)

@@ -11,8 +11,8 @@ to be relayed. All sockets of the relay are watched by one epoll, and only that 
    is known before a client, who spoke after it, could be given that connection.
 4. A turn goes on while more comes, up to `ROUNDS`: returning to the event loop costs more than another look.
 5. Who is in `behind` is told when all that are readable have been heard (`heard_all`), and then no more.
-6. The socket of a peer that has gone is closed when there is time for it (`tidy`), or a moment later (`PATIENCE`): closing
-   is dear, nobody waits for it, and who connects anew for each statement has a next login under way already.
+6. What nobody waits for is put off (`later`) until nothing is readable any more: it is done while those who were heard
+   make up their minds, and whose answer comes meanwhile does not have to wake a processor that sleeps.
 7. A callback that fails is the event loop's to report, and does not keep others from being called.
 """
 import os
@@ -54,21 +54,14 @@ behind = []
 
 cdef int turning = 0
 cdef list put_off = []
-cdef double PATIENCE = 0.02
 
 
-def close_later(sock):
-    """Close it when there is time for it; now, if it was not a reactor that has told of its peer's end."""
+def later(callback):
+    """Call it when this turn has heard all; now, if there is no turn."""
     if turning:
-        put_off.append(sock)
+        put_off.append(callback)
     else:
-        sock.close()
-
-
-def tidy():
-    """Close what was put off: there is nothing to wait for just now."""
-    while put_off:
-        put_off.pop().close()
+        callback()
 
 
 cdef class Reactor:
@@ -76,7 +69,6 @@ cdef class Reactor:
 
     cdef object loop
     cdef int watch
-    cdef bint waiting
     cdef list callbacks  # by file descriptor
     cdef Reactor before
     cdef readonly object add_writer
@@ -120,14 +112,12 @@ cdef class Reactor:
                     break
         finally:
             turning -= 1
-        if put_off and not turning and not self.waiting:
-            self.waiting = True
-            self.loop.call_later(PATIENCE, self.rested)
-
-    def rested(self):
-        """Nobody has had time until now."""
-        self.waiting = False
-        tidy()
+        while put_off and not turning:
+            callback = put_off.pop()
+            try:
+                callback()
+            except Exception as error:
+                self.report(callback, error)
 
     cdef int step(self) except -1:
         """Call what is readable, each once; how many."""

@@ -380,7 +380,7 @@ cdef class Session(Wake):
         self.portals = {}
         self.unnamed = self.bound = None
         self.reckon()
-        self.channel.close(linger=True, gone=not reason)
+        self.channel.close(linger=True)
         try:
             if self.riding and backend is not None:
                 backend.leave(self)

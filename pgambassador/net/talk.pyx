@@ -13,7 +13,6 @@ from pgambassador.net.channel cimport Channel
 from pgambassador.net.herald cimport Newcomer
 from pgambassador.net.word cimport Word
 
-from pgambassador.net.reactor import tidy
 from pgambassador.wire.frames import take_frame
 
 cdef extern from "Python.h":
@@ -64,7 +63,6 @@ cdef class Talk(Word):
         self.take()
         if self.dialogue is not None:
             self.channel.start_reading()
-            tidy()
         return self
 
     def pause(self, double seconds):
@@ -124,10 +122,15 @@ cdef class Talk(Word):
     cdef int look_at(self, frame) except -1:
         """An answer has come, or its turn."""
         cdef double seconds = self.delay(self.loop.time())
+        cdef bytes greeting
         if seconds > 0:
             self.frame = frame
             self.timer = self.loop.call_later(seconds, self.rested)
             return 0
+        if self.newcomer is not None:
+            greeting = self.newcomer.greet(frame)
+            if greeting is not None:
+                self.channel.send(<const char *>greeting, len(greeting))
         return self.advance(frame)
 
     cdef int advance(self, frame) except -1:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pgambassador.auth import certificate
 from pgambassador.auth.certificate import Certificate
+from pgambassador.auth.client import succeeded
+from pgambassador.auth.scram import Expected
 from pgambassador.errors import ProtocolViolation, Refused
 from pgambassador.net import tls
 from pgambassador.net.channel import Channel
@@ -41,7 +43,7 @@ class Visitor(Stream):
     def __init__(self, newcomer: Newcomer, sockets: Sockets) -> None:
         super().__init__(newcomer.sock)
         self.address = newcomer.address
-        self._newcomer = newcomer
+        self.newcomer = newcomer
         self._sockets = sockets
         self._word = Word(self._loop)
         self._watched = False
@@ -77,9 +79,9 @@ class Visitor(Stream):
 
     def begin(self, tail: bytes) -> None:
         """`tail` stood behind its start packet."""
-        early = tail + self._newcomer.early + self.remainder()
+        early = tail + self.newcomer.early + self.remainder()
         self._channel = Channel(self._sockets, self.sock, self.tls, self.incoming, self.outgoing)
-        self._talk = Talk(self._loop, self._channel, early, self._newcomer)
+        self._talk = Talk(self._loop, self._channel, early, self.newcomer)
         if self._watched:
             self._watched = False
             self._channel.resume_reading()
@@ -87,7 +89,11 @@ class Visitor(Stream):
     @property
     def nonce(self) -> bytes | None:
         """Our part of the one that it has been told already."""
-        return self._newcomer.nonce
+        return self.newcomer.nonce
+
+    def expect(self, user: str | None, expected: Expected) -> None:
+        """So it will have shown that it is `user` on the server; None: whatever it shows, it is nobody."""
+        self.newcomer.expect(user, expected, succeeded(expected.final))
 
     def hold(self, dialogue: Dialogue[T], delay: Callable[[float], float]) -> Awaitable[T]:
         """The dialogue's result; see `Talk`."""
@@ -95,10 +101,6 @@ class Visitor(Stream):
         answer: Awaitable[T] = self._talk.hold(dialogue, delay)
         self.meanwhile()
         return answer
-
-    def check(self) -> None:
-        """Refused if it was told what its login has not said."""
-        self._newcomer.check()
 
     def pause(self, seconds: float) -> Awaitable[None]:
         """Let time pass; Gone if it goes."""
@@ -171,9 +173,9 @@ class Visitor(Stream):
         """Its first words."""
         self._met = True
         try:
-            data: bytes = await self._newcomer
+            data: bytes = await self.newcomer
         finally:
-            if self._newcomer.watched:
+            if self.newcomer.watched:
                 self._watched = True
                 self._sockets.add_reader(self.sock.fileno(), self._on_readable)
         return data

@@ -34,12 +34,20 @@ class CancelKeys(Generic[S]):
         self._draw_pid = draw_pid
         self._living: dict[int, tuple[bytes, S]] = {}
 
-    def issue(self, session: S, *, long: bool = False) -> tuple[int, bytes]:
-        """The pid and key for the session's BackendKeyData; `long` for who speaks protocol 3.2."""
+    def draw(self, *, long: bool = False) -> tuple[int, bytes]:
+        """A pid and key for somebody's BackendKeyData; `long` for who speaks protocol 3.2."""
         pid = self._draw_pid()
         while pid in self._living:
             pid = self._draw_pid()
-        key = os.urandom(LONG_KEY_SIZE if long else KEY_SIZE)
+        return pid, os.urandom(LONG_KEY_SIZE if long else KEY_SIZE)
+
+    def give(self, session: S, pid: int, key: bytes) -> bool:
+        """What was drawn is this session's; False if somebody has got that pid meanwhile."""
+        return self._living.setdefault(pid, (key, session))[1] is session
+
+    def issue(self, session: S, *, long: bool = False) -> tuple[int, bytes]:
+        """Both at once."""
+        pid, key = self.draw(long=long)
         self._living[pid] = key, session
         return pid, key
 

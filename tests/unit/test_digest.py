@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _hashlib
+import base64
+import binascii
 import hashlib
 import hmac
 
@@ -29,15 +31,40 @@ def test_what_a_proof_shows(key: bytes, message: bytes, fault: int, at: int) -> 
     stored = hashlib.sha256(key).digest()
     signature = hmac.digest(stored, message, "sha256")
     proof = bytearray(a ^ b for a, b in zip(key, signature, strict=True))
-    assert digest.shown_by(bytes(proof), stored, message) == key
+    assert digest.shown_by(base64.b64encode(proof), stored, signature) == key
     proof[at] ^= fault
-    assert digest.shown_by(bytes(proof), stored, message) == (None if fault else key)
+    assert digest.shown_by(base64.b64encode(proof), stored, signature) == (None if fault else key)
+
+
+@given(st.binary(min_size=32, max_size=32), st.integers(0, 43), st.integers(0, 255))
+@example(bytes(32), 42, ord("B"))  # the same bytes, written in another way
+@example(bytes(32), 43, ord("A"))
+@example(bytes(32), 43, ord("="))
+def test_a_proof_is_base64_in_one_spelling(proof: bytes, at: int, letter: int) -> None:
+    text = bytearray(base64.b64encode(proof))
+    text[at] = letter
+    try:
+        meant = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        meant = b""
+    if len(meant) == 32 and base64.b64encode(meant) == text:
+        assert digest.shown_by(bytes(text), hashlib.sha256(meant).digest(), bytes(32)) == meant
+    else:
+        with pytest.raises(ValueError, match="32 bytes in base64"):
+            digest.shown_by(bytes(text), bytes(32), bytes(32))
 
 
 def test_a_proof_of_another_size_is_none() -> None:
-    for proof, stored in ((b"", bytes(32)), (bytes(33), bytes(32)), (bytes(32), bytes(31))):
+    text = base64.b64encode(bytes(32))
+    for proof, stored, signature in (
+        (b"", bytes(32), bytes(32)),
+        (text[:-1], bytes(32), bytes(32)),
+        (text + b"=", bytes(32), bytes(32)),
+        (text, bytes(31), bytes(32)),
+        (text, bytes(32), bytes(33)),
+    ):
         with pytest.raises(ValueError, match="32"):
-            digest.shown_by(proof, stored, b"")
+            digest.shown_by(proof, stored, signature)
 
 
 def test_it_is_there_where_it_can_be() -> None:

@@ -19,6 +19,7 @@ from pgambassador.config.auth import AuthRule
 from pgambassador.config.failover import Failover
 from pgambassador.errors import AmbassadorError, ServerRefused, Unreachable
 from pgambassador.net.greeting import BASE
+from pgambassador.net.herald import Newcomer
 from pgambassador.net.house import House
 from pgambassador.net.login import welcome
 from pgambassador.net.seat import settings_of
@@ -43,7 +44,9 @@ def welcomed(door: Door, sock: socket.socket) -> asyncio.Task[None]:
 
     async def take() -> None:
         house = door.house
-        await welcome(house, newcomer(sock, "10.0.0.1:40000", house.sockets, house.herald), await told)
+        who = newcomer(sock, "10.0.0.1:40000", house.sockets, house.herald)
+        door.newcomers.append(who)
+        await welcome(house, who, await told)
 
     task = door.loop.create_task(take())
     told.set_result(task)
@@ -110,6 +113,7 @@ class Door:
         self.loop = Loop()
         self.upstream = Upstream(self.loop)
         self.callers: list[Caller] = []
+        self.newcomers: list[Newcomer] = []
         self.servers: list[socket.socket] = []
         monkeypatch.setattr("pgambassador.net.ways.Origin", lambda *_, **__: self.upstream)
         monkeypatch.setattr("pgambassador.net.openings.time", SimpleNamespace(monotonic=self.loop.time))
@@ -486,6 +490,81 @@ def test_what_has_changed_meanwhile_is_not_used(doors: MakeDoor, monkeypatch: py
     assert made.sessions[2].facts.told == changed
 
 
+def frames(caller: Caller) -> dict[str, bytes]:
+    """What it has been told, by its letters; of each, but ParameterStatus, there is one."""
+    data = bytearray(caller.reads())
+    found: dict[str, bytes] = {}
+    while (frame := take_frame(data, 1 << 16)) is not None:
+        letter = chr(frame[0]) if frame[0] != ord("R") else f"R{frame[1][3]}"
+        assert letter == "S" or letter not in found
+        found[letter] = frame[1]
+    assert not data
+    return found
+
+
+def test_who_answers_right_is_told_so_before_its_login_follows(doors: MakeDoor) -> None:
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    talks(door, b"right")
+    assert door.newcomers[-1].greeted is None, "a server had to be reached first"
+    for password in (b"right", b"wrong", b"right"):
+        caller, _, proof = half(door, password)
+        assert door.newcomers[-1].greeted is None
+        caller.sends(proof)
+        greeted, heard = door.newcomers[-1].greeted, frames(caller)
+        if password == b"right":
+            assert greeted is not None and greeted.endswith(IDLE)
+            assert list(heard) == ["R12", "R0", "S", "K", "Z"]
+        else:
+            assert greeted is None and list(heard) == ["E"]
+    assert (door.house.logins, len(door.house.keys)) == (3, 3)
+
+
+@pytest.mark.parametrize("why", ["clients", "memory", "draining", "of a database", "expired"])
+def test_who_will_not_be_let_in_is_told_nothing_before(
+    doors: MakeDoor, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    databases = {"shop": Database(max_clients=1)} if why == "of a database" else {}
+    door = doors(USERS, auth=Auth(method="scram-sha-256"), databases=databases)
+    house = door.house
+    talks(door, b"right")
+    if why == "expired":
+        known = house.directory.known("app")
+        assert known is not None
+        doubted = known._replace(doubt="it has expired")
+        monkeypatch.setattr(house.directory, "known", lambda user: doubted)
+    caller, _, proof = half(door, b"right")
+    if why == "clients":
+        monkeypatch.setattr(house, "clients", house.config.clients.max)
+    elif why == "memory":
+        monkeypatch.setattr("pgambassador.net.tally.held_now", lambda: 1 << 60)
+    elif why == "draining":
+        door.loop.within(house.drain)
+    caller.sends(proof)
+    monkeypatch.undo()
+    heard = frames(caller)
+    assert "E" in heard and "Z" not in heard
+    assert door.newcomers[-1].greeted is None
+    assert house.logins == 1
+
+
+def test_a_login_that_would_say_something_else_than_it_was_told_fails(
+    doors: MakeDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    talks(door, b"right")
+    keeper, keys = door.house.keeper("shop", "app"), door.house.keys
+    before = (keeper.lane.sessions, len(keys), len(keeper.clients), door.house.clients)
+    caller, _, proof = half(door, b"right")
+    pids = iter([7, 7, 8])
+    monkeypatch.setattr(keys, "give", lambda session, pid, key: next(pids) == 8)
+    caller.sends(proof)
+    heard = frames(caller)
+    assert list(heard) == ["R12", "R0", "S", "K", "Z", "E"]
+    assert parse.fields(heard["E"])["C"] == "57P03"
+    assert caller.reads() == b""
+    assert before == (keeper.lane.sessions, len(keys), len(keeper.clients), door.house.clients)
+
+
 def test_who_cannot_show_who_it_is_leaves_nothing(doors: MakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     door = doors(USERS, auth=Auth(method="scram-sha-256"))
     made = Made(monkeypatch)
@@ -515,7 +594,7 @@ def test_seats_that_are_remembered_are_bounded(doors: MakeDoor, monkeypatch: pyt
         caller.logs_in()
         assert repr(door.house.seats) == f"<Seats {number % 3 + 1}>"
     door.house.seats.clear()
-    assert door.house.seats.find(parse.startup(START[4:])) is None
+    assert door.house.seats.find(parse.startup(START[4:])) == (None, False)
 
 
 def test_strangers_cost_the_same_and_leave_nothing(doors: MakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:

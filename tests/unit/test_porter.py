@@ -73,6 +73,9 @@ class Client:
 
     nonce = None
 
+    def expect(self, user: str | None, expected: object) -> None:
+        pass
+
     async def turn(self, delay: Callable[[float], float]) -> None:
         if (seconds := delay(asyncio.get_running_loop().time())) > 0:
             await asyncio.sleep(seconds)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from pgambassador.net.reactor import Reactor, close_later, reactor, tidy
+from pgambassador.net.reactor import Reactor, later, reactor
 from tests.loop import Loop
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
@@ -165,30 +165,22 @@ def test_who_comes_before_is_called_first(watched: Watched) -> None:
     behind.close()
 
 
-@pytest.mark.parametrize("somebody_has_time", [True, False])
-def test_the_sockets_of_those_who_have_gone_are_closed_when_there_is_time(
-    watched: Watched, somebody_has_time: bool
-) -> None:
-    outside, _ = watched.pair("nobody")
-    watched.reactor.remove_reader(outside.fileno())
-    close_later(outside)
-    assert outside.fileno() < 0, "it is no turn that it would keep waiting"
+def test_what_is_put_off_is_done_when_all_have_been_heard(watched: Watched) -> None:
+    later(lambda: watched.heard.append("at once"))
+    assert watched.heard == ["at once"]
 
-    def part() -> None:
-        for ours in (a, b):
-            watched.reactor.remove_reader(ours.fileno())
-            close_later(ours)
+    def parts() -> None:
+        later(lambda: watched.heard.append("late"))
+        later(lambda: 1 // 0)
+        b.send(b"2")
 
-    a, to_a = watched.pair("a", part)
-    b, _ = watched.pair("b")
-    to_a.send(b"1")
+    _, a = watched.pair("a", parts)
+    _, b = watched.pair("b")
+    a.send(b"1")
     watched.loop.run()
-    assert a.fileno() > 0 < b.fileno()
-    if somebody_has_time:
-        tidy()
-    else:
-        watched.loop.pass_time(0.1)
-    assert a.fileno() < 0 > b.fileno()
+    assert watched.heard == ["at once", "a 1", "b 2", "late"]
+    (problem,) = watched.loop.problems
+    assert isinstance(problem["exception"], ZeroDivisionError)
 
 
 def test_another_callback_for_what_is_watched(watched: Watched) -> None:

@@ -508,14 +508,12 @@ def test_who_answers_right_is_told_so_before_its_login_follows(doors: MakeDoor) 
     assert door.newcomers[-1].greeted is None, "a server had to be reached first"
     for password in (b"right", b"wrong", b"right"):
         caller, _, proof = half(door, password)
-        assert door.newcomers[-1].greeted is None
+        before = door.newcomers[-1].greeted
         caller.sends(proof)
         greeted, heard = door.newcomers[-1].greeted, frames(caller)
-        if password == b"right":
-            assert greeted is not None and greeted.endswith(IDLE)
-            assert list(heard) == ["R12", "R0", "S", "K", "Z"]
-        else:
-            assert greeted is None and list(heard) == ["E"]
+        assert before is None
+        assert (greeted or b"").endswith(IDLE) == (password == b"right")
+        assert list(heard) == (["R12", "R0", "S", "K", "Z"] if greeted is not None else ["E"])
     assert (door.house.logins, len(door.house.keys)) == (3, 3)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.scenarios import BY_TWOS, IN_TURN, IN_TURN_BOUNDED, UNSHARED
+from benchmarks.scenarios import BY_ONES, BY_TWOS, IN_TURN, IN_TURN_BOUNDED, UNSHARED
 from benchmarks.servers import DIRECT
 from benchmarks.targets import OURS, verdicts
 
@@ -33,6 +33,7 @@ OTHER_METRICS = (
     ("login", Metric("tps", "logins per second", "{:,.0f}")),
     ("login", Metric("cpu", "CPU per login and query, µs", "{:,.0f}")),
     (BY_TWOS, Metric("tps", "logins per second, two at once", "{:,.0f}")),
+    (BY_ONES, Metric("tps", "logins per second, one at once", "{:,.0f}")),
     ("copy", Metric("speed", "1 GiB COPY TO, MB/s", "{:,.0f}")),
     ("copy", Metric("cpu", "CPU for the COPY, s", "{:.2f}")),
     ("copy", Metric("growth", "RSS growth during the COPY, MB", "{:.1f}")),

@@ -50,6 +50,7 @@ UNSHARED = ", no batching"
 READ = "SELECT abalance FROM pgbench_accounts WHERE aid ="
 WRITE = "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid ="
 BY_TWOS = "login, 2 at once"
+BY_ONES = "login, 1 at once"
 IN_TURN = "replicas, in turn"
 IN_TURN_BOUNDED = "replicas, in turn, bounded"
 NEAR = 0.25
@@ -306,6 +307,7 @@ def scenarios(*, prepared_in_transactions: bool) -> list[Scenario]:
         *(select(mode, clients, CROWDED) for mode in modes for clients in CROWDS),
         login("login", 8),
         login(BY_TWOS, 2),
+        login(BY_ONES, 1),
         Scenario("copy", copy, fresh=True),
         Scenario("idle", idle, fresh=True, proxies_only=True),
         Scenario("renewal", renewal, RENEWING, ours_only=True),

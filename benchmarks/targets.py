@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.scenarios import IN_TURN_BOUNDED, UNSHARED
+from benchmarks.scenarios import BY_ONES, BY_TWOS, IN_TURN_BOUNDED, UNSHARED
 from benchmarks.servers import DIRECT
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def verdicts(results: Results, bouncer: str) -> Iterator[Verdict]:
     yield from _at_least(
         "1 GiB COPY, speed, of PgBouncer's", results.ratio("copy", OURS, bouncer, "speed"), 0.9
     )
-    yield from _at_least(
-        "login rate, SCRAM, of PgBouncer's", results.ratio("login", OURS, bouncer, "tps"), 1.0
-    )
+    for load in ("login", BY_TWOS, BY_ONES):
+        ratio = results.ratio(load, OURS, bouncer, "tps")
+        yield from _at_least(f"{load}: rate with SCRAM, of PgBouncer's", ratio, 1.0)
     yield from _below(
         "p99 while a server's password is renewed, of p99 else", results.median("renewal", OURS, "spike"), 1.2
     )

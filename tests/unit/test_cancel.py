@@ -39,6 +39,18 @@ def test_a_pid_is_not_given_twice_while_it_lives() -> None:
     assert keys.issue("three")[0] == 5
 
 
+def test_what_was_drawn_may_be_somebody_elses_by_now() -> None:
+    keys: CancelKeys[str] = CancelKeys(draw_pid=lambda: 5)
+    pid, key = keys.draw()
+    assert keys.find(pid, key) is None
+    assert keys.issue("one")[0] == pid
+    assert not keys.give("two", pid, key)
+    assert keys.find(pid, key) is None
+    keys.release(pid)
+    assert keys.give("two", pid, key)
+    assert keys.find(pid, key) == "two"
+
+
 def test_pids_and_keys_are_what_clients_expect() -> None:
     assert all(1 <= random_pid() <= MAX_PID for _ in range(1000))
     keys: CancelKeys[int] = CancelKeys()

@@ -272,6 +272,33 @@ def test_clients_of_a_kind_are_limited(homes: Homes) -> None:
     assert house.rejected == {"too many from an address": 1, "too many of a database or user": 2}
 
 
+@pytest.mark.parametrize("address", ["10.0.0.1:1", "127.0.0.1:1", "unix"])
+@pytest.mark.parametrize("database", ["shop", "free", "other"])
+@pytest.mark.parametrize("user", ["a", "b"])
+@pytest.mark.parametrize("most", [None, 1])
+@pytest.mark.parametrize("others", [{}, {"*": Database(max_clients=1)}, {"*": Database()}], ids=str)
+def test_whom_a_limit_is_about(
+    homes: Homes, address: str, database: str, user: str, most: int | None, others: dict[str, Database]
+) -> None:
+    house = homes.build(
+        databases={"shop": Database(max_clients=1), "free": Database(), **others},
+        users_limits={"a": User(max_clients=1)},
+        clients=Clients(max_per_address=most),
+    )
+    peer = Peer.at(address)
+    stays = []
+    try:
+        for _ in range(2):
+            stays.append(house.admit(peer))
+            house.lodge(stays[-1], database, user)
+        refused = False
+    except Refused:
+        refused = True
+    assert house.limits.about(peer, database, user) == refused
+    for stay in stays:
+        house.dismiss(stay)
+
+
 def test_clusters_fail_apart(homes: Homes) -> None:
     house = homes.build(
         clusters=CLUSTERS, databases={"shop": Database(cluster="main"), "any": Database(cluster="open")}

@@ -4,11 +4,12 @@ cdef class Herald:
     cdef object directory
     cdef object users
     cdef dict known
+    cdef int epoch
     cdef bytes spare
 
     cdef tuple find(self, bytes key)
     cdef bytes nonce(self)
-    cdef int learn(self, bytes key, bytes request, bytes shown) except -1
+    cdef int look_again(self) except -1
 
 cdef class Newcomer(Word):
     cdef readonly object sock
@@ -23,6 +24,7 @@ cdef class Newcomer(Word):
     cdef object sockets
     cdef int fd
     cdef bytes key
+    cdef int epoch
     # What it has been told, and how the challenge ends.
     cdef readonly list ahead
     cdef bytes shown

@@ -117,26 +117,24 @@ cdef class Herald:
 
     def clear(self):
         """What logins follow from has changed."""
+        self.epoch += 1
         self.known.clear()
+
+    cdef int look_again(self) except -1:
+        """Whether the lists have changed."""
+        if self.directory.users is not self.users:
+            self.users = self.directory.users
+            self.clear()
+        return 0
 
     cdef tuple find(self, bytes key):
         """What is said to who comes from there and begins so: the request, and how the challenge ends."""
-        if self.directory.users is not self.users:
-            self.users = self.directory.users
-            self.known.clear()
+        self.look_again()
         return self.known.get(key)
 
     cdef bytes nonce(self):
         found, self.spare = self.spare, None
         return make_nonce() if found is None else found
-
-    cdef int learn(self, bytes key, bytes request, bytes shown) except -1:
-        if self.directory.enquiry is not None or self.directory.users is not self.users:
-            return 0
-        if len(self.known) >= SIZE:
-            self.known.clear()
-        self.known[key] = (request, shown)
-        return 0
 
     def __len__(self):
         return len(self.known)
@@ -193,8 +191,9 @@ cdef class Newcomer(Word):
         self.first = inbox[:n] if n > 0 else b""
         if n < 8 or n > USUAL or self.key is None:
             return self.over()
-        self.key += self.first
+        self.key += b"\0" + self.first
         said = self.herald.find(self.key)
+        self.epoch = self.herald.epoch
         if said is None:
             return self.over()
         request, self.shown = said
@@ -227,6 +226,7 @@ cdef class Newcomer(Word):
         """A login would say this next, as the answer to that: whether the client has been told."""
         if self.ahead:
             if self.ahead[0] != data:
+                self.herald.known.pop(self.key, None)
                 self.check()
             del self.ahead[0]
             if self.herald.spare is None:
@@ -234,6 +234,10 @@ cdef class Newcomer(Word):
             return True
         self.learn(frame, data)
         return False
+
+    def interrupt(self):
+        """Something else is said, which who begins so must hear first."""
+        self.key = None
 
     def check(self):
         """Refused if it was told what its login has not said."""
@@ -268,13 +272,18 @@ cdef class Newcomer(Word):
 
     cdef int learn(self, frame, bytes data) except -1:
         """Both of what it says first: then it can be said ahead."""
+        cdef Herald herald = self.herald
         self.step += 1
         if self.step == 1 and data == _OFFER and self.key is not None and whole(self.first):
             self.request = data
         elif self.step == 2 and self.request is not None:
             theirs = nonce_of(b"p" + (len(frame[1]) + 4).to_bytes(4, "big") + frame[1])
-            if theirs is not None:
-                self.herald.learn(self.key, self.request, data[9 + 2 + len(theirs) + _NONCE_SIZE :])
+            herald.look_again()
+            # What it follows from is of when the client came.
+            if theirs is not None and self.epoch == herald.epoch and herald.directory.enquiry is None:
+                if len(herald.known) >= SIZE:
+                    herald.known.clear()
+                herald.known[self.key] = (self.request, data[9 + 2 + len(theirs) + _NONCE_SIZE :])
         return 0
 
     def __repr__(self):

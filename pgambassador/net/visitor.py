@@ -194,6 +194,7 @@ class Visitor(Stream):
                     self._sockets.add_reader(self.sock.fileno(), self._on_readable)
 
     def send(self, data: bytes) -> Coroutine[Any, Any, None]:
+        self.newcomer.interrupt()
         return self._send_raw(data) if self.tls is None else super().send(data)
 
     async def _send_raw(self, data: bytes) -> None:

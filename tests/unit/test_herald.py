@@ -242,6 +242,34 @@ def test_whatever_a_client_answers_it_hears_what_it_would_have_heard(
         hall.close()
 
 
+@pytest.mark.parametrize("how", ["lists", "rules"])
+def test_what_a_login_says_that_began_before_a_change_is_not_learnt(hall: Hall, how: str) -> None:
+    guest = hall.comes()
+    guest.logs_in()
+    assert guest.hears() == methods.OFFER
+    if how == "lists":
+        hall.directory.users = {}
+        hall.comes(place="10.0.0.2:40000")
+    else:
+        hall.herald.clear()
+    guest.says(first(scram.client(PASSWORD)))
+    assert guest.hears()[:1] == b"R"
+    assert len(hall.herald) == 0
+
+
+def test_what_was_wrong_once_is_not_said_again(hall: Hall) -> None:
+    guest = hall.comes()
+    whole(guest, begin=guest.logs_in)
+    guest = hall.comes()
+    guest.says(first(scram.client(PASSWORD)))
+    with pytest.raises(Refused):
+        guest.logs_in(UNKNOWN).result()
+    assert len(hall.herald) == 0
+    guest = hall.comes()
+    with pytest.raises(Refused, match="password authentication failed"):
+        whole(guest, begin=lambda: guest.logs_in(UNKNOWN))
+
+
 @pytest.mark.parametrize("size", [1, 7, len(START) - 1])
 def test_who_begins_in_pieces_is_told_nothing_ahead(hall: Hall, size: int) -> None:
     guest = hall.comes()
@@ -249,6 +277,7 @@ def test_who_begins_in_pieces_is_told_nothing_ahead(hall: Hall, size: int) -> No
     assert hall.comes(START[:size]).hears() == b""
     assert hall.comes(START, "10.0.0.2:40000").hears() == b"", "nor who comes from elsewhere"
     assert hall.comes(START, "unix").hears() == b""
+    assert hall.comes(b"1" + START, PLACE.replace("10.0.0.1:", "10.0.0.:")).hears() == b""
     assert hall.comes(START).hears() == methods.OFFER
 
 

@@ -515,6 +515,18 @@ def test_who_answers_right_is_told_so_before_its_login_follows(doors: MakeDoor) 
     assert (door.house.logins, len(door.house.keys)) == (3, 3)
 
 
+def test_who_has_to_be_told_something_before_is_told_nothing_ahead(doors: MakeDoor) -> None:
+    """NegotiateProtocolVersion comes before everything else."""
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    start = build.startup_message({"user": "app", "database": "shop", "_pq_.later": "1"})
+    for _ in range(3):
+        caller = Caller(door, start)
+        assert list(frames(caller)) == ["v", "R10"]
+        caller.sends(build.sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=abcdefgh"))
+        assert list(frames(caller)) == ["R11"]
+    assert len(door.house.herald) == 0
+
+
 @pytest.mark.parametrize("why", ["clients", "memory", "draining", "of a database", "expired"])
 def test_who_will_not_be_let_in_is_told_nothing_before(
     doors: MakeDoor, monkeypatch: pytest.MonkeyPatch, why: str

@@ -20,4 +20,4 @@ def newcomer(
     sock: socket.socket, address: str, sockets: Sockets | None = None, by: Herald | None = None
 ) -> Newcomer:
     loop = asyncio.get_running_loop()
-    return Newcomer(loop, sockets or loop, by or herald(), sock, address)
+    return Newcomer(loop, sockets or loop, herald() if by is None else by, sock, address)

@@ -22,7 +22,7 @@ from pgambassador.auth.scram import NONCE_SIZE as _NONCE_SIZE, make_nonce
 from pgambassador.errors import Refused
 from pgambassador.wire.parse import USUAL as _USUAL
 
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.string cimport memcmp
 
 cdef extern from *:
@@ -71,6 +71,9 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t c_recv "recv"(int fd, void *buf, size_t n, int flags)
     ssize_t c_send "send"(int fd, const void *buf, size_t n, int flags)
 
+cdef extern from "unistd.h" nogil:
+    int c_close "close"(int fd)
+
 cdef enum:
     ROOM = 16 * 1024
     SIZE = 1000
@@ -95,8 +98,8 @@ cdef class Herald:
         self.known = {}
         self.spare = make_nonce()
 
-    def accept(self, int listening, loop, sockets):
-        """Take in who has come to a listening socket; OSError if that is not possible."""
+    def accept(self, int listening, bint unix, loop, sockets):
+        """Take in who has come to a listening socket, a Unix socket or not; OSError if that is not possible."""
         cdef char host[HOST]
         cdef int port = 0, family = 0, protocol = 0
         cdef int fd = pga_accept(listening, host, &port, &family, &protocol)
@@ -104,14 +107,20 @@ cdef class Herald:
             raise OSError(errno, "a connection cannot be taken in")
         cdef Newcomer found = Newcomer.__new__(Newcomer)
         found.loop, found.sockets, found.herald, found.fd = loop, sockets, self, fd
-        if host[0] == 0:
-            found.address = "unix"
-        else:
-            found.key = host
-            name = found.key.decode("ascii")
-            found.address = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-            found.look()
-        found.sock = socket.socket(family, STREAM, protocol, fd)
+        try:
+            if unix:
+                found.address = "unix"
+            elif host[0] == 0:
+                raise OSError(ECONNABORTED, "a connection cannot be taken in")  # forgotten whose it was
+            else:
+                found.key = host
+                name = found.key.decode("ascii")
+                found.address = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+                found.look()
+            found.sock = socket.socket(family, STREAM, protocol, fd)
+        except BaseException:
+            c_close(fd)
+            raise
         found.sock.setblocking(False)  # which it is, but the object does not know it
         return found
 
@@ -252,7 +261,7 @@ cdef class Newcomer(Word):
         """What to tell the client at once that has answered so, if it is right; what the login will say then."""
         cdef Py_ssize_t n
         cdef bytes message
-        if self.expected is None or self.behind is None or self.user is None:
+        if self.expected is None or self.behind is None:
             return None
         expected, self.expected = self.expected, None
         beginning, signature, stored_key, _ = expected
@@ -265,7 +274,7 @@ cdef class Newcomer(Word):
                 return None
         except ValueError:
             return None
-        words = self.behind(self.user)
+        words = self.behind(self.user) if self.user is not None else None
         if words is not None:
             self.greeted = self.success + <bytes>words
         return self.greeted

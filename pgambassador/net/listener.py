@@ -36,6 +36,7 @@ class Listener:
         self._accepted = accepted
         self._sockets = sockets
         self._herald = herald
+        self._is_unix = address.is_unix
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
@@ -44,7 +45,7 @@ class Listener:
     def _on_readable(self) -> None:
         # One at a time: whether there are more is known by the event loop, which looks anyway.
         try:
-            newcomer = self._herald.accept(self.sock.fileno(), self._loop, self._sockets)
+            newcomer = self._herald.accept(self.sock.fileno(), self._is_unix, self._loop, self._sockets)
         except OSError as error:
             if error.errno in _SHORT_OF:
                 self._pause()

@@ -81,6 +81,7 @@ async def welcome(house: House, newcomer: Newcomer, task: asyncio.Task[Any]) -> 
     finally:
         house.guests.leave(guest)
         house.doorway.leave(guest)
+        visitor.done()
         if not started:
             visitor.close()
 

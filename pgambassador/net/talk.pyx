@@ -127,7 +127,7 @@ cdef class Talk(Word):
             self.frame = frame
             self.timer = self.loop.call_later(seconds, self.rested)
             return 0
-        if self.newcomer is not None:
+        if self.newcomer is not None and not self.cancelled:
             greeting = self.newcomer.greet(frame)
             if greeting is not None:
                 self.channel.send(<const char *>greeting, len(greeting))

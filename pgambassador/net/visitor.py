@@ -53,7 +53,7 @@ class Visitor(Stream):
         self.binding: bytes | None = None
         self.handshaking = False
         self.waits_in: Keeper | None = None  # the pool whose first connection its login waits for
-        self.meanwhile: Callable[[], object] = lambda: None  # done while it answers what it is asked first
+        self.meanwhile: Callable[[], object] | None = None  # done while it answers what it is asked first
         # Once its start packet is there.
         self._channel: Channel | None = None
         self._talk: Talk | None = None
@@ -99,7 +99,8 @@ class Visitor(Stream):
         """The dialogue's result; see `Talk`."""
         assert self._talk is not None
         answer: Awaitable[T] = self._talk.hold(dialogue, delay)
-        self.meanwhile()
+        if self.meanwhile is not None:
+            self.meanwhile()
         return answer
 
     def pause(self, seconds: float) -> Awaitable[None]:
@@ -144,6 +145,10 @@ class Visitor(Stream):
         """The relay's."""
         assert self._channel is not None
         return self._channel
+
+    def done(self) -> None:
+        """Its login is over: nothing is left to the garbage collector."""
+        self.meanwhile = self.newcomer.behind = None
 
     def close(self) -> None:
         if self._channel is not None:

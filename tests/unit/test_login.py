@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import select
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,9 +24,10 @@ from pgambassador.net.greeting import BASE
 from pgambassador.net.herald import Newcomer
 from pgambassador.net.house import House
 from pgambassador.net.login import welcome
-from pgambassador.net.seat import settings_of
+from pgambassador.net.seat import Seat, settings_of
 from pgambassador.net.session import Session
 from pgambassador.net.turns import EACH
+from pgambassador.net.visitor import Visitor
 from pgambassador.protocol.settings import Settings
 from pgambassador.protocol.startup import Channel, upstream_login
 from pgambassador.wire import build, parse
@@ -553,6 +556,46 @@ def test_who_will_not_be_let_in_is_told_nothing_before(
     assert "E" in heard and "Z" not in heard
     assert door.newcomers[-1].greeted is None
     assert house.logins == 1
+
+
+def test_who_has_to_go_is_not_greeted_though_its_proof_is_there(doors: MakeDoor) -> None:
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    talks(door, b"right")
+    caller, _, proof = half(door, b"right")
+    caller.sock.send(proof)
+    guest = next(iter(door.house.doorway._sites))
+
+    def both() -> None:
+        guest.make_room()
+        readable = [call for fd, call in door.loop.readers.items() if select.select([fd], [], [], 0)[0]]
+        for call in readable:
+            call()
+
+    door.loop.call_soon(both)
+    door.loop.run()
+    assert list(frames(caller)) == ["E"]
+    assert (door.house.logins, door.house.clients, len(door.house.keys)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("password", [b"right", b"wrong"])
+def test_a_login_leaves_nothing_to_the_garbage_collector(doors: MakeDoor, password: bytes) -> None:
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    talks(door, b"right")
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(each, Seat | Visitor) for each in gc.get_objects())
+        for _ in range(3):
+            caller, _, proof = half(door, password)
+            caller.sends(proof)
+            door.loop.pass_time(60)
+            caller.sock.close()
+            door.loop.run()
+            assert caller.task.done()
+        door.newcomers.clear()
+        assert sum(isinstance(each, Seat | Visitor) for each in gc.get_objects()) <= before
+    finally:
+        gc.enable()
 
 
 def test_a_login_that_would_say_something_else_than_it_was_told_fails(

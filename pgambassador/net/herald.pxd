@@ -6,6 +6,7 @@ cdef class Herald:
     cdef dict known
     cdef int epoch
     cdef bytes spare
+    cdef bint offers
 
     cdef tuple find(self, bytes key)
     cdef bytes nonce(self)
@@ -17,6 +18,8 @@ cdef class Newcomer(Word):
     cdef readonly bint watched
     # What it has said, as it came: its first words, and what followed the first answer.
     cdef bytes first
+    # And what it has asked for before that.
+    cdef readonly bytes asked
     cdef readonly bytes early
     # The server's part of the nonce, if it has been told it.
     cdef readonly bytes nonce

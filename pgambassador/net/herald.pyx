@@ -20,6 +20,7 @@ from pgambassador.auth.client import OFFER as _OFFER
 from pgambassador.auth.digest import shown_by
 from pgambassador.auth.scram import NONCE_SIZE as _NONCE_SIZE, make_nonce
 from pgambassador.errors import Refused
+from pgambassador.wire.build import SSL_REQUEST as _SSL_REQUEST
 from pgambassador.wire.parse import USUAL as _USUAL
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
@@ -86,14 +87,15 @@ cdef char inbox[ROOM]
 cdef Py_ssize_t USUAL = _USUAL
 cdef bytes MECHANISM = b"SCRAM-SHA-256\0"
 cdef object STREAM = int(socket.SOCK_STREAM)
+cdef bytes SSL_REQUEST = _SSL_REQUEST
 cdef bytes MAJOR = b"\0\3"
 
 
 cdef class Herald:
-    """`directory` has the lists of who is known."""
+    """`directory` has the lists of who is known; `offers` says whether TLS is offered."""
 
-    def __init__(self, directory):
-        self.directory = directory
+    def __init__(self, directory, bint offers=False):
+        self.directory, self.offers = directory, offers
         self.users = directory.users
         self.known = {}
         self.spare = make_nonce()
@@ -124,8 +126,9 @@ cdef class Herald:
         found.sock.setblocking(False)  # which it is, but the object does not know it
         return found
 
-    def clear(self):
-        """What logins follow from has changed."""
+    def clear(self, bint offers=False):
+        """What logins follow from has changed; `offers`: whether TLS is offered now."""
+        self.offers = offers
         self.epoch += 1
         self.known.clear()
 
@@ -133,7 +136,7 @@ cdef class Herald:
         """Whether the lists have changed."""
         if self.directory.users is not self.users:
             self.users = self.directory.users
-            self.clear()
+            self.clear(self.offers)
         return 0
 
     cdef tuple find(self, bytes key):
@@ -153,7 +156,8 @@ cdef class Herald:
 
 
 cdef class Newcomer(Word):
-    """Awaited it gives the first bytes that the client has sent, b"" at its end."""
+    """Awaited it gives the first bytes that the client has sent, b"" at its end; those behind `asked`, if it has asked
+    for TLS, which is not offered."""
 
     def __cinit__(self, *arguments):
         self.early = b""
@@ -197,7 +201,11 @@ cdef class Newcomer(Word):
 
     cdef int opened(self, Py_ssize_t n) except -1:
         """It has said something."""
-        self.first = inbox[:n] if n > 0 else b""
+        cdef bytes data = inbox[:n] if n > 0 else b""
+        if data == SSL_REQUEST and not self.herald.offers and self.asked is None and self.key is not None:
+            self.asked = data
+            return self.tell(b"N")
+        self.first = data
         if n < 8 or n > USUAL or self.key is None:
             return self.over()
         self.key += b"\0" + self.first
@@ -244,9 +252,13 @@ cdef class Newcomer(Word):
         self.learn(frame, data)
         return False
 
-    def interrupt(self):
-        """Something else is said, which who begins so must hear first."""
+    def says(self, bytes data not None):
+        """A login says this before it asks for anything: whether the client has been told. What has not, who begins so
+        must hear first."""
+        if self.ahead:
+            return self.told(None, data)
         self.key = None
+        return False
 
     def check(self):
         """Refused if it was told what its login has not said."""

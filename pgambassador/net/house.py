@@ -79,11 +79,11 @@ class House:
         self.register = Register(config)
         self.query_log = query_log
         self.gate = Gate(config.tls)
+        self.herald = Herald(self.directory, self.gate.offers)
         self.keepers: dict[tuple[str, str, str, Given], Keeper] = {}
         self.memoirs = Memoirs(config.clusters, self.keepers, config.failover.offline_logins)
         self.lodging = lru_cache(maxsize=1000)(self._lodging)
         self.seats = Seats()
-        self.herald = Herald(self.directory)
         self.branches = {
             name: Branches(name, cluster, self._forgotten)
             for name, cluster in config.clusters.items()
@@ -120,7 +120,7 @@ class House:
             asking = enquiry(config, self.ways.keyrings, self._listed_password)
         self.directory.reload(config.auth, users, asking)
         self.porter.reload(config)
-        self.herald.clear()
+        self.herald.clear(gate.offers)
         self.doorway.resize(config.clients.max)
         self.guests.look()
         self.memoirs.on = config.failover.offline_logins

@@ -48,6 +48,7 @@ class Visitor(Stream):
         self._word = Word(self._loop)
         self._watched = False
         self._met = False
+        self._second: bytes | None = None
         self.is_unix = self.address == "unix"
         self.certificate: Certificate | None = None
         self.binding: bytes | None = None
@@ -175,15 +176,20 @@ class Visitor(Stream):
             pass  # gone already, or not reading: nobody to tell
 
     async def _meet(self) -> bytes:
-        """Its first words."""
+        """Its first words, and those behind the request for TLS that was answered already."""
         self._met = True
+        if self._second is not None:
+            return self._second
         try:
             data: bytes = await self.newcomer
         finally:
             if self.newcomer.watched:
                 self._watched = True
                 self._sockets.add_reader(self.sock.fileno(), self._on_readable)
-        return data
+        if self.newcomer.asked is None:
+            return data
+        self._met, self._second = False, data
+        return self.newcomer.asked
 
     # By the relay's own watch: the event loop's would be told anew of each wait.
 
@@ -199,10 +205,13 @@ class Visitor(Stream):
                     self._sockets.add_reader(self.sock.fileno(), self._on_readable)
 
     def send(self, data: bytes) -> Coroutine[Any, Any, None]:
-        self.newcomer.interrupt()
-        return self._send_raw(data) if self.tls is None else super().send(data)
+        if self.tls is not None:
+            return super().send(data)
+        return self._send_raw(data, told=self.newcomer.says(data))
 
-    async def _send_raw(self, data: bytes) -> None:
+    async def _send_raw(self, data: bytes, *, told: bool = False) -> None:
+        if told:
+            return
         try:
             sent = self.sock.send(data)
         except (BlockingIOError, InterruptedError):

@@ -320,3 +320,19 @@ def test_it_is_watched_until_somebody_takes_it_over(hall: Hall) -> None:
     hall.loop.run()
     assert task.cancelled()
     assert repr(guest.newcomer) == "<Newcomer 10.0.0.1:40000>"
+
+
+def test_who_asks_for_tls_where_there_is_none_is_told_so_at_once(hall: Hall) -> None:
+    guest = hall.comes()
+    whole(guest, begin=guest.logs_in)
+    guest = hall.comes(build.SSL_REQUEST)
+    assert guest.hears() == b"N"
+    guest.says(START)
+    assert guest.hears() == methods.OFFER
+    assert guest.newcomer.asked == build.SSL_REQUEST
+    assert guest.newcomer.says(b"N")
+    with pytest.raises(Refused, match="has been changed"):
+        guest.newcomer.says(b"N")
+    hall.herald.clear(offers=True)
+    assert hall.comes(build.SSL_REQUEST).hears() == b""
+    assert hall.comes(build.SSL_REQUEST, "unix").hears() == b""

@@ -530,6 +530,31 @@ def test_who_has_to_be_told_something_before_is_told_nothing_ahead(doors: MakeDo
     assert len(door.house.herald) == 0
 
 
+def test_who_asks_for_tls_first_is_told_ahead_all_the_same(doors: MakeDoor) -> None:
+    door = doors(USERS, auth=Auth(method="scram-sha-256"))
+    talks(door, b"right")
+    for pieces in ([build.SSL_REQUEST, None], [build.SSL_REQUEST, build.GSSENC_REQUEST, None]):
+        for password in (b"right", b"wrong"):
+            dialogue = upstream_login({"database": "shop"}, password, user="app", channel=Channel(local=True))
+            start = next(dialogue)
+            caller = Caller(door)
+            for piece in pieces:
+                caller.sends(piece or start)
+                if piece is not None:
+                    assert caller.reads() == b"N"
+            for _ in range(2):
+                frame = take_frame(bytearray(caller.reads()), 1 << 16)
+                assert frame is not None
+                caller.sends(dialogue.send(frame))
+            door.loop.pass_time(10)
+            heard = frames(caller)
+            assert ("Z" if password == b"right" else "E") == list(heard)[-1]
+            assert (door.newcomers[-1].nonce is not None) == (len(pieces) == 2), (
+                "the answer to GSSAPI comes after"
+            )
+    assert door.house.logins == 3
+
+
 @pytest.mark.parametrize("why", ["clients", "memory", "draining", "of a database", "expired"])
 def test_who_will_not_be_let_in_is_told_nothing_before(
     doors: MakeDoor, monkeypatch: pytest.MonkeyPatch, why: str
